@@ -1,0 +1,110 @@
+"""The error tree. Each error carries the HTTP status it is answered with, declared here once.
+
+BundleError                 500
+├── InvalidInput            400  a body or a value that the contract refuses
+├── NotFound                404  an unknown path, model or version
+├── MethodNotAllowed        405
+├── PayloadTooLarge         413
+├── UnsupportedMediaType    415
+├── Overloaded              429  shed; carries the seconds after which to try again
+├── InferenceFailed         500  the model raised: our fault
+├── NotReady                503  starting or draining
+├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
+└── PipelineError           –    a pipeline stage cannot go on
+    └── DataError           –    raw data that breaks the contract
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from contract.table import Violation
+
+
+@dataclass(frozen=True)
+class ErrorDetail:
+    """One reason of a refusal: where in the body (``loc``), what is wrong (``msg``), of which kind (``type``)."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class BundleError(Exception):
+    """Base of every error of ours. ``str(error)`` is one sentence for the user."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, detail: Sequence[ErrorDetail] = ()) -> None:
+        super().__init__(message)
+        self.detail = tuple(detail)
+
+
+class InvalidInput(BundleError):
+    """A malformed body, or a value that the contract refuses."""
+
+    status = 400
+
+
+class NotFound(BundleError):
+    """An unknown path, model or version."""
+
+    status = 404
+
+
+class MethodNotAllowed(BundleError):
+    """A known path, asked with a method it does not have."""
+
+    status = 405
+
+
+class PayloadTooLarge(BundleError):
+    """A body over the size limit of the settings."""
+
+    status = 413
+
+
+class UnsupportedMediaType(BundleError):
+    """A body that is not JSON."""
+
+    status = 415
+
+
+class Overloaded(BundleError):
+    """Shed: the estimated wait is over ``max_latency_ms``.
+
+    ``retry_after`` is in whole seconds, as in the HTTP header.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class InferenceFailed(BundleError):
+    """The model raised, or answered with the wrong number of rows."""
+
+
+class NotReady(BundleError):
+    """The service is starting or draining."""
+
+    status = 503
+
+
+class StartupError(BundleError):
+    """Start-up cannot go on; the sentence says what to do."""
+
+
+class PipelineError(BundleError):
+    """A pipeline stage cannot go on; the sentence says what to do."""
+
+
+class DataError(PipelineError):
+    """Raw data breaks the contract. ``violations`` has every broken rule, in order of column and row."""
+
+    def __init__(self, message: str, violations: "Sequence[Violation]" = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
