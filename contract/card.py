@@ -60,7 +60,7 @@ class OnnxCard(_Part):
 class ModelCard(_Part):
     """What an artifact says of itself.
 
-    ``metrics`` are on the test split, ``cross_validation`` is (mean, standard deviation) by metric on the training split.
+    ``metrics`` are on the test split, ``cross_validation`` is (mean, deviation) by metric on the training split.
     ``prediction_deciles`` (regression) are the 11 quantiles of the model's own predictions on the training split,
     ``class_shares`` (classification) the share of each predicted class there. ``data_sha256`` is the checksum of the
     raw CSV; ``git_revision`` ends in ``+dirty`` for an uncommitted tree.
