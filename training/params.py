@@ -1,0 +1,143 @@
+"""A frozen, typed view of ``params.yaml``."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contract.errors import PipelineError
+
+PARAMS_FILE = Path("params.yaml")
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Parameter = str | int | float | bool | None
+"""A parameter of an estimator, as YAML writes it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_S = TypeVar("_S", bound=_Section)
+
+
+class TableParams(_Section):
+    """What a raw table must hold beyond its contract."""
+
+    minimum_rows: Count
+    maximum_duplicates: Annotated[int, Field(ge=0)]
+
+
+class FeatureEngineeringParams(_Section):
+    """The split: ``test_size`` is the test split's share of the rows."""
+
+    test_size: Annotated[float, Field(gt=0, lt=1)]
+    random_state: int
+
+
+class RotationParams(_Section):
+    """Two columns, read as coordinates in a plane, turned by each of ``degrees``."""
+
+    columns: Annotated[tuple[Name, Name], Field(strict=False)]
+    degrees: Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class RowFeatureParams(_Section):
+    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator."""
+
+    rotations: RotationParams | None = None
+    ratios: Annotated[tuple[Annotated[tuple[Name, Name], Field(strict=False)], ...], Field(strict=False)] = ()
+
+
+class CandidateParams(_Section):
+    """An estimator by its name in ``training/candidates.py``, and the parameters it gets."""
+
+    estimator: Name
+    parameters: dict[str, Parameter] = {}
+
+
+class TrainParams(_Section):
+    """How one dataset's model is chosen and converted.
+
+    ``tolerance`` is the largest allowed absolute difference between the ONNX model and the estimator, in the target's
+    unit for regression and of a probability for classification.
+    """
+
+    folds: Annotated[int, Field(ge=2)]
+    random_state: int
+    tolerance: Annotated[float, Field(gt=0)]
+    golden_rows: Count
+    features: RowFeatureParams
+    candidates: Annotated[dict[Name, CandidateParams], Field(min_length=1)]
+
+
+class ModelEvaluationParams(_Section):
+    """The gate and the figures. ``margin`` is relative: a share of the champion's score."""
+
+    margin: Annotated[float, Field(ge=0, lt=1)]
+    permutation_repeats: Count
+    learning_curve_fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
+    random_state: int
+
+
+class DeploymentValidationParams(_Section):
+    """What the running service must hold: the 95th percentile of the latency of single-row requests, in ms."""
+
+    p95_budget_ms: Annotated[float, Field(gt=0)]
+    requests: Count
+    golden_rows: Count
+
+
+class Params(_Section):
+    """The whole file. Sections that differ by dataset are keyed by the dataset's name."""
+
+    data_preparation: dict[Name, TableParams]
+    feature_engineering: FeatureEngineeringParams
+    train: dict[Name, TrainParams]
+    model_evaluation: ModelEvaluationParams
+    deployment_validation: DeploymentValidationParams
+
+    def table(self, name: str) -> TableParams:
+        """``data_preparation.<name>``.
+
+        Raises:
+            PipelineError: if the section is missing.
+        """
+        return _of(self.data_preparation, "data_preparation", name)
+
+    def training(self, name: str) -> TrainParams:
+        """``train.<name>``.
+
+        Raises:
+            PipelineError: if the section is missing.
+        """
+        return _of(self.train, "train", name)
+
+
+def _of(sections: dict[str, _S], key: str, name: str) -> _S:
+    if name not in sections:
+        raise PipelineError(f"{PARAMS_FILE} has no {key}.{name}: add it after the example of {', '.join(sections)}.")
+    return sections[name]
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read the parameters.
+
+    Raises:
+        PipelineError: if the file is missing or not YAML, or names each key that is missing, unknown or ill-typed.
+    """
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise PipelineError(f"{path} is missing: run the stage in the root of the repository.") from None
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in reason['loc']) or 'the file'}: {reason['msg']}"
+            for reason in error.errors(include_url=False)
+        )
+        raise PipelineError(f"{path}: {wrong}.") from error
