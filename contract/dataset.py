@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,22 @@ class Row(BaseModel):
     """One row of features. Unknown fields, NaN, infinities, strings and booleans for numbers are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+MAXIMUM_BATCH_ROWS = 10_000
+"""Most rows of one batch request."""
+
+
+class Rows(BaseModel, Generic[RowT]):
+    """The body of a batch request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: list[RowT] = Field(
+        min_length=1, max_length=MAXIMUM_BATCH_ROWS, description="The rows; predictions come in the same order."
+    )
 
 
 def feature(*, unit: str, minimum: float, maximum: float, description: str, example: float) -> Any:

@@ -9,6 +9,7 @@ BundleError                 500
 ├── Overloaded              429  shed; carries the seconds after which to try again
 ├── InferenceFailed         500  the model raised: our fault
 ├── NotReady                503  starting or draining
+├── DeadlineExceeded        504  no prediction within the time limit
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
 └── PipelineError           –    a pipeline stage cannot go on
     └── DataError           –    raw data that breaks the contract
@@ -92,6 +93,12 @@ class NotReady(BundleError):
     """The service is starting or draining."""
 
     status = 503
+
+
+class DeadlineExceeded(BundleError):
+    """No prediction within the time limit of the settings."""
+
+    status = 504
 
 
 class StartupError(BundleError):

@@ -1,0 +1,80 @@
+"""The Bento: routes that translate and never decide. Start it with ``bentoml serve``."""
+
+import os
+
+import bentoml
+
+from contract.housing import HOUSING, HousingRow, HousingRows
+from contract.iris import IRIS, IrisRow, IrisRows
+from serving.app import BundleService
+from serving.bundle import load_bundle
+from serving.errors import startup_errors
+from serving.models import deployed_model
+from serving.predictions import (
+    ClassificationPrediction,
+    ClassificationPredictions,
+    RegressionPrediction,
+    RegressionPredictions,
+)
+from serving.settings import Settings
+
+with startup_errors():
+    SETTINGS = Settings.from_environment(os.environ)
+    HOUSING_MODEL = deployed_model(HOUSING.name)
+    IRIS_MODEL = deployed_model(IRIS.name)
+
+
+@bentoml.service(  # type: ignore[operator]  # mypy takes the function for the module of that name
+    name="ml_prediction_bundle",
+    service_class=BundleService,
+    workers=SETTINGS.WORKERS or "cpu_count",
+    http={"host": SETTINGS.API_HOST, "port": SETTINGS.API_PORT},
+    # A line a request halves the throughput; metrics count them, and errors are logged.
+    logging={"access": {"enabled": False}},
+    # Spans cost a third of a request.
+    tracing={"excluded_urls": ".*"},
+)
+class PredictionService:
+    """Predictions of house values in California and of iris species, batched together across requests."""
+
+    settings = SETTINGS
+    housing = HOUSING_MODEL
+    iris = IRIS_MODEL
+
+    def __init__(self) -> None:
+        with startup_errors():
+            self.bundle = load_bundle({HOUSING: self.housing, IRIS: self.iris}, SETTINGS)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Warm up before the worker takes its first request."""
+        await self.bundle.start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Finish what was taken."""
+        await self.bundle.close()
+
+    async def __is_ready__(self) -> bool:
+        """For ``/readyz``."""
+        return self.bundle.ready
+
+    @bentoml.api(route="/predict/housing")
+    async def predict_housing(self, row: HousingRow, /) -> RegressionPrediction:
+        """Median house value of one census block group."""
+        return await self.bundle[HOUSING.name].regress(row)
+
+    @bentoml.api(route="/predict/housing/batch")
+    async def predict_housing_batch(self, batch: HousingRows, /) -> RegressionPredictions:
+        """Median house values of 1 to 10,000 census block groups."""
+        return await self.bundle[HOUSING.name].regress_batch(batch.rows)
+
+    @bentoml.api(route="/predict/iris")
+    async def predict_iris(self, row: IrisRow, /) -> ClassificationPrediction:
+        """Species of one flower."""
+        return await self.bundle[IRIS.name].classify(row)
+
+    @bentoml.api(route="/predict/iris/batch")
+    async def predict_iris_batch(self, batch: IrisRows, /) -> ClassificationPredictions:
+        """Species of 1 to 10,000 flowers."""
+        return await self.bundle[IRIS.name].classify_batch(batch.rows)

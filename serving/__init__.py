@@ -1,0 +1,1 @@
+"""From a validated row to a prediction."""

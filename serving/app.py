@@ -1,0 +1,127 @@
+"""The Bento's HTTP application: BentoML's own, with our errors, limits, pages and OpenAPI document.
+
+BentoML 1.4.39 answers a refused body with a title instead of the field, writes a stack trace for each, starts a timer
+for every request that outlives it, and its page loads a tracker. ``service_class`` of ``@bentoml.service`` is the way
+to a service of one's own; the version is pinned, and ``tests/serving/test_app.py`` holds what we rely on.
+"""
+
+import asyncio
+from typing import Any
+
+import attrs
+from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk import Service
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp
+
+from contract.errors import BundleError, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
+from serving.bundle import Bundle
+from serving.errors import error_response, http_exception_response, internal_error_response, refusal
+from serving.openapi import DOCS_PAGE, document
+from serving.settings import Settings
+
+
+@attrs.define(eq=False)  # equal and hashed as BentoML has it
+class BundleService(Service[Any]):
+    """BentoML's service, answering through ``BundleApp``.
+
+    The class it decorates has ``settings`` in its class scope, and ``bundle`` in its instances.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The application of one worker."""
+        self.inject_config()
+        return BundleApp(self, self.inner.settings, is_main=is_main)()
+
+
+class BundleApp(ServiceAppFactory):
+    """BentoML's application factory with our way from a request to an API method and back."""
+
+    def __init__(self, service: Service[Any], settings: Settings, *, is_main: bool) -> None:
+        super().__init__(service, is_main=is_main)
+        self._settings = settings
+        # BentoML's limit leaves a pending timer behind every request; ours ends with the request.
+        self.timeout = None
+
+    def __call__(self) -> Starlette:
+        """The application: BentoML's routes and ours."""
+        app = super().__call__()
+        app.add_exception_handler(HTTPException, http_exception_response)
+        app.add_exception_handler(Exception, internal_error_response)
+        app.add_route("/docs", self.index_page)
+        app.add_route("/health", self.health)
+        app.add_route("/models/info", self.models_info)
+        app.add_route("/metrics/prometheus", self.metrics)
+        return app
+
+    @property
+    def _bundle(self) -> Bundle:
+        if self._service_instance is None:
+            raise RuntimeError("a request came before the service was started")
+        bundle: Bundle = self._service_instance.bundle
+        return bundle
+
+    async def health(self, _: Request) -> Response:
+        """A summary for people and dashboards; 503 while not ready."""
+        summary = self._bundle.health()
+        return JSONResponse(summary, 200 if summary["status"] == "ok" else 503)
+
+    async def models_info(self, _: Request) -> Response:
+        """What is loaded: version, run, metrics, features with their ranges."""
+        return JSONResponse({"models": self._bundle.models_info()})
+
+    async def index_page(self, _: Request) -> Response:
+        """The page that shows the OpenAPI document, from files of this server alone."""
+        return HTMLResponse(DOCS_PAGE)
+
+    async def openapi_spec_view(self, _: Request) -> Response:
+        """The OpenAPI document."""
+        return JSONResponse(document(self.service))
+
+    async def api_endpoint_wrapper(self, name: str, request: Request) -> Response:
+        """Answer one request to the API method ``name``."""
+        try:
+            return await self.api_endpoint(name, request)
+        except BundleError as error:
+            return error_response(error)
+
+    async def api_endpoint(self, name: str, request: Request) -> Response:
+        """Body to validated input to the method's answer, as JSON."""
+        method = self.service.apis[name]
+        body = await self._json_body(request)
+        try:
+            # An empty body is an empty object: the error then names the first missing field.
+            value = method.input_spec.model_validate_json(body or b"{}")
+        except ValidationError as error:
+            raise refusal(error) from None
+        call = getattr(self._service_instance, name).local
+        try:
+            async with asyncio.timeout(self._settings.TIMEOUT_SECONDS):
+                answer = await call(value)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"There was no prediction within {self._settings.TIMEOUT_SECONDS:g} seconds."
+            ) from None
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    async def _json_body(self, request: Request) -> bytes:
+        media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise UnsupportedMediaType(f"The body must be application/json, not {media_type[:60]}.")
+        limit = self._settings.MAX_BODY_BYTES
+        too_large = PayloadTooLarge(f"The body is larger than {limit} bytes; send the rows in several requests.")
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        chunks = []
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+        return b"".join(chunks)

@@ -1,0 +1,104 @@
+"""All models of one worker: loaded, warm, each behind its runner."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+import bentoml
+import numpy as np
+
+from contract.dataset import Dataset
+from serving.models import LoadedModel, load
+from serving.predictions import Predictor
+from serving.runner import Runner
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Bundle:
+    """The predictors of one worker, by model name."""
+
+    def __init__(self, predictors: Mapping[str, Predictor]) -> None:
+        self._predictors = dict(predictors)
+        self._started_at: datetime | None = None
+        self._draining = False
+
+    def __getitem__(self, name: str) -> Predictor:
+        return self._predictors[name]
+
+    @property
+    def ready(self) -> bool:
+        """Every model is loaded and warm, and the worker is not draining."""
+        return self._started_at is not None and not self._draining
+
+    async def start(self) -> None:
+        """Warm every model up, then set the heap aside from the garbage collector."""
+        for predictor in self._predictors.values():
+            await _warm_up(predictor)
+        # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
+        gc.collect()
+        gc.freeze()
+        self._started_at = datetime.now(UTC)
+
+    async def close(self) -> None:
+        """Stop being ready, finish what was taken."""
+        self._draining = True
+        await asyncio.gather(*(predictor.runner.close() for predictor in self._predictors.values()))
+
+    def health(self) -> dict[str, Any]:
+        """A summary for people: status, uptime in seconds, the version of each model."""
+        now = datetime.now(UTC)
+        return {
+            "status": "ok" if self.ready else "draining" if self._draining else "starting",
+            "uptime_seconds": round((now - self._started_at).total_seconds(), 1) if self._started_at else 0.0,
+            "worker": os.getpid(),
+            "models": {name: predictor.model.version for name, predictor in self._predictors.items()},
+        }
+
+    def models_info(self) -> dict[str, Any]:
+        """Each model's card without its golden rows, and when it was loaded."""
+        return {name: _info(predictor.model) for name, predictor in self._predictors.items()}
+
+
+def load_bundle(stored: Mapping[Dataset, bentoml.Model], settings: Settings) -> Bundle:
+    """Load and verify the models and give each a runner.
+
+    Raises:
+        StartupError: a stored model is damaged or of another contract.
+    """
+    predictors = {}
+    for dataset, stored_model in stored.items():
+        started = perf_counter()
+        model = load(dataset, stored_model)
+        runner = Runner(
+            dataset.name,
+            model.predict,
+            max_batch_size=settings.MAX_BATCH_SIZE,
+            max_latency_ms=settings.MAX_LATENCY_MS,
+        )
+        predictors[dataset.name] = Predictor(model, runner)
+        logger.info("model=%s:%s loaded in %.2f s", dataset.name, model.version, perf_counter() - started)
+    return Bundle(predictors)
+
+
+async def _warm_up(predictor: Predictor) -> None:
+    """Run the golden rows in batches of growing size: the first caller finds everything hot, and the timer knows."""
+    dataset = predictor.model.dataset
+    rows = dataset.matrix(dataset.row.model_validate(golden.row) for golden in predictor.model.card.golden)
+    for size in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256):
+        await predictor.runner.run(np.resize(rows, (size, rows.shape[1])))
+
+
+def _info(model: LoadedModel) -> dict[str, Any]:
+    card = model.card.model_dump(mode="json", exclude={"golden"})
+    ranges = {feature["name"]: feature for feature in model.dataset.describe()}
+    for feature in card["features"]:
+        # The range that is enforced is the one of the code that serves.
+        feature |= {key: ranges[feature["name"]][key] for key in ("minimum", "maximum")}
+    return {"name": model.dataset.name, "version": model.version, "loaded_at": model.loaded_at.isoformat(), **card}

@@ -1,0 +1,123 @@
+"""From the BentoML model store to loaded, verified, warm models."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import onnxruntime as ort
+from bentoml.exceptions import NotFound as NotInStore
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
+from contract.dataset import Dataset, Task
+from contract.errors import StartupError
+from serving.settings import PROJECT
+
+logger = logging.getLogger(__name__)
+
+FloatMatrix = NDArray[np.float64]
+
+DEPLOYED_FILE = PROJECT / "models" / "deployed.json"
+"""The pipeline's word on which tag of each model is deployed; absent in a built Bento, which carries its models."""
+ARTIFACT_FOLDER = "mlflow_model/extra_files"
+"""Where ``bentoml.mlflow.import_model`` puts the files that the pipeline logs beside the estimator."""
+
+
+def deployed_model(name: str) -> bentoml.models.BentoModel:
+    """The reference to the deployed model ``name``, for the class scope of the service: a built Bento pins it.
+
+    A machine that has the pipeline's output but not the model in its store, for instance after ``dvc pull``, gets it
+    imported from the exported file.
+
+    Raises:
+        StartupError: the model is neither in the store nor exported.
+    """
+    tag = f"{name}:latest"
+    if DEPLOYED_FILE.exists():
+        tag = json.loads(DEPLOYED_FILE.read_text()).get(name, tag)
+    try:
+        found = bentoml.models.get(tag)
+    except NotInStore:
+        exported = DEPLOYED_FILE.parent / "store" / f"{name}.bentomodel"
+        if not exported.exists():
+            raise StartupError(
+                f"The model {tag} is not in the BentoML store, and {exported.relative_to(PROJECT)} does not exist. "
+                "Run `make train` (or `dvc repro`) to train and import it."
+            ) from None
+        found = bentoml.models.import_model(str(exported))
+        logger.info("model=%s imported into the BentoML store from %s", found.tag, exported.name)
+    return bentoml.models.BentoModel(found.tag)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that answers: its contract, its card, its version in the store, and the ONNX session."""
+
+    dataset: Dataset
+    card: ModelCard
+    version: str
+    loaded_at: datetime
+    session: ort.InferenceSession
+    output: str
+
+    def predict(self, rows: FloatMatrix) -> FloatMatrix:
+        """Outputs ``[N, K]`` for rows ``[N, F]``: the prediction (K = 1), or the probability of each class (K = C)."""
+        (outputs,) = self.session.run([self.output], {ONNX_INPUT: rows})
+        return np.asarray(outputs, dtype=np.float64).reshape(len(rows), -1)
+
+
+def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
+    """Read a stored model, verify its bits, its contract and its golden rows.
+
+    Raises:
+        StartupError: the artifact is damaged, of another contract, or answers differently than in training.
+    """
+    folder = Path(stored.path_of(ARTIFACT_FOLDER))
+    try:
+        card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        onnx = (folder / ONNX_FILE).read_bytes()
+    except (FileNotFoundError, ValidationError) as error:
+        raise _damaged(stored, str(error)) from error
+    card.check(dataset)
+    if hashlib.sha256(onnx).hexdigest() != card.onnx.sha256:
+        raise _damaged(stored, f"the checksum of {ONNX_FILE} is not the one of the model card")
+    model = LoadedModel(
+        dataset=dataset,
+        card=card,
+        version=str(stored.tag.version),
+        loaded_at=datetime.now(UTC),
+        session=_session(onnx),
+        output=REGRESSION_OUTPUT if dataset.task is Task.REGRESSION else PROBABILITIES_OUTPUT,
+    )
+    _check_golden_rows(model, stored)
+    return model
+
+
+def _session(onnx: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # Batches are small and workers are processes: threads in the session would only wait for each other.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+def _check_golden_rows(model: LoadedModel, stored: bentoml.Model) -> None:
+    golden = model.card.golden
+    rows = model.dataset.matrix(model.dataset.row.model_validate(one.row) for one in golden)
+    difference = np.abs(model.predict(rows) - np.array([one.output for one in golden])).max()
+    if not difference <= model.card.onnx.tolerance:
+        raise _damaged(stored, f"its golden rows are off by {difference:g}, over {model.card.onnx.tolerance:g}")
+
+
+def _damaged(stored: bentoml.Model, what: str) -> StartupError:
+    return StartupError(
+        f"The stored model {stored.tag} is damaged: {what}. Delete it with `bentoml models delete {stored.tag}` and "
+        "start again: it is imported anew from models/store, or trained anew by `make train`."
+    )

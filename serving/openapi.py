@@ -1,0 +1,148 @@
+"""The OpenAPI document and the page that shows it."""
+
+from typing import Any
+
+from _bentoml_sdk import Service
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from contract import DATASETS
+from contract.dataset import Rows
+
+
+class ErrorReason(BaseModel):
+    """One reason of a refusal."""
+
+    loc: list[str | int] = Field(
+        description="Where in the body: names and positions.", examples=[["rows", 3, "MedInc"]]
+    )
+    msg: str = Field(description="What is wrong, with the field.")
+    type: str = Field(description="Kind of the problem, for programs.", examples=["less_than_equal"])
+
+
+class Error(BaseModel):
+    """Every error: one sentence that names the field, and a detail for each reason."""
+
+    error: str = Field(description="What is wrong, and with which field.")
+    detail: list[ErrorReason] = Field(description="At most 100 reasons; empty where the sentence says all.")
+
+
+_ERRORS = {
+    "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
+    "413": ("The body is too large.", "The body is larger than 16777216 bytes; send the rows in several requests."),
+    "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
+    "429": (
+        "Shed: the estimated wait is too long. `Retry-After` has the seconds after which to try again.",
+        "The model housing is overloaded: the estimated wait is 612 ms, over the limit of 500 ms.",
+    ),
+    "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
+    "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
+}
+
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_JSON = {"application/json": {"schema": {"type": "object"}}}
+_NOT_READY = {"503": {"description": "Not ready.", "content": {"application/json": {"schema": {}}}}}
+_GET_ROUTES: dict[str, dict[str, Any]] = {
+    "/livez": {"summary": "Is the process alive?", "content": _TEXT},
+    "/readyz": {"summary": "Is every model loaded and warm?", "content": _TEXT, "errors": _NOT_READY},
+    "/health": {"summary": "Status, uptime and model versions", "content": _JSON, "errors": _NOT_READY},
+    "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
+    "/metrics": {"summary": "Prometheus metrics", "content": _TEXT},
+    "/metrics/prometheus": {"summary": "Prometheus metrics, under the former path", "content": _TEXT},
+}
+
+
+def document(service: Service[Any]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a service, from its API methods and their models."""
+    bodies: list[type[BaseModel]] = [Error, ErrorReason]
+    paths: dict[str, Any] = {}
+    for method in service.apis.values():
+        takes, gives = _declared(method.input_spec), _declared(method.output_spec)
+        bodies += [takes, gives]
+        paths[method.route] = {
+            "post": {
+                "operationId": method.name,
+                "tags": ["predictions"],
+                "summary": (method.doc or "").strip().partition("\n")[0],
+                "requestBody": {"required": True, "content": _content(takes, _example(takes))},
+                "responses": {
+                    "200": {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
+                    **{status: _error(status) for status in _ERRORS},
+                },
+            }
+        }
+    for path, route in _GET_ROUTES.items():
+        answers = {"200": {"description": route["summary"], "content": route["content"]}, **route.get("errors", {})}
+        operation = path.strip("/").replace("/", "_")
+        paths[path] = {
+            "get": {"operationId": operation, "tags": ["operations"], "summary": route["summary"], "responses": answers}
+        }
+    _, schemas = models_json_schema(
+        [(body, "serialization") for body in dict.fromkeys(bodies)], ref_template="#/components/schemas/{model}"
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": service.name,
+            "version": service.bento.tag.version if service.bento else "development",
+            "description": (service.inner.__doc__ or "").strip(),
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": "predictions"}, {"name": "operations"}],
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _declared(spec: type[BaseModel]) -> type[BaseModel]:
+    """The model that the API method declares, which BentoML wraps into a class of its own."""
+    declared: type[BaseModel] = spec.__bases__[-1]
+    return declared
+
+
+def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+    if example is not None:
+        content["example"] = example
+    return {"application/json": content}
+
+
+def _example(body: type[BaseModel]) -> object:
+    """A body that works when tried."""
+    for dataset in DATASETS.values():
+        if body is dataset.row:
+            return dataset.example
+        if issubclass(body, Rows) and body.model_fields["rows"].annotation == list[dataset.row]:  # type: ignore[name-defined]  # a type by value
+            return {"rows": [dataset.example, dataset.example]}
+    raise TypeError(f"{body.__name__} is the row of no dataset in contract.DATASETS")
+
+
+def _error(status: str) -> dict[str, Any]:
+    description, sentence = _ERRORS[status]
+    answer: dict[str, Any] = {
+        "description": description,
+        "content": _content(Error, {"error": sentence, "detail": []}),
+    }
+    if status == "429":
+        answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return answer
+
+
+DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ML prediction bundle: API</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css">
+<link rel="icon" href="./static_content/favicon-light-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true});
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,52 @@
+"""The environment, read once into a frozen ``Settings``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from contract.errors import StartupError
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The root of the project, or of the built Bento's source."""
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], StringConstraints(strip_whitespace=True, to_upper=True)
+]
+
+
+class Settings(BaseModel):
+    """Every setting of the service, under the name of its environment variable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    API_HOST: str = Field(default="0.0.0.0", description="Address the HTTP server binds.")  # noqa: S104 - a container serves all
+    API_PORT: Port = Field(default=8000, description="HTTP port.")
+    WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: the cores.")
+    LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    MAX_BATCH_SIZE: int = Field(default=512, ge=1, le=100_000, description="Most rows the model is given at once.")
+    MAX_LATENCY_MS: float = Field(
+        default=500, gt=0, le=600_000, description="Longest estimated wait before a request is refused with 429."
+    )
+    MAX_BODY_BYTES: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest body, in bytes; over it, 413.")
+    TIMEOUT_SECONDS: float = Field(
+        default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings; a variable that is unset or empty keeps its default.
+
+        Raises:
+            StartupError: names the variable, its text and what is wrong with it.
+        """
+        known = {name: environment[name] for name in cls.model_fields if environment.get(name)}
+        try:
+            return cls.model_validate(known)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{problem['loc'][0]}={problem['input']!r}: {problem['msg'].lower()}" for problem in error.errors()
+            )
+            raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from error
