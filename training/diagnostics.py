@@ -1,0 +1,104 @@
+"""What the figures draw, computed: permutation importances, learning curve, cross-validated probabilities."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict, train_test_split
+
+from contract.dataset import Task
+
+FloatArray = NDArray[np.float64]
+Predict = Callable[[FloatArray], FloatArray]
+"""Features of shape ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``."""
+Loss = Callable[[FloatArray, FloatArray], float]
+"""Targets and predictions to a number that falls as the model improves."""
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Loss by number of training rows: ``rows`` of shape ``[S]``, ``training`` and ``validation`` ``[S, folds]``."""
+
+    rows: NDArray[np.int64]
+    training: FloatArray
+    validation: FloatArray
+
+
+def permutation_importances(
+    predict: Predict, features: FloatArray, target: FloatArray, *, loss: Loss, repeats: int, random_state: int
+) -> FloatArray:
+    """How much the loss rises when one feature's values are shuffled among the rows (Breiman, 2001).
+
+    Returns:
+        The rise, in the unit of the loss, of shape ``[F, repeats]``.
+    """
+    random = np.random.default_rng(random_state)
+    base = loss(target, predict(features))
+    rises = np.empty((features.shape[1], repeats))
+    for column in range(features.shape[1]):
+        for repeat in range(repeats):
+            shuffled = features.copy()
+            shuffled[:, column] = random.permutation(shuffled[:, column])
+            rises[column, repeat] = loss(target, predict(shuffled)) - base
+    return rises
+
+
+def learning_curve(
+    estimator: BaseEstimator,
+    features: FloatArray,
+    target: FloatArray,
+    *,
+    task: Task,
+    loss: Loss,
+    fractions: Sequence[float],
+    folds: int,
+    random_state: int,
+) -> LearningCurve:
+    """The loss of clones of an estimator, fitted on growing parts of each fold, on that part and on the held-out fold.
+
+    scikit-learn's ``learning_curve`` takes the first rows of each fold: of a small table they may lack a class. Here
+    the parts of a classification table are stratified, and the parts of one fold differ only in size.
+    """
+    splitter = _folds(task, folds, random_state)
+    splits = list(splitter.split(features, target))
+    smallest = min(len(train) for train, _ in splits)
+    rows = np.array([round(fraction * smallest) for fraction in fractions], dtype=np.int64)
+    training, validation = np.empty((2, len(rows), folds))
+    for fold, (train, held_out) in enumerate(splits):
+        for size, count in enumerate(rows):
+            part = train
+            if count < len(train):
+                part, _ = train_test_split(
+                    train,
+                    train_size=int(count),
+                    random_state=random_state,
+                    stratify=target[train] if task is Task.CLASSIFICATION else None,
+                )
+            predict = predictor(clone(estimator).fit(features[part], target[part]), task)
+            training[size, fold] = loss(target[part], predict(features[part]))
+            validation[size, fold] = loss(target[held_out], predict(features[held_out]))
+    return LearningCurve(rows, training, validation)
+
+
+def cross_validated_probabilities(
+    estimator: BaseEstimator, features: FloatArray, target: FloatArray, *, folds: int, random_state: int
+) -> FloatArray:
+    """Class probabilities of shape ``[N, C]``; those of each row come from a clone that did not see the row."""
+    splitter = _folds(Task.CLASSIFICATION, folds, random_state)
+    return np.asarray(
+        cross_val_predict(clone(estimator), features, target, cv=splitter, method="predict_proba"), dtype=np.float64
+    )
+
+
+def predictor(estimator: BaseEstimator, task: Task) -> Predict:
+    """An estimator as a ``Predict``."""
+    name = "predict" if task is Task.REGRESSION else "predict_proba"
+    method: Predict = getattr(estimator, name)
+    return method
+
+
+def _folds(task: Task, folds: int, random_state: int) -> KFold | StratifiedKFold:
+    kind = KFold if task is Task.REGRESSION else StratifiedKFold
+    return kind(folds, shuffle=True, random_state=random_state)

@@ -1,0 +1,112 @@
+"""Scores of a model on a test split. The same function judges challenger and champion."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    median_absolute_error,
+    r2_score,
+    recall_score,
+    root_mean_squared_error,
+)
+
+from contract.dataset import Dataset, Task
+
+FloatArray = NDArray[np.float64]
+
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "median_absolute_error", "log_loss", "brier"})
+"""Scores that fall as a model improves; every other one rises."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    label: str
+    meaning: str
+
+
+_WORDS: Mapping[str, _Words] = {
+    "rmse": _Words("RMSE", "root mean squared error: large misses weigh most"),
+    "mae": _Words("MAE", "mean absolute error: the average miss"),
+    "median_absolute_error": _Words("median absolute error", "half of the predictions miss by less"),
+    "r2": _Words("R²", "share of the target's variance that the model explains"),
+    "accuracy": _Words("accuracy", "share of rows whose likeliest class is the true one"),
+    "balanced_accuracy": _Words("balanced accuracy", "accuracy of each class, averaged over the classes"),
+    "macro_f1": _Words("macro F1", "F1 of each class, averaged over the classes"),
+    "log_loss": _Words("log loss", "surprise at the true class, given the probabilities"),
+    "brier": _Words("Brier score", "squared error of the probabilities, summed over the classes"),
+}
+_IN_TARGET_UNIT = frozenset({"rmse", "mae", "median_absolute_error"})
+
+
+def label(name: str) -> str:
+    """A score's name for people: ``log_loss`` is "log loss"."""
+    return _WORDS[name].label if name in _WORDS else name.replace("_percent", " %").replace("_", " ")
+
+
+def meaning(name: str) -> str:
+    """What a score tells, in a few words."""
+    if name in _WORDS:
+        return _WORDS[name].meaning
+    return "share of predictions that miss by no more than that share of the actual value"
+
+
+def unit(name: str, dataset: Dataset) -> str:
+    """A score's unit; empty for a score without one."""
+    return dataset.target.unit if name in _IN_TARGET_UNIT else "nats" if name == "log_loss" else ""
+
+
+def with_unit(name: str, dataset: Dataset) -> str:
+    """A score's name for people with its unit, as an axis has it: "RMSE (100k USD)"."""
+    return f"{label(name)} ({unit(name, dataset)})" if unit(name, dataset) else label(name)
+
+
+def score(dataset: Dataset, actual: FloatArray, predicted: FloatArray, *, within: float) -> dict[str, float]:
+    """Every score of a model's answers.
+
+    Args:
+        dataset: says which task it is.
+        actual: targets of shape ``[N]``: in the target's unit, or class indices.
+        predicted: shape ``[N]`` in the target's unit, or class probabilities of shape ``[N, C]``.
+        within: regression only: the relative error that still counts as close, 0.2 for 20 %.
+    """
+    if dataset.task is Task.REGRESSION:
+        return regression_scores(actual, predicted, within=within)
+    return classification_scores(actual, predicted)
+
+
+def regression_scores(actual: FloatArray, predicted: FloatArray, *, within: float) -> dict[str, float]:
+    """RMSE, mean and median absolute error in the target's unit; R² and the share of close predictions as fractions."""
+    close = np.abs(predicted - actual) <= within * np.abs(actual)
+    return {
+        "rmse": float(root_mean_squared_error(actual, predicted)),
+        "mae": float(mean_absolute_error(actual, predicted)),
+        "median_absolute_error": float(median_absolute_error(actual, predicted)),
+        "r2": float(r2_score(actual, predicted)),
+        f"within_{100 * within:g}_percent": float(close.mean()),
+    }
+
+
+def classification_scores(actual: FloatArray, probabilities: FloatArray) -> dict[str, float]:
+    """Accuracy, balanced accuracy and macro F1 of the likeliest class; log loss (nats) and Brier score.
+
+    A class that the split has no row of is left out of the two averages over classes. The Brier score is the one of
+    Brier (1950), summed over the classes, and so from 0 to 2.
+    """
+    classes = np.arange(probabilities.shape[1])
+    truth = actual.astype(np.int64)
+    likeliest = probabilities.argmax(axis=1)
+    present = np.unique(truth)
+    indicator = (truth[:, None] == classes).astype(np.float64)
+    return {
+        "accuracy": float(accuracy_score(truth, likeliest)),
+        "balanced_accuracy": float(recall_score(truth, likeliest, labels=present, average="macro")),
+        "macro_f1": float(f1_score(truth, likeliest, labels=present, average="macro", zero_division=0)),
+        "log_loss": float(log_loss(truth, probabilities, labels=classes)),
+        "brier": float(((probabilities - indicator) ** 2).sum(axis=1).mean()),
+    }

@@ -1,0 +1,75 @@
+"""A model as it is served: ``model.onnx`` and ``card.json`` of one directory, run by onnxruntime."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pydantic
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
+from contract.dataset import Task
+from contract.errors import PipelineError
+
+FloatArray = NDArray[np.float64]
+
+
+class ServedModel:
+    """The ONNX model of a directory with its card. What it predicts is what the service answers."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read and check the directory.
+
+        Raises:
+            PipelineError: a file is missing, unreadable, or not the one that the card was written for.
+        """
+        self.card = _read_card(directory / CARD_FILE)
+        self._session = _read_onnx(directory / ONNX_FILE, self.card)
+        self._output = REGRESSION_OUTPUT if self.card.task is Task.REGRESSION else PROBABILITIES_OUTPUT
+
+    def predict(self, features: FloatArray) -> FloatArray:
+        """The model's answer to a matrix of shape ``[N, F]``.
+
+        Returns:
+            Regression: predictions in the target's unit, of shape ``[N]``. Classification: probabilities of shape
+            ``[N, C]``; each row sums to 1 in double precision, which ONNX's single precision only nearly does.
+        """
+        (output,) = self._session.run([self._output], {ONNX_INPUT: features})
+        answer = np.asarray(output, dtype=np.float64)
+        if self.card.task is Task.REGRESSION:
+            return answer.reshape(-1)
+        return np.asarray(answer / answer.sum(axis=1, keepdims=True))
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PipelineError(
+            f"The model card {path} cannot be read ({error.strerror}). Run `dvc repro` to train the model."
+        ) from error
+    except pydantic.ValidationError as error:
+        raise PipelineError(
+            f"The model card {path} is not one that this code wrote ({error.error_count()} fields do not fit). "
+            "Run `dvc repro` to train the model anew."
+        ) from error
+
+
+def _read_onnx(path: Path, card: ModelCard) -> onnxruntime.InferenceSession:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PipelineError(
+            f"The model {path} cannot be read ({error.strerror}). Run `dvc repro` to train the model."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != card.onnx.sha256:
+        raise PipelineError(
+            f"The model {path} is not the one that its card was written for: the checksums differ. "
+            "Run `dvc repro` to train the model anew."
+        )
+    try:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+        raise PipelineError(f"The model {path} is no model that onnxruntime can load: {error}") from error
