@@ -1,7 +1,7 @@
 """A frozen, typed view of ``params.yaml``."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -74,13 +74,67 @@ class TrainParams(_Section):
     candidates: Annotated[dict[Name, CandidateParams], Field(min_length=1)]
 
 
-class ModelEvaluationParams(_Section):
-    """The gate and the figures. ``margin`` is relative: a share of the champion's score."""
+class GateParams(_Section):
+    """The score that decides, by task."""
 
+    regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
+    classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]
+
+
+class LearningCurveParams(_Section):
+    """``fractions`` of the rows of a fold that the estimator is fitted on."""
+
+    fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+
+
+class CrossValidationParams(_Section):
+    """A classification test split with fewer rows than ``below_rows`` gets cross-validated figures of all rows too."""
+
+    below_rows: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)]
+
+
+class FigureParams(_Section):
+    """How finely figures are drawn, in bins and rows."""
+
+    residual_bins: Count
+    calibration_bins: Count
+    scatter_rows: Count
+
+
+class MapParams(_Section):
+    """A map of residuals: the features that are coordinates, and places as ``[latitude, longitude]`` in degrees."""
+
+    latitude: Name
+    longitude: Name
+    cells: Count
+    minimum_rows: Count
+    places: dict[Name, Annotated[tuple[float, float], Field(strict=False)]] = {}
+
+
+class DatasetFiguresParams(_Section):
+    """What the figures of one dataset need to know. ``cutoff``: the target's source reports no value above it."""
+
+    cutoff: float | None = None
+    map: MapParams | None = None
+
+
+class ModelEvaluationParams(_Section):
+    """The gate and the figures.
+
+    ``margin`` is relative: a share of the champion's score. ``close`` is the relative error that still counts as close.
+    """
+
+    gate: GateParams
     margin: Annotated[float, Field(ge=0, lt=1)]
+    close: Annotated[float, Field(gt=0)]
     permutation_repeats: Count
-    learning_curve_fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
     random_state: int
+    learning_curve: LearningCurveParams
+    cross_validation: CrossValidationParams
+    figures: FigureParams
+    datasets: dict[Name, DatasetFiguresParams] = {}
 
 
 class DeploymentValidationParams(_Section):
