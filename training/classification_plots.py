@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from contract.dataset import Dataset
-from training.plots import BLUE, DASHES, GREY, INK, Figure, canvas, write_csv
+from training.plots import BLUE, DASHES, GREY, INK, Figure, canvas, heading, write_csv
 
 FloatArray = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def confusion(dataset: Dataset, panels: Sequence[Answers], directory: Path) -> F
             if place == 1:
                 axes.set_ylabel(f"actual {dataset.target.name}")
             axes.set_title(f"{answers.rows}: {len(answers.actual):,} rows", fontsize=10.5)
-        figure.suptitle(f"{dataset.name}: which classes are confused", x=0.012, ha="left", fontsize=11.5)
+        heading(figure, f"{dataset.name}: which classes are confused")
     last = panels[-1]
     names = np.array(classes)
     write_csv(data, {"actual": names[last.actual.astype(int)], "predicted": names[last.likeliest]})

@@ -91,6 +91,11 @@ def canvas(path: Path, height: float) -> Iterator[Canvas]:
             figure.savefig(partial, format="png", metadata={"Software": None})
 
 
+def heading(figure: Canvas, text: str) -> None:
+    """A title above several panels, as the title of one panel looks."""
+    figure.suptitle(text, x=0.012, horizontalalignment="left", fontsize=11.5)
+
+
 def write_csv(path: Path, columns: Mapping[str, Sequence[object] | NDArray[np.generic]]) -> None:
     """A table of columns, for ``dvc plots``; floats with six significant digits."""
     text = io.StringIO()
@@ -173,9 +178,9 @@ def learning_curve(dataset: Dataset, curve: LearningCurve, directory: Path, *, m
         image,
         data,
         f"Line chart: from {curve.rows[0]:,} to {curve.rows[-1]:,} training rows the {label(metric)} on held-out rows "
-        f"goes from {first:.3g} to {last:.3g}.",
-        f"The {label(metric)} of the same algorithm fitted on parts of the training split, over {folds} folds: "
-        f"{first:.3g} on held-out rows when it had {curve.rows[0]:,} rows, {last:.3g} when it had {curve.rows[-1]:,}.",
+        f"goes from {first:#.3g} to {last:#.3g}.",
+        f"The {label(metric)} of the same algorithm fitted on parts of the training split, over {folds} folds: on "
+        f"held-out rows {first:#.3g} when it had {curve.rows[0]:,} rows, {last:#.3g} when it had {curve.rows[-1]:,}.",
         "While the held-out line still falls, more rows would help; where it is flat, better features would. The gap "
         "between the lines is what the model learned by heart. Bands span the folds.",
     )

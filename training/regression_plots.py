@@ -8,7 +8,7 @@ from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
-from training.plots import BLUE, DASHES, GREY, INK, ORANGE, Figure, canvas, signed, write_csv
+from training.plots import BLUE, DASHES, GREY, INK, ORANGE, Figure, canvas, heading, signed, write_csv
 
 FloatArray = NDArray[np.float64]
 
@@ -99,11 +99,11 @@ def residuals(dataset: Dataset, actual: FloatArray, predicted: FloatArray, direc
         "Residuals",
         image,
         data,
-        f"Histogram of residuals; nine of ten lie between {signed(low)} and {signed(high)} {unit}.",
+        f"Histogram of residuals; nine of ten lie between {signed(low)} and {signed(high)} (in {unit}).",
         f"Actual minus predicted {dataset.target.name}: nine of ten predictions (blue) miss by {signed(low)} to "
-        f"{signed(high)} {unit}, half of them fall on either side of {signed(middle)}.",
-        "A model without bias is centred at zero; a long right tail means rows that are worth more than predicted. The "
-        "outermost bars hold all misses beyond them.",
+        f"{signed(high)} (in {unit}), half of them fall on either side of {signed(middle)}.",
+        "A model without bias is centred at zero; a long right tail means rows whose value is higher than predicted. "
+        "The outermost bars hold all misses beyond them.",
     )
 
 
@@ -124,7 +124,7 @@ def calibration(dataset: Dataset, actual: FloatArray, predicted: FloatArray, dir
         axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=DASHES, label="perfectly calibrated")
         axes.plot(means[:, 0], means[:, 1], "o", color=BLUE, label=f"{len(groups)} groups of equal size")
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set_ylabel(f"mean actual {dataset.target.name} ({unit})")
+        axes.set_ylabel(f"mean actual ({unit})")
         axes.legend(loc="upper left", fontsize=9)
         beside.axhline(0, color=INK, linewidth=1, linestyle=DASHES)
         beside.errorbar(
@@ -132,21 +132,21 @@ def calibration(dataset: Dataset, actual: FloatArray, predicted: FloatArray, dir
             label="± 2 standard errors",
         )  # fmt: skip
         beside.set_xlim(low, high)
-        beside.set_ylabel(f"mean actual − mean predicted ({unit})")
+        beside.set_ylabel(f"actual − predicted ({unit})")
         beside.legend(loc="upper left", fontsize=9)
         for panel in (axes, beside):
             panel.grid(visible=True)
-            panel.set_xlabel(f"mean predicted {dataset.target.name} ({unit})")
-        axes.set_title(f"{dataset.name}: are predictions right on average?")
+            panel.set_xlabel(f"mean predicted ({unit})")
+        heading(figure, f"{dataset.name}: are predictions of {dataset.target.name} right on average?")
     write_csv(data, {"predicted": means[:, 0], "actual": means[:, 1], "two_standard_errors": spread})
     return Figure(
         slug,
         "Calibration",
         image,
         data,
-        f"{len(groups)} points along the diagonal; the largest gap is {signed(gap)} {unit}.",
+        f"{len(groups)} points along the diagonal; the largest gap is {signed(gap)} (in {unit}).",
         f"Test rows in {len(groups)} groups of equal size by their prediction: the group with the largest gap, around "
-        f"{means[worst, 0]:.2f}, is worth {means[worst, 1]:.2f} on average, {signed(gap)} {unit}.",
+        f"{means[worst, 0]:.2f}, is {means[worst, 1]:.2f} on average, a gap of {signed(gap)} (in {unit}).",
         "Points on the dashed line: among rows predicted at a value, the average is that value. Above it the model "
         "is too low for such rows, below it too high. The right panel is the same, magnified: a bar that crosses zero "
         "is no measurable error.",

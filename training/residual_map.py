@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
@@ -49,9 +50,9 @@ def residual_map(
     height, width = north - south + 2 * margin, (east - west + 2 * margin) / stretch
     rows_of_cells = max(1, round(cells * height / width / np.sqrt(3)))  # makes the hexagons regular
     image, data = directory / f"{slug}.png", directory / f"{slug}.csv"
-    with canvas(image, min(8.6, 5.6 * height / width + 0.9)) as figure:
+    with canvas(image, min(8.6, 5.1 * height / width + 0.9)) as figure:
         axes = figure.add_subplot(aspect=stretch)
-        axes.scatter(everywhere[:, 1], everywhere[:, 0], s=7, color="#E6E6E6", linewidths=0)
+        axes.scatter(everywhere[:, 1], everywhere[:, 0], s=7, color="#DEDEDE", linewidths=0)
         residual_cells = partial(
             axes.hexbin,
             position[:, 1],
@@ -83,6 +84,7 @@ def residual_map(
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         bar = figure.colorbar(hexagons, ax=axes, shrink=0.6, aspect=26, extend="both")
         bar.outline.set_visible(False)
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value) if round(value, 6) else "0"))
         bar.set_label(f"mean residual: actual − predicted ({unit})\n← predicted too high    predicted too low →")
         axes.set(xlim=(west - margin, east + margin), ylim=(south - margin, north + margin))
         axes.xaxis.set_major_formatter("{x:g}°")
@@ -98,9 +100,9 @@ def residual_map(
         "Residuals by region",
         image,
         data,
-        f"Map of {len(means)} hexagons coloured by mean residual, from {signed(-limit)} to {signed(limit)} {unit}.",
+        f"Map of {len(means)} hexagons coloured by mean residual, from {signed(-limit)} to {signed(limit)} ({unit}).",
         f"The mean residual of the test rows in each hexagon with at least {minimum_rows} of them; grey dots are all "
         "rows of the data and draw the land that is lived in.",
-        "Orange regions are worth more than the model says, purple ones less, white ones are right on average. Patches "
-        "of one colour would mean that the place holds something that the features do not tell; a speckle is noise.",
+        "Orange regions have higher values than the model says, purple ones lower, white ones are right on average. "
+        "Patches of one colour would mean that the place holds something that the features do not tell; a speckle is noise.",
     )

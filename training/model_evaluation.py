@@ -1,0 +1,197 @@
+"""Stage model_evaluation: judge each trained model, and let the better one be champion.
+
+Reads ``data/features`` and ``models``; writes ``metrics/{name}.json``, ``reports/plots``, ``reports/evaluation.html``
+and ``reports/champions.json``; moves the alias ``champion`` in the MLflow registry.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
+
+from contract import DATASETS
+from contract.dataset import Dataset
+from contract.errors import PipelineError
+from training import evaluation_page, model_figures, tracking
+from training.console import log, run, step
+from training.evaluation_page import Evaluation
+from training.export import load_estimator
+from training.files import replaced_directory, write_json, write_text
+from training.gate import Contender, decide
+from training.params import ModelEvaluationParams, load
+from training.scores import score
+from training.served_model import ServedModel
+from training.splits import Split, Splits
+from training.tracking import RegisteredModel
+
+FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
+
+
+def evaluate(
+    dataset: Dataset,
+    splits: Splits,
+    challenger: tuple[RegisteredModel, ServedModel],
+    champion: tuple[RegisteredModel, ServedModel | str] | None,
+    params: ModelEvaluationParams,
+) -> Evaluation:
+    """Score challenger and champion on the same test split and let the gate decide. Draws nothing, moves nothing.
+
+    Args:
+        challenger: the model that was just trained.
+        champion: the registry's champion; instead of a model, a text that says why it cannot be used.
+    """
+    registered, model = challenger
+    mine = _scores(dataset, splits.test, model, params)
+    rival, theirs = None, None
+    if champion is not None:
+        former, usable = champion
+        if isinstance(usable, str):
+            rival = Contender(former.version, unusable=usable)
+        else:
+            theirs = _scores(dataset, splits.test, usable, params)
+            rival = Contender(former.version, theirs, usable.card.data_sha256)
+    decision = decide(
+        Contender(registered.version, mine, model.card.data_sha256),
+        rival,
+        metric=getattr(params.gate, dataset.task),
+        margin=params.margin,
+    )
+    kept = champion is not None and theirs is not None and not decision.promoted
+    return Evaluation(
+        dataset=dataset,
+        card=model.card,
+        challenger=registered,
+        former=champion[0] if champion else None,
+        scores=mine,
+        former_scores=theirs,
+        champion=champion[0] if champion and kept else registered,
+        champion_scores=theirs if theirs and kept else mine,
+        decision=decision,
+        test_rows=len(splits.test.target),
+    )
+
+
+def metrics(evaluation: Evaluation) -> dict[str, object]:
+    """The numbers of ``metrics/{name}.json``: the challenger's, and under ``champion`` those of the gate's choice."""
+    validated = {f"cv_{name}": mean for name, (mean, _) in evaluation.card.cross_validation.items()}
+    return {**_rounded(evaluation.scores), **_rounded(validated), "champion": _rounded(evaluation.champion_scores)}
+
+
+def main() -> None:
+    """Judge the model of every dataset."""
+    params = load().model_evaluation
+    # One thread a computation: OpenMP threads that share their cores with other processes wait for each other, and made
+    # a fit of half a second take twenty.
+    with threadpool_limits(limits=1), replaced_directory(REPORTS / "plots") as directory:
+        evaluations = [_judge(dataset, params, directory / dataset.name) for dataset in DATASETS.values()]
+        page = evaluation_page.render(evaluations)
+    write_text(REPORTS / "evaluation.html", page)
+    for evaluation in evaluations:
+        write_json(METRICS / f"{evaluation.dataset.name}.json", metrics(evaluation))
+    # The registry last: a run that failed until here has changed nothing in it.
+    with step("record the evaluation in MLflow"):
+        for evaluation in evaluations:
+            _record(evaluation)
+    champions = {evaluation.dataset.name: asdict(evaluation.champion) for evaluation in evaluations}
+    write_json(REPORTS / "champions.json", champions)
+
+
+def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> Evaluation:
+    name = dataset.name
+    splits = Splits.read(dataset, FEATURES / name)
+    with step(f"{name}: score the model and the champion"):
+        challenger = _challenger(dataset)
+        champion = _champion(dataset, challenger)
+        evaluation = evaluate(dataset, splits, challenger, champion, params)
+    log.info("%s: %s", name, evaluation.decision.reason)
+    with step(f"{name}: draw the figures"):
+        estimator = load_estimator(MODELS / name / "estimator.skops")
+        figures = model_figures.draw(dataset, splits, challenger[1], estimator, params, directory)
+    return replace(evaluation, figures=figures)
+
+
+def _challenger(dataset: Dataset) -> tuple[RegisteredModel, ServedModel]:
+    """The model in ``models/{name}``, once it is sure that the registry has it too: from there it is deployed.
+
+    Raises:
+        PipelineError: if it is not there, not whole, of another contract, or unknown to the registry.
+    """
+    again = f"Run `dvc repro -f train_{dataset.name}`."
+    path = MODELS / dataset.name / "registration.json"
+    try:
+        registration = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}). {again}") from error
+    registered = tracking.get(registration["name"], registration["version"])
+    model = ServedModel(MODELS / dataset.name)
+    if model.card.contract_version != dataset.contract_version:
+        raise PipelineError(
+            f"{MODELS / dataset.name} was trained under contract {model.card.contract_version}, this code has "
+            f"{dataset.contract_version}. {again}"
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        stored = ServedModel(tracking.download(registered, Path(directory)))
+    if stored.card.onnx.sha256 != model.card.onnx.sha256:
+        raise PipelineError(
+            f"Version {registered.version} of {dataset.name} in the MLflow registry is another model than "
+            f"{MODELS / dataset.name}. {again}"
+        )
+    return registered, model
+
+
+def _champion(
+    dataset: Dataset, challenger: tuple[RegisteredModel, ServedModel]
+) -> tuple[RegisteredModel, ServedModel | str] | None:
+    registered = tracking.champion(dataset.name)
+    if registered is None:
+        return None
+    if registered.version == challenger[0].version:
+        return challenger
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            model = ServedModel(tracking.download(registered, Path(directory)))
+    except PipelineError as error:
+        # A champion that cannot be loaded cannot be deployed either: keeping it would help nobody.
+        log.warning("%s: champion version %s cannot be loaded: %s", dataset.name, registered.version, error)
+        return registered, "can no longer be loaded from the MLflow artifact store"
+    if model.card.contract_version != dataset.contract_version:
+        return registered, (
+            f"was trained under contract {model.card.contract_version}, and this code, which has "
+            f"{dataset.contract_version}, cannot serve it"
+        )
+    return registered, model
+
+
+def _record(evaluation: Evaluation) -> None:
+    if evaluation.decision.promoted:
+        tracking.promote(evaluation.challenger)
+    tags = {}
+    # Judging the champion once more says nothing new of how it became champion.
+    if evaluation.former is None or evaluation.former.version != evaluation.challenger.version:
+        tags = {
+            "gate": "promoted" if evaluation.decision.promoted else "not promoted",
+            "gate_reason": evaluation.decision.reason,
+        }
+    directory = REPORTS / "plots" / evaluation.dataset.name
+    tracking.log_evaluation(
+        evaluation.challenger,
+        {f"test_{name}": value for name, value in evaluation.scores.items()},
+        [directory / figure.image.name for figure in evaluation.figures],
+        tags,
+    )
+
+
+def _scores(dataset: Dataset, test: Split, model: ServedModel, params: ModelEvaluationParams) -> dict[str, float]:
+    return score(dataset, test.target, model.predict(test.features), within=params.close)
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in scores.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
