@@ -1,7 +1,7 @@
 """Features computed from one row. They are a step of the fitted pipeline, so what is trained is what is served."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,15 @@ from contract.errors import PipelineError
 from training.params import RowFeatureParams
 
 FloatMatrix = NDArray[np.float64]
+
+
+class RotationTable(NamedTuple):
+    """Rotated column ``k`` is column ``first[k]`` times ``cos[k]`` plus column ``second[k]`` times ``sin[k]``."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    cos: FloatMatrix
+    sin: FloatMatrix
 
 
 class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -43,21 +52,33 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def transform(self, X: ArrayLike) -> FloatMatrix:  # noqa: N803 # scikit-learn's signature
         """``[N, F]`` to ``[N, F + 2 · rotations + ratios]``.
 
-        Written as single products and sums, one rounding each, because ``row_features_onnx`` writes them so too: the
-        results are equal to the last bit, and no row falls on the other side of a tree's threshold. A matrix product
-        would be free to sum in another order.
+        Written as single products and sums, one rounding each, as ``training/feature_conversion.py`` writes them too:
+        the results are equal to the last bit, and no row falls on the other side of a tree's threshold. A matrix
+        product would be free to sum in another order.
         """
         check_is_fitted(self)
         rows = check_array(X, dtype=np.float64)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"{rows.shape[1]} columns, fitted on {self.n_features_in_}.")
-        columns = []
-        for x, y, degrees in self.rotations:
-            cos, sin = axes(degrees)
-            columns.append(rows[:, x] * cos + rows[:, y] * sin)
-            columns.append(rows[:, y] * cos - rows[:, x] * sin)
-        columns.extend(rows[:, numerator] / rows[:, denominator] for numerator, denominator in self.ratios)
-        return np.column_stack([rows, *columns])
+        rotations, ratios = self.rotation_table(), self.ratio_table()
+        rotated = rows[:, rotations.first] * rotations.cos + rows[:, rotations.second] * rotations.sin
+        return np.column_stack([rows, rotated, rows[:, ratios[:, 0]] / rows[:, ratios[:, 1]]])
+
+    def rotation_table(self) -> RotationTable:
+        """The rotations, one entry for each output column they give."""
+        x, y = ([int(rotation[axis]) for rotation in self.rotations] for axis in (0, 1))
+        angles = np.deg2rad(np.array([rotation[2] for rotation in self.rotations], dtype=np.float64))
+        cos, sin = np.cos(angles), np.sin(angles)
+        return RotationTable(
+            first=_interleaved(x, y, np.int64),
+            second=_interleaved(y, x, np.int64),
+            cos=_interleaved(cos, cos, np.float64),
+            sin=_interleaved(sin, -sin, np.float64),
+        )
+
+    def ratio_table(self) -> NDArray[np.int64]:
+        """Column indices of shape ``[ratios, 2]``: numerator, denominator."""
+        return np.array(self.ratios, dtype=np.int64).reshape(-1, 2)
 
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
         """The names of the output columns, of shape ``[F + 2 · rotations + ratios]``."""
@@ -97,9 +118,8 @@ class SinglePrecision(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         return np.array(names, dtype=object)
 
 
-def axes(degrees: float) -> tuple[float, float]:
-    """Cosine and sine of an angle."""
-    return float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+def _interleaved(even: ArrayLike, odd: ArrayLike, dtype: Any) -> NDArray[Any]:
+    return np.stack([np.asarray(even, dtype=dtype), np.asarray(odd, dtype=dtype)], axis=1).ravel()
 
 
 def row_features(dataset: Dataset, params: RowFeatureParams) -> RowFeatures:

@@ -1,0 +1,103 @@
+"""Estimators by the names ``params.yaml`` gives them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from training.features import SinglePrecision, row_features
+from training.params import CandidateParams, Parameter, RowFeatureParams
+
+Steps = list[tuple[str, BaseEstimator]]
+
+
+def _scaled(estimator: BaseEstimator) -> Steps:
+    return [("scale", StandardScaler()), ("estimator", estimator)]
+
+
+def _forest(estimator: BaseEstimator) -> Steps:
+    return [("single_precision", SinglePrecision()), ("estimator", estimator)]
+
+
+def _calibrated(estimator: BaseEstimator) -> Steps:
+    # A support vector machine has no probabilities of its own; scikit-learn 1.9 gives them by this wrapper and drops
+    # `SVC(probability=True)` in 1.11. One machine with one sigmoid a class, fitted on held-out folds.
+    return _scaled(CalibratedClassifierCV(estimator, ensemble=False, method="sigmoid"))
+
+
+def _alone(estimator: BaseEstimator) -> Steps:
+    return [("estimator", estimator)]
+
+
+ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstimator], Steps]]]] = {
+    Task.REGRESSION: {
+        "linear": (Ridge, _scaled),
+        "random_forest": (RandomForestRegressor, _forest),
+        "hist_gradient_boosting": (HistGradientBoostingRegressor, _alone),
+    },
+    Task.CLASSIFICATION: {
+        "logistic_regression": (LogisticRegression, _scaled),
+        "svc": (SVC, _calibrated),
+        "random_forest": (RandomForestClassifier, _forest),
+        "hist_gradient_boosting": (HistGradientBoostingClassifier, _alone),
+    },
+}
+"""By task and name: the class that gets the candidate's parameters, and the steps it needs around it."""
+
+
+def build(
+    dataset: Dataset, name: str, candidate: CandidateParams, features: RowFeatureParams, *, random_state: int
+) -> Pipeline:
+    """An unfitted pipeline from the contract's columns to the target.
+
+    Args:
+        dataset: the contract; its task decides which estimators there are.
+        name: the candidate's name, for errors.
+        candidate: the estimator's name and parameters.
+        features: the features computed from a row.
+        random_state: the seed of an estimator that draws, unless its parameters give one.
+
+    Raises:
+        PipelineError: for an estimator, a parameter or a value that there is not, naming the key in ``params.yaml``.
+    """
+    key = f"train.{dataset.name}.candidates.{name}"
+    known = ESTIMATORS[dataset.task]
+    if candidate.estimator not in known:
+        raise PipelineError(
+            f"{key}.estimator: there is no {candidate.estimator!r} for {dataset.task}; there is {', '.join(known)}. "
+            "Add one in training/candidates.py."
+        )
+    estimator_type, steps = known[candidate.estimator]
+    estimator = _configured(estimator_type(), candidate.parameters, key, random_state)
+    return Pipeline([("features", row_features(dataset, features)), *steps(estimator)])
+
+
+def _configured(
+    estimator: BaseEstimator, parameters: Mapping[str, Parameter], key: str, random_state: int
+) -> BaseEstimator:
+    known: dict[str, Any] = estimator.get_params(deep=False)
+    if unknown := sorted(set(parameters) - set(known)):
+        raise PipelineError(
+            f"{key}.parameters: {type(estimator).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    # Each core, for what can use them: the answer is the same, sooner.
+    defaults = {name: value for name, value in (("random_state", random_state), ("n_jobs", -1)) if name in known}
+    estimator.set_params(**(defaults | dict(parameters)))
+    try:
+        estimator._validate_params()
+    except ValueError as error:
+        raise PipelineError(f"{key}.parameters: {error}") from error
+    return estimator
