@@ -4,8 +4,10 @@ import os
 
 import bentoml
 
+from contract import DATASETS
 from contract.housing import HOUSING, HousingRow, HousingRows
 from contract.iris import IRIS, IrisRow, IrisRows
+from serving import logs
 from serving.app import BundleService
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
@@ -17,11 +19,12 @@ from serving.predictions import (
     RegressionPredictions,
 )
 from serving.settings import Settings
+from serving.startup import check_deployment
 
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
-    HOUSING_MODEL = deployed_model(HOUSING.name)
-    IRIS_MODEL = deployed_model(IRIS.name)
+    logs.configure(SETTINGS.LOG_LEVEL)
+    MODELS = {dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR) for dataset in DATASETS.values()}
 
 
 @bentoml.service(  # type: ignore[operator]  # mypy takes the function for the module of that name
@@ -38,12 +41,18 @@ class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""
 
     settings = SETTINGS
-    housing = HOUSING_MODEL
-    iris = IRIS_MODEL
+    models = MODELS
 
     def __init__(self) -> None:
         with startup_errors():
-            self.bundle = load_bundle({HOUSING: self.housing, IRIS: self.iris}, SETTINGS)
+            self.bundle = load_bundle(MODELS, SETTINGS)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Stop before the workers start if a model or the port would not do."""
+        with startup_errors():
+            check_deployment(MODELS, SETTINGS)
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -29,8 +29,19 @@ from serving.settings import Settings
 class BundleService(Service[Any]):
     """BentoML's service, answering through ``BundleApp``.
 
-    The class it decorates has ``settings`` in its class scope, and ``bundle`` in its instances.
+    The class it decorates has ``settings`` and ``models`` (a stored model for each dataset) in its class scope, and
+    ``bundle`` in its instances.
     """
+
+    def __attrs_post_init__(self) -> None:
+        """Declare the models, so that a built Bento carries them at the version they have now."""
+        super().__attrs_post_init__()
+        self.models += self.inner.models.values()
+
+    @property
+    def openapi_spec(self) -> dict[str, Any]:  # type: ignore[override]  # BentoML only writes it out
+        """The OpenAPI document, which ``bentoml build`` also puts into the Bento."""
+        return document(self)
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """The application of one worker."""
@@ -80,7 +91,7 @@ class BundleApp(ServiceAppFactory):
 
     async def openapi_spec_view(self, _: Request) -> Response:
         """The OpenAPI document."""
-        return JSONResponse(document(self.service))
+        return JSONResponse(self.service.openapi_spec)
 
     async def api_endpoint_wrapper(self, name: str, request: Request) -> Response:
         """Answer one request to the API method ``name``."""

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-import bentoml
 import numpy as np
+from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
 from serving.models import LoadedModel, load
@@ -66,16 +66,16 @@ class Bundle:
         return {name: _info(predictor.model) for name, predictor in self._predictors.items()}
 
 
-def load_bundle(stored: Mapping[Dataset, bentoml.Model], settings: Settings) -> Bundle:
+def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bundle:
     """Load and verify the models and give each a runner.
 
     Raises:
         StartupError: a stored model is damaged or of another contract.
     """
     predictors = {}
-    for dataset, stored_model in stored.items():
+    for dataset, reference in models.items():
         started = perf_counter()
-        model = load(dataset, stored_model)
+        model = load(dataset, reference.resolve())
         runner = Runner(
             dataset.name,
             model.predict,

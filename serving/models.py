@@ -17,37 +17,41 @@ from pydantic import ValidationError
 from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import StartupError
-from serving.settings import PROJECT
 
 logger = logging.getLogger(__name__)
 
 FloatMatrix = NDArray[np.float64]
 
-DEPLOYED_FILE = PROJECT / "models" / "deployed.json"
-"""The pipeline's word on which tag of each model is deployed; absent in a built Bento, which carries its models."""
+DEPLOYED_FILE = "deployed.json"
+"""The pipeline's word on which tag of each model is deployed. Without it, the latest in the store is."""
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Where ``bentoml.mlflow.import_model`` puts the files that the pipeline logs beside the estimator."""
 
 
-def deployed_model(name: str) -> bentoml.models.BentoModel:
+def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
     """The reference to the deployed model ``name``, for the class scope of the service: a built Bento pins it.
 
     A machine that has the pipeline's output but not the model in its store, for instance after ``dvc pull``, gets it
     imported from the exported file.
 
+    Args:
+        name: of the dataset.
+        directory: where the pipeline leaves ``deployed.json`` and ``store/{name}.bentomodel``.
+
     Raises:
         StartupError: the model is neither in the store nor exported.
     """
     tag = f"{name}:latest"
-    if DEPLOYED_FILE.exists():
-        tag = json.loads(DEPLOYED_FILE.read_text()).get(name, tag)
+    deployed = directory / DEPLOYED_FILE
+    if deployed.exists():
+        tag = json.loads(deployed.read_text()).get(name, tag)
     try:
         found = bentoml.models.get(tag)
     except NotInStore:
-        exported = DEPLOYED_FILE.parent / "store" / f"{name}.bentomodel"
+        exported = directory / "store" / f"{name}.bentomodel"
         if not exported.exists():
             raise StartupError(
-                f"The model {tag} is not in the BentoML store, and {exported.relative_to(PROJECT)} does not exist. "
+                f"The model {tag} is not in the BentoML store, and {exported} does not exist. "
                 "Run `make train` (or `dvc repro`) to train and import it."
             ) from None
         found = bentoml.models.import_model(str(exported))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from contract.errors import StartupError
 
@@ -12,9 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 """The root of the project, or of the built Bento's source."""
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"], StringConstraints(strip_whitespace=True, to_upper=True)
-]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
 class Settings(BaseModel):
@@ -26,6 +24,9 @@ class Settings(BaseModel):
     API_PORT: Port = Field(default=8000, description="HTTP port.")
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: the cores.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    MODELS_DIR: Path = Field(
+        default=PROJECT / "models", description="Where the pipeline leaves `deployed.json` and the exported models."
+    )
     MAX_BATCH_SIZE: int = Field(default=512, ge=1, le=100_000, description="Most rows the model is given at once.")
     MAX_LATENCY_MS: float = Field(
         default=500, gt=0, le=600_000, description="Longest estimated wait before a request is refused with 429."

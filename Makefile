@@ -1,0 +1,88 @@
+# What people type. Every target does its own set-up; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# No usage reports from the tools we start.
+export BENTOML_DO_NOT_TRACK := True
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+
+# $(call step,what,command): says what it does, does it, says how long it took.
+define step
+	@echo "==> $(1)"; started=$$SECONDS; $(2) && echo "==> $(1): done in $$((SECONDS - started)) s"
+endef
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Create .venv with the locked dependencies of training, serving and development
+
+.PHONY: train
+train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in the BentoML store
+	$(call step,Run the pipeline (dvc repro),dvc repro)
+
+.PHONY: serve
+serve: train ## Serve the models over HTTP on API_PORT (8000); runs the pipeline first where something changed
+	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
+	@exec bentoml serve
+
+.PHONY: test
+test: lint ## Lint, then run the tests with coverage
+	$(call step,Run the tests (pytest),pytest --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
+
+.PHONY: integration
+integration: $(VENV)/.dev ## Run the tests of the whole: pipeline from nothing, README, pages (takes minutes)
+	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and types
+	$(call step,Check style (ruff),ruff check . && ruff format --check .)
+	$(call step,Check types (mypy --strict),mypy)
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code
+	ruff check --fix .
+	ruff format .
+
+.PHONY: ui
+ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 5000
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+
+.PHONY: lock
+lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
+	rm -f requirements/{dev,training,serving}.txt
+	$(call lock,dev,--group dev)
+	$(call lock,training,--group training --constraint requirements/dev.txt)
+	$(call lock,serving,--constraint requirements/dev.txt)
+
+define lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--output-file requirements/$(1).txt pyproject.toml $(2)
+endef
+
+.PHONY: clean
+clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
+	rm -rf data/prepared data/features models metrics reports mlruns mlflow.db .dvc/cache .dvc/tmp
+	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.uv: requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with 'make PYTHON=/path/to/python3.11 …'."; exit 1; }
+	$(call step,Create $(VENV),$(PYTHON) -m venv $(VENV))
+	$(call step,Install the installer (uv),$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt)
+	@touch $@
+
+$(VENV)/.training: $(VENV)/.uv requirements/training.txt
+	$(call step,Install the locked dependencies,uv pip install --python $(BIN)/python --require-hashes -r requirements/training.txt)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.training requirements/dev.txt
+	$(call step,Install the locked development tools,uv pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt)
+	@touch $@

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from contract.errors import StartupError
+from serving.settings import Settings
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    settings = Settings.from_environment({})
+    assert (settings.API_PORT, settings.WORKERS, settings.LOG_LEVEL) == (8000, None, "INFO")
+
+
+def test_the_environment_is_read_and_what_is_not_ours_is_left_alone() -> None:
+    settings = Settings.from_environment(
+        {"API_PORT": "9000", "WORKERS": "3", "LOG_LEVEL": "debug", "MODELS_DIR": "elsewhere", "PATH": "/usr/bin"}
+    )
+    assert settings.API_PORT == 9000
+    assert settings.WORKERS == 3
+    assert settings.LOG_LEVEL == "DEBUG"
+    assert Path("elsewhere") == settings.MODELS_DIR
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.from_environment({"API_PORT": ""}).API_PORT == 8000
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("API_PORT", "http"),
+        ("API_PORT", "0"),
+        ("API_PORT", "70000"),
+        ("API_PORT", "80.5"),
+        ("WORKERS", "0"),
+        ("WORKERS", "many"),
+        ("LOG_LEVEL", "LOUD"),
+        ("MAX_BATCH_SIZE", "0"),
+        ("MAX_LATENCY_MS", "-1"),
+        ("MAX_LATENCY_MS", "nan"),
+        ("MAX_BODY_BYTES", "12"),
+        ("TIMEOUT_SECONDS", "soon"),
+    ],
+)
+def test_what_does_not_parse_is_refused_with_variable_and_text(variable: str, text: str) -> None:
+    with pytest.raises(StartupError, match=f"{variable}='{text}'.*Correct or unset it"):
+        Settings.from_environment({variable: text})
+
+
+def test_every_wrong_variable_is_named() -> None:
+    with pytest.raises(StartupError, match=r"API_PORT.*WORKERS"):
+        Settings.from_environment({"API_PORT": "x", "WORKERS": "y"})
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(Settings.from_environment({}), "API_PORT", 1)  # noqa: B010 - mypy refuses the plain assignment

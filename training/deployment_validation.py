@@ -1,0 +1,139 @@
+"""Stage ``deployment_validation``: the real service, from the store, before anybody relies on it.
+
+It must answer golden rows as the estimator does, refuse bad rows with the field's name, and answer within its budget.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import httpx
+import numpy as np
+import pandas as pd
+
+from contract import DATASETS
+from contract.card import CARD_FILE, ModelCard
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from training import console, files
+from training.export import load_estimator
+from training.import_models import DEPLOYED_FILE
+from training.local_service import running_service
+from training.params import DeploymentValidationParams, load
+from training.tracking import EXTRA_FILES, MODEL_SKOPS
+
+REPORT_FILE = Path("reports/deployment_validation.json")
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing the service must do: what was measured, what was allowed, in words for people."""
+
+    dataset: str
+    name: str
+    passed: bool
+    message: str
+
+
+def validate(tags: Mapping[str, str], tests: Path, params: DeploymentValidationParams, report: Path) -> list[Check]:
+    """Start the service, check every model, write ``report`` whatever the outcome.
+
+    Raises:
+        PipelineError: a check failed, or the service did not start.
+    """
+    checks: list[Check] = []
+    with console.step("start the service"), running_service() as url, httpx.Client(base_url=url) as client:
+        client.timeout = httpx.Timeout(TIMEOUT_SECONDS)
+        for dataset in DATASETS.values():
+            with console.step(f"{dataset.name}: golden rows, bad rows, {params.requests} timed requests"):
+                rows = pd.read_parquet(tests / dataset.name / "test.parquet")[list(dataset.feature_names)]
+                checks.append(_serves(client, dataset, tags[dataset.name]))
+                checks.append(_golden(client, dataset, rows.head(params.golden_rows), tags[dataset.name]))
+                checks += [_refuses(client, dataset, *bad) for bad in _bad_rows(dataset)]
+                checks.append(_fast(client, dataset, rows, params))
+    files.write_json(report, {"passed": all(check.passed for check in checks), "checks": [asdict(c) for c in checks]})
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise PipelineError(
+            f"{len(failed)} of {len(checks)} checks of the deployed service failed; {report} has them all. "
+            f"The first: {failed[0].dataset}, {failed[0].name}: {failed[0].message}"
+        )
+    return checks
+
+
+def _serves(client: httpx.Client, dataset: Dataset, tag: str) -> Check:
+    served = client.get("/models/info").raise_for_status().json()["models"][dataset.name]["version"]
+    return Check(dataset.name, "version", f"{dataset.name}:{served}" == tag, f"serves {served}, deployed is {tag}")
+
+
+def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str) -> Check:
+    """The service's answers to rows of the test split beside the estimator's."""
+    model = Path(bentoml.models.get(tag).path_of("mlflow_model"))
+    card = ModelCard.model_validate_json((model / EXTRA_FILES / CARD_FILE).read_bytes())
+    estimator = load_estimator(model / MODEL_SKOPS)
+    body = {"rows": rows.to_dict(orient="records")}
+    answers = client.post(f"/predict/{dataset.name}/batch", json=body).raise_for_status().json()["predictions"]
+    if dataset.task is Task.REGRESSION:
+        served = np.array([answer["prediction"] for answer in answers])
+        expected = estimator.predict(rows.to_numpy())
+    else:
+        served = np.array([[answer["probabilities"][name] for name in dataset.target.classes] for answer in answers])
+        expected = estimator.predict_proba(rows.to_numpy())
+    difference = float(np.abs(served - expected).max())
+    allowed = card.onnx.tolerance
+    message = f"{len(rows)} rows differ from the estimator by at most {difference:.3g}, allowed {allowed:g}"
+    return Check(dataset.name, "golden rows", difference <= allowed, message)
+
+
+def _bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
+    """What is wrong, the field that must be named, and the body."""
+    good = dataset.example
+    first = dataset.features[0]
+    without = {name: value for name, value in good.items() if name != first.name}
+    return [
+        ("missing field", first.name, without),
+        ("NaN", first.name, {**good, first.name: math.nan}),
+        ("infinity", first.name, {**good, first.name: math.inf}),
+        ("out of range", first.name, {**good, first.name: first.maximum + 1}),
+        ("text for a number", first.name, {**good, first.name: "many"}),
+        ("boolean for a number", first.name, {**good, first.name: True}),
+        ("unknown field", "no_such_feature", {**good, "no_such_feature": 1.0}),
+    ]
+
+
+def _refuses(client: httpx.Client, dataset: Dataset, name: str, field: str, body: dict[str, Any]) -> Check:
+    # Not httpx' own `json=`: it refuses NaN, and the service must.
+    answer = client.post(
+        f"/predict/{dataset.name}", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    passed = answer.status_code == httpx.codes.BAD_REQUEST and field in answer.json()["error"]
+    return Check(dataset.name, f"refuses {name}", passed, f"{answer.status_code}: {answer.text[:200]}")
+
+
+def _fast(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, params: DeploymentValidationParams) -> Check:
+    bodies = [row.to_dict() for _, row in rows.sample(params.requests, replace=True, random_state=0).iterrows()]
+    seconds = []
+    for body in bodies:
+        started = time.perf_counter()
+        client.post(f"/predict/{dataset.name}", json=body).raise_for_status()
+        seconds.append(time.perf_counter() - started)
+    p95 = float(np.quantile(seconds, 0.95)) * 1000
+    message = f"p95 of {len(bodies)} single requests is {p95:.2f} ms, the budget {params.p95_budget_ms:g} ms"
+    return Check(dataset.name, "p95 latency", p95 <= params.p95_budget_ms, message)
+
+
+def main() -> None:
+    """Check the deployed models."""
+    tags = json.loads(DEPLOYED_FILE.read_text())
+    validate(tags, Path("data/features"), load().deployment_validation, REPORT_FILE)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,102 @@
+"""The real service, as ``bentoml serve`` starts it, on a free port of this machine, for as long as a block lasts."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from contract.errors import PipelineError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def running_service(
+    *, environment: Mapping[str, str] | None = None, ready_within: float = 60, log: Path | None = None
+) -> Iterator[str]:
+    """The base URL of a service with the models of this BentoML store, ready to answer.
+
+    Args:
+        environment: variables beside those of this process.
+        ready_within: seconds after which a service that is not ready is given up.
+        log: file for what the service prints; by default a temporary one, shown when it does not start.
+
+    Raises:
+        PipelineError: the service did not become ready; the end of its log is in the sentence.
+    """
+    with tempfile.TemporaryDirectory(prefix="local-service-") as directory:
+        home = _separate_home(Path(directory))
+        output = log or Path(directory) / "service.log"
+        port = free_port()
+        with output.open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bentoml", "serve"],
+                cwd=PROJECT,
+                env={
+                    **os.environ,
+                    "API_HOST": "127.0.0.1",
+                    "API_PORT": str(port),
+                    "BENTOML_HOME": str(home),
+                    "BENTOML_DO_NOT_TRACK": "True",
+                    **(environment or {}),
+                },
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(process, url, ready_within, output)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _separate_home(directory: Path) -> Path:
+    """A BentoML home with this store's models but a metrics directory of its own.
+
+    ``bentoml serve`` empties the metrics directory of its home: sharing it would blind a service that is running.
+    """
+    models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").resolve() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    home = directory / "bentoml"
+    home.mkdir()
+    (home / "models").symlink_to(models)
+    return home
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise PipelineError(f"The service stopped while starting: {_tail(log)}")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            pass  # It does not listen yet.
+        time.sleep(0.05)
+    raise PipelineError(f"The service was not ready within {seconds:g} seconds: {_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip()[-2000:]
