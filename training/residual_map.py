@@ -104,5 +104,5 @@ def residual_map(
         f"The mean residual of the test rows in each hexagon with at least {minimum_rows} of them; grey dots are all "
         "rows of the data and draw the land that is lived in.",
         "Orange regions have higher values than the model says, purple ones lower, white ones are right on average. "
-        "Patches of one colour would mean that the place holds something that the features do not tell; a speckle is noise.",
+        "Patches of one colour mean that a place has something that the features do not tell; a speckle is noise.",
     )
