@@ -1,0 +1,203 @@
+"""Stage 1: raw CSV files, verified against their checksums and the contract, to typed tables."""
+
+import csv
+import logging
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from contract import DATASETS
+from contract.dataset import Dataset, Task
+from contract.errors import DataError
+from contract.table import Table, Violation, check_table
+from training import console, params
+from training.files import sha256, write_json, write_parquet
+from training.params import TableParams
+
+log = logging.getLogger(__name__)
+
+RAW = Path("data/raw")
+PREPARED = Path("data/prepared")
+REPORT = Path("reports/data_quality.json")
+CHECKSUMS = "SHA256SUMS"
+REPORTED_VIOLATIONS = 100
+"""How many broken rules of one file the report lists; it counts them all."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found out about one raw file. ``table`` is None if it cannot be used, and ``error`` says why."""
+
+    report: dict[str, Any]
+    table: Table | None
+    error: str | None
+
+
+def verify_checksum(path: Path, checksums: Path) -> str:
+    """Compare a file with its line in a file as ``sha256sum`` writes it, and return its checksum.
+
+    A file without a line is taken as it is, with a warning in the log.
+
+    Raises:
+        DataError: if the sums differ; names both.
+    """
+    found = sha256(path)
+    expected = _read_checksums(checksums).get(path.name)
+    if expected is None:
+        log.warning("%s has no line in %s: taken as it is.", path, checksums)
+    elif expected != found:
+        raise DataError(
+            f"{path}: its sha256 is {found}, {checksums} says {expected}. If you replaced the file on purpose, run "
+            f"`cd {checksums.parent} && sha256sum *.csv > {checksums.name}`."
+        )
+    return found
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    sums = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        # "<sum>  <name>", or "<sum> *<name>" for binary mode.
+        checksum, _, name = line.partition(" ")
+        if name:
+            sums[name[1:] if name[0] in " *" else name] = checksum.lower()
+    return sums
+
+
+def read_csv(path: Path) -> dict[str, list[str]]:
+    """The cells of a CSV file as text, by column name; blanks stay blanks.
+
+    Raises:
+        DataError: if the file is missing, empty, not UTF-8, repeats a column, or has a line of another length; names
+            the line.
+    """
+    try:
+        # A byte order mark, as spreadsheets write it, is no part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if not any(header):
+                raise DataError(f"{path}, line 1: the file has no header; it must name the columns.")
+            repeated = [name for name, count in Counter(header).items() if count > 1]
+            if repeated:
+                raise DataError(f"{path}, line 1: the column {repeated[0]!r} is there more than once.")
+            rows: list[list[str]] = []
+            blank = None
+            for cells in reader:
+                if not cells:
+                    blank = blank or reader.line_num
+                    continue
+                if blank:  # at the end it is harmless; here row numbers would no longer tell the line
+                    raise DataError(f"{path}, line {blank}: the line is blank; take it out.")
+                if len(cells) != len(header):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}."
+                    )
+                rows.append(cells)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: put the raw table there; data/README.md says what it holds.") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: the text is not UTF-8; save the file as UTF-8 CSV.") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+
+
+def inspect(dataset: Dataset, path: Path, checksums: Path, table_params: TableParams) -> Inspection:
+    """Check one raw file; what is wrong with it goes into the result, so that every file is looked at."""
+    report: dict[str, Any] = {"file": path.as_posix(), "sha256": None, "rows": None}
+    columns: dict[str, list[str]] = {}
+    try:
+        report["sha256"] = sha256(path) if path.is_file() else None
+        if path.is_file():
+            verify_checksum(path, checksums)
+        columns = read_csv(path)
+        report["rows"] = len(next(iter(columns.values())))
+        table = check_table(
+            dataset,
+            columns,
+            minimum_rows=table_params.minimum_rows,
+            maximum_duplicates=table_params.maximum_duplicates,
+        )
+    except DataError as error:
+        return Inspection(report | _verdict(columns, error.violations, str(error)), None, str(error))
+    return Inspection(report | _verdict(columns, (), None), table, None)
+
+
+def _verdict(
+    columns: Mapping[str, Sequence[str]], violations: Sequence[Violation], error: str | None
+) -> dict[str, Any]:
+    counts = Counter(violation.rule.value for violation in violations)
+    return {
+        "ok": error is None,
+        "error": error,
+        "violation_counts": dict(sorted(counts.items())),
+        "violations": [
+            # Line 1 of the file is the header, row 0 of the table is the line below it.
+            asdict(violation) | {"line": None if violation.row is None else violation.row + 2}
+            for violation in violations[:REPORTED_VIOLATIONS]
+        ],
+        "columns": {name: _statistics(cells) for name, cells in columns.items()},
+    }
+
+
+def _statistics(cells: Sequence[str]) -> dict[str, Any]:
+    """Minimum, maximum and mean of the cells that are numbers; the counts of a column that has none."""
+    numbers: NDArray[np.float64] = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if not len(finite):
+        return {"values": dict(Counter(cells).most_common(20))}
+    return {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+
+
+def frame(dataset: Dataset, table: Table) -> pd.DataFrame:
+    """A checked table: features in the contract's order as float64, then the target (a class index as int64)."""
+    result = pd.DataFrame(table.features, columns=list(dataset.feature_names))
+    whole = dataset.task is Task.CLASSIFICATION
+    result[dataset.target.name] = table.target.astype(np.int64 if whole else np.float64)
+    return result
+
+
+def prepare(tables: Mapping[str, TableParams], raw: Path, prepared: Path, report: Path) -> None:
+    """Check every dataset's raw file, write the report, then the prepared tables.
+
+    Args:
+        tables: what each dataset's table must hold beyond its contract, by the dataset's name.
+        raw: directory of ``<name>.csv`` and ``SHA256SUMS``.
+        prepared: directory of the tables, one ``<name>.parquet`` a dataset.
+        report: the data quality report; it is written whatever was found.
+
+    Raises:
+        DataError: if any file breaks its contract. No table of such a dataset is replaced.
+    """
+    inspections = {}
+    for name, table_params in tables.items():
+        with console.step(f"{name}: check {raw / name}.csv"):
+            inspections[name] = inspect(DATASETS[name], raw / f"{name}.csv", raw / CHECKSUMS, table_params)
+    write_json(report, {name: inspection.report for name, inspection in inspections.items()})
+    for name, inspection in inspections.items():
+        if inspection.table is not None:
+            write_parquet(prepared / f"{name}.parquet", frame(DATASETS[name], inspection.table))
+            log.info("%s: %d rows prepared.", name, len(inspection.table.target))
+    errors = [inspection.error for inspection in inspections.values() if inspection.error is not None]
+    if errors:
+        raise DataError(f"{' '.join(errors)} {report} lists what is wrong.")
+
+
+def main() -> None:
+    """Prepare every dataset of the contract."""
+    loaded = params.load()
+    prepare({name: loaded.table(name) for name in DATASETS}, RAW, PREPARED, REPORT)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,103 @@
+"""Stage 2: a prepared table to its splits, then statistics of the training split alone.
+
+The features computed from a row are no part of it: they are a step of the fitted pipeline (``training/features.py``),
+so that the service computes them too.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from contract import DATASETS
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from training import console, params
+from training.data_preparation import PREPARED
+from training.files import replaced_directory, write_json, write_parquet
+from training.params import FeatureEngineeringParams
+
+FEATURES = Path("data/features")
+
+
+def split(
+    dataset: Dataset, table: pd.DataFrame, split_params: FeatureEngineeringParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training split and the test split, each with its rows in drawn order.
+
+    For classes, both have the same shares of them. For regression it is scikit-learn's plain ``train_test_split`` on
+    the row order of the raw file, so that scores can be compared with other people's.
+
+    Raises:
+        PipelineError: if the table is too small to be split so.
+    """
+    stratify = table[dataset.target.name] if dataset.task is Task.CLASSIFICATION else None
+    try:
+        train, test = train_test_split(
+            table, test_size=split_params.test_size, random_state=split_params.random_state, stratify=stratify
+        )
+    except ValueError as error:
+        raise PipelineError(f"{dataset.name}: {len(table)} rows cannot be split: {error}") from error
+    return train.reset_index(drop=True), test.reset_index(drop=True)
+
+
+def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
+    """Reference statistics of the training split, for the model card and for drift.
+
+    Per feature, and for a regression target: ``deciles`` (the 0 %, 10 %, …, 100 % quantiles, 11 values), ``mean``,
+    ``std`` (of a sample), ``minimum`` and ``maximum``. For classes: the share of each.
+    """
+    target = train[dataset.target.name]
+    if dataset.task is Task.CLASSIFICATION:
+        shares = [float((target == index).mean()) for index in range(len(dataset.target.classes))]
+        described: dict[str, Any] = {"shares": dict(zip(dataset.target.classes, shares, strict=True))}
+    else:
+        described = _describe(target)
+    return {
+        "rows": len(train),
+        "features": {name: _describe(train[name]) for name in dataset.feature_names},
+        "target": described,
+    }
+
+
+def _describe(column: "pd.Series[float]") -> dict[str, Any]:
+    return {
+        "deciles": [float(value) for value in np.quantile(column, np.linspace(0, 1, 11))],
+        "mean": float(column.mean()),
+        "std": float(column.std()),
+        "minimum": float(column.min()),
+        "maximum": float(column.max()),
+    }
+
+
+def engineer(dataset: Dataset, prepared: Path, directory: Path, split_params: FeatureEngineeringParams) -> None:
+    """Split a prepared table, then describe its training split.
+
+    Args:
+        dataset: the contract.
+        prepared: the table, as data_preparation wrote it.
+        directory: gets ``train.parquet``, ``test.parquet`` and ``statistics.json``; replaced as a whole.
+        split_params: how to split.
+    """
+    if not prepared.is_file():
+        raise PipelineError(f"{prepared} is missing. Run `dvc repro data_preparation`.")
+    train, test = split(dataset, pd.read_parquet(prepared), split_params)
+    with replaced_directory(directory) as partial:
+        write_parquet(partial / "train.parquet", train)
+        write_parquet(partial / "test.parquet", test)
+        write_json(partial / "statistics.json", statistics(dataset, train))
+
+
+def main() -> None:
+    """Split every dataset of the contract."""
+    split_params = params.load().feature_engineering
+    for name, dataset in DATASETS.items():
+        with console.step(f"{name}: split and describe"):
+            engineer(dataset, PREPARED / f"{name}.parquet", FEATURES / name, split_params)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

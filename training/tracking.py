@@ -1,0 +1,258 @@
+"""The only file that knows MLflow: runs, the registry, the alias ``champion``.
+
+The store is ``MLFLOW_TRACKING_URI``, by default ``sqlite:///mlflow.db`` with artifacts in ``mlruns/``. A logged model
+holds ``model.skops`` and, in ``extra_files/``, ``model.onnx`` and ``card.json``.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.card import CARD_FILE, ONNX_FILE
+from contract.errors import PipelineError
+from training.export import ESTIMATOR_FILE
+from training.files import replaced_directory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from sklearn.base import BaseEstimator
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+CHAMPION = "champion"
+MODEL_FILE = "model.skops"
+"""The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
+EXTRA_FILES = "extra_files"
+"""The directory of a logged model for files of ours, as MLflow names it."""
+
+# MLflow reads these when it is imported. Nothing is sent anywhere, and no line is written that says nothing.
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of a registered model. ``model_uri`` is its MLflow address, such as ``models:/housing/3``."""
+
+    name: str
+    version: str
+    run_id: str
+    model_uri: str
+
+
+class Run:
+    """A run in progress, as ``run`` and ``child`` give it."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def log(self, *, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        """Add parameters and metrics."""
+        import mlflow
+
+        mlflow.log_params(dict(params), run_id=self.run_id)
+        mlflow.log_metrics(dict(metrics), run_id=self.run_id)
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Add a figure as an artifact, such as ``plots/cross_validation.png``."""
+        _client().log_figure(self.run_id, figure, path)
+
+    @contextlib.contextmanager
+    def child(self, name: str, tags: Mapping[str, str]) -> "Iterator[Run]":
+        """A nested run; it ends as FAILED if the block raises."""
+        import mlflow
+
+        with mlflow.start_run(run_name=name, tags=dict(tags), nested=True, parent_run_id=self.run_id) as started:
+            yield Run(started.info.run_id)
+
+
+@contextlib.contextmanager
+def run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A run of an experiment, which is made if need be; it ends as FAILED if the block raises."""
+    client = _client()
+    import mlflow
+
+    with _lock():
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=dict(tags)) as started:
+        yield Run(started.info.run_id)
+
+
+def register(
+    name: str,
+    estimator: "BaseEstimator",
+    files: Sequence[Path],
+    *,
+    example: "pd.DataFrame",
+    trusted: Sequence[str],
+    requirements: Sequence[str],
+    tags: Mapping[str, str],
+) -> RegisteredModel:
+    """Log a fitted estimator to the run in progress and register it as a new version of ``name``.
+
+    Args:
+        name: the registered model's name; it is made if need be.
+        estimator: saved in the skops format.
+        files: what goes with it into ``extra_files/``.
+        example: some rows; they become the input example and, with the estimator's answer, the signature.
+        trusted: the types that skops may load beyond its own list.
+        requirements: pip requirements. MLflow would otherwise find them by importing the model in another process.
+        tags: of the version.
+    """
+    client = _client()
+    import mlflow
+    from mlflow.models import infer_signature
+
+    logged = mlflow.sklearn.log_model(
+        estimator,
+        name=name,
+        serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
+        skops_trusted_types=list(trusted),
+        extra_files=[str(path) for path in files],
+        signature=infer_signature(example, estimator.predict(example)),
+        input_example=example,
+        pip_requirements=list(requirements),
+    )
+    with _lock():
+        if not _find(client, name):
+            client.create_registered_model(name)
+    # MLflow tells people of it on stderr, past its own log level.
+    with contextlib.redirect_stderr(io.StringIO()):
+        version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+    return _registered(version)
+
+
+def champion(name: str) -> RegisteredModel | None:
+    """The version with the alias ``champion``; None if there is none yet."""
+    client = _client()
+    found = _find(client, name)
+    version = found[0].aliases.get(CHAMPION) if found else None
+    return get(name, str(version)) if version is not None else None
+
+
+def promote(model: RegisteredModel) -> None:
+    """Move the alias ``champion`` to a version."""
+    _client().set_registered_model_alias(model.name, CHAMPION, model.version)
+
+
+def get(name: str, version: str) -> RegisteredModel:
+    """A version from the registry.
+
+    Raises:
+        PipelineError: if the registry has no such version.
+    """
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _registered(client.get_model_version(name, version))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise PipelineError(
+            f"The MLflow registry at {os.environ['MLFLOW_TRACKING_URI']} has no version {version} of {name}. Train it "
+            f"anew with `dvc repro -f train_{name}`, or set MLFLOW_TRACKING_URI to the registry that has it."
+        ) from error
+
+
+def download(model: RegisteredModel, destination: Path) -> Path:
+    """Copy ``model.onnx``, ``card.json`` and ``estimator.skops`` of a version into ``destination``, and return it.
+
+    Raises:
+        PipelineError: if the artifact store no longer has them.
+    """
+    _client()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as temporary, replaced_directory(destination) as directory:
+        try:
+            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.model_uri, dst_path=temporary))
+            for source, target in (
+                (f"{EXTRA_FILES}/{ONNX_FILE}", ONNX_FILE),
+                (f"{EXTRA_FILES}/{CARD_FILE}", CARD_FILE),
+                (MODEL_FILE, ESTIMATOR_FILE),
+            ):
+                shutil.copyfile(found / source, directory / target)
+        except (MlflowException, OSError) as error:
+            raise PipelineError(
+                f"The artifacts of {model.model_uri} cannot be read ({error}). Train it anew with "
+                f"`dvc repro -f train_{model.name}`."
+            ) from error
+    return destination
+
+
+def log_evaluation(
+    model: RegisteredModel, metrics: Mapping[str, float], figures: Sequence[Path], tags: Mapping[str, str]
+) -> None:
+    """Add metrics and figures to the run that made a version, and tags to the version."""
+    client = _client()
+    for metric, value in metrics.items():
+        client.log_metric(model.run_id, metric, value)
+    for figure in figures:
+        client.log_artifact(model.run_id, str(figure), "evaluation")
+    for tag, text in tags.items():
+        client.set_model_version_tag(model.name, model.version, tag, text)
+
+
+def _find(client: "MlflowClient", name: str) -> Sequence[Any]:
+    return client.search_registered_models(f"name = '{name}'")
+
+
+def _registered(version: Any) -> RegisteredModel:
+    return RegisteredModel(
+        name=version.name,
+        version=str(version.version),
+        run_id=version.run_id,
+        model_uri=f"models:/{version.name}/{version.version}",
+    )
+
+
+def _client() -> "MlflowClient":
+    for variable, value in {**_QUIET, "MLFLOW_TRACKING_URI": DEFAULT_URI}.items():
+        os.environ.setdefault(variable, value)
+    import mlflow
+
+    # Which revision of the tables it makes, a line each.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with _lock():
+        # The first client makes the tables of a new database.
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """Let one process at a time make what the store lacks: MLflow's own creation of tables and names is not safe.
+
+    The lock is an SQLite transaction beside the database, which ends with its process, however that ends. A server
+    looks after itself.
+    """
+    prefix = "sqlite:///"
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    if not uri.startswith(prefix):
+        yield
+        return
+    path = Path(uri.removeprefix(prefix).partition("?")[0]).with_suffix(".lock.db")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=120, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
