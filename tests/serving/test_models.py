@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pytest
+
+from contract import DATASETS
+from contract.card import CARD_FILE
+from contract.dataset import Dataset
+from contract.errors import StartupError
+from contract.housing import HOUSING
+from contract.iris import IRIS
+from serving.models import ARTIFACT_FOLDER, deployed_model, load
+from tests.serving import tiny_models
+
+
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
+def test_a_stored_model_answers_as_the_estimator_did(dataset: Dataset) -> None:
+    stored = tiny_models.store(dataset)
+    model = load(dataset, stored)
+    rows = tiny_models.table(dataset).features
+    assert model.predict(rows).shape == (len(rows), len(dataset.target.classes) or 1)
+    assert np.array_equal(model.predict(rows), tiny_models.expected(dataset, rows))
+    assert model.version == stored.tag.version
+
+
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
+def test_a_row_gets_the_same_answer_alone_as_in_a_batch(dataset: Dataset) -> None:
+    model = load(dataset, tiny_models.store(dataset))
+    rows = tiny_models.table(dataset).features[:50]
+    alone = np.concatenate([model.predict(row[None]) for row in rows])
+    # A matrix product may differ in the last bits with the number of rows.
+    np.testing.assert_allclose(alone, model.predict(rows), rtol=1e-12, atol=1e-15)
+
+
+def test_changed_bits_are_refused() -> None:
+    onnx, _ = tiny_models.artifact(HOUSING)
+    with pytest.raises(StartupError, match=r"damaged: the checksum of model.onnx .* `bentoml models delete housing:"):
+        load(HOUSING, tiny_models.store(HOUSING, onnx=onnx + b"\0"))
+
+
+def test_another_contract_is_refused_with_the_way_out() -> None:
+    _, card = tiny_models.artifact(IRIS)
+    other = card.model_copy(update={"contract_version": "0123456789ab"})
+    with pytest.raises(StartupError, match=r"trained under contract 0123456789ab.*Run `make train`"):
+        load(IRIS, tiny_models.store(IRIS, card=other))
+
+
+def test_golden_rows_that_differ_are_refused() -> None:
+    _, card = tiny_models.artifact(HOUSING)
+    golden = [one.model_copy(update={"output": [one.output[0] + 0.01]}) for one in card.golden]
+    with pytest.raises(StartupError, match=r"golden rows are off by 0.01"):
+        load(HOUSING, tiny_models.store(HOUSING, card=card.model_copy(update={"golden": golden})))
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"name": 3}'])
+def test_a_missing_or_broken_card_is_refused(content: str | None) -> None:
+    stored = tiny_models.store(IRIS)
+    card = Path(stored.path_of(ARTIFACT_FOLDER)) / CARD_FILE
+    card.unlink()
+    if content is not None:
+        card.write_text(content)
+    with pytest.raises(StartupError, match=r"is damaged"):
+        load(IRIS, stored)
+
+
+def test_without_a_pipeline_the_latest_in_the_store_is_deployed(tmp_path: Path) -> None:
+    tiny_models.store(IRIS)
+    newest = tiny_models.store(IRIS)
+    assert deployed_model("iris", tmp_path).tag == newest.tag
+
+
+def test_the_pipelines_word_comes_before_the_latest(tmp_path: Path) -> None:
+    first = tiny_models.store(IRIS)
+    tiny_models.store(IRIS)
+    tiny_models.pin(tmp_path, {"iris": str(first.tag.version)})
+    assert deployed_model("iris", tmp_path).tag == first.tag
+
+
+def test_a_model_that_the_store_lacks_is_imported_from_the_exported_file(tmp_path: Path) -> None:
+    stored = tiny_models.store(IRIS)
+    (tmp_path / "store").mkdir()
+    bentoml.models.export_model(stored.tag, str(tmp_path / "store" / "iris.bentomodel"))
+    tiny_models.pin(tmp_path, {"iris": str(stored.tag.version)})
+    bentoml.models.delete(stored.tag)
+    reference = deployed_model("iris", tmp_path)
+    assert reference.tag == stored.tag
+    assert load(IRIS, reference.resolve()).version == stored.tag.version
+
+
+def test_a_model_that_is_nowhere_stops_with_the_way_out(tmp_path: Path) -> None:
+    tiny_models.pin(tmp_path, {"iris": "gone"})
+    with pytest.raises(StartupError, match=r"iris:gone is not in the BentoML store.*Run `make train`"):
+        deployed_model("iris", tmp_path)

@@ -1,0 +1,108 @@
+"""Tiny real models, fitted on rows of the raw data, converted and stored as the pipeline stores its own."""
+
+import json
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
+from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix, Table, check_table
+from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
+from training import export
+
+RAW = Path(__file__).parents[2] / "data" / "raw"
+ROWS = 400
+
+
+@cache
+def table(dataset: Dataset) -> Table:
+    """Some rows of the raw data."""
+    frame = pd.read_csv(RAW / f"{dataset.name}.csv", dtype=str).sample(frac=1, random_state=0).head(ROWS)
+    return check_table(dataset, {str(name): frame[name].tolist() for name in frame}, maximum_duplicates=1)
+
+
+@cache
+def artifact(dataset: Dataset) -> tuple[bytes, ModelCard]:
+    """A fitted, converted model and its card."""
+    data = table(dataset)
+    if dataset.task is Task.REGRESSION:
+        estimator = Ridge().fit(data.features, data.target)
+    else:
+        estimator = LogisticRegression(max_iter=1000).fit(data.features, data.target.astype(int))
+    onnx = export.convert(dataset, estimator)
+    predict = export.predictor(dataset, estimator)
+    card = export.compare(dataset, onnx, predict, data.features, tolerance=1e-5)
+    deciles = np.quantile(data.features, np.linspace(0, 1, 11), axis=0)
+    return onnx, ModelCard(
+        name=dataset.name,
+        task=dataset.task,
+        contract_version=dataset.contract_version,
+        target=dataset.target.name,
+        unit=dataset.target.unit,
+        classes=list(dataset.target.classes),
+        features=[
+            FeatureCard(
+                name=feature.name,
+                unit=feature.unit,
+                description=feature.description,
+                minimum=feature.minimum,
+                maximum=feature.maximum,
+                deciles=deciles[:, column].tolist(),
+                mean=float(data.features[:, column].mean()),
+                std=float(data.features[:, column].std()),
+            )
+            for column, feature in enumerate(dataset.features)
+        ],
+        prediction_deciles=[],
+        class_shares={},
+        algorithm=type(estimator).__name__,
+        parameters={},
+        metrics={"score": float(estimator.score(data.features, data.target))},
+        cross_validation={},
+        onnx=card,
+        golden=[
+            GoldenRow(
+                row=dict(zip(dataset.feature_names, row.tolist(), strict=True)),
+                output=predict(row[None])[0].tolist(),
+            )
+            for row in data.features[:8]
+        ],
+        training_rows=len(data.target),
+        data_sha256="0" * 64,
+        git_revision="unknown",
+        run_id="0" * 32,
+        trained_at=datetime(2026, 1, 1, tzinfo=UTC),
+        libraries={},
+    )
+
+
+def expected(dataset: Dataset, rows: FloatMatrix) -> FloatMatrix:
+    """What the stored model answers to rows, by onnxruntime itself."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(artifact(dataset)[0], providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"input": rows})[0], dtype=np.float64).reshape(len(rows), -1)
+
+
+def store(dataset: Dataset, *, onnx: bytes | None = None, card: ModelCard | None = None) -> bentoml.Model:
+    """Put a model into the BentoML store of the tests, as its latest version."""
+    good_onnx, good_card = artifact(dataset)
+    with bentoml.models.create(dataset.name) as model:
+        folder = Path(model.path_of(ARTIFACT_FOLDER))
+        folder.mkdir(parents=True)
+        (folder / ONNX_FILE).write_bytes(good_onnx if onnx is None else onnx)
+        (folder / CARD_FILE).write_text((card or good_card).model_dump_json())
+    return bentoml.models.get(model.tag)
+
+
+def pin(directory: Path, versions: dict[str, str]) -> None:
+    """Write ``deployed.json``, as the pipeline does: other tests put more models into the same store."""
+    directory.mkdir(exist_ok=True)
+    tags = {name: f"{name}:{version}" for name, version in versions.items()}
+    (directory / DEPLOYED_FILE).write_text(json.dumps(tags))
