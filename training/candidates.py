@@ -93,8 +93,9 @@ def _configured(
         raise PipelineError(
             f"{key}.parameters: {type(estimator).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}."
         )
-    # Each core, for what can use them: the answer is the same, sooner.
-    defaults = {name: value for name, value in (("random_state", random_state), ("n_jobs", -1)) if name in known}
+    defaults: dict[str, Parameter] = {"random_state": random_state} if "random_state" in known else {}
+    if isinstance(estimator, RandomForestRegressor | RandomForestClassifier):
+        defaults["n_jobs"] = -1  # a tree a core: the same forest, sooner
     estimator.set_params(**(defaults | dict(parameters)))
     try:
         estimator._validate_params()

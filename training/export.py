@@ -1,6 +1,7 @@
 """A fitted pipeline as files: skops for Python, ONNX for the service, and the proof that both say the same."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,13 +111,16 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
         options = {id(estimator): {"zipmap": False}}
     feature_conversion.register()
     tree_conversion.register()
-    model = to_onnx(
-        estimator,
-        name=dataset.name,
-        initial_types=[(ONNX_INPUT, DoubleTensorType([None, len(dataset.features)]))],
-        options=options,
-        target_opset={"": OPSET, "ai.onnx.ml": 3},
-    )
+    with warnings.catch_warnings():
+        # skl2onnx 1.20 looks at attributes that scikit-learn 1.9 is about to drop, and does without where they are gone.
+        warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
+        model = to_onnx(
+            estimator,
+            name=dataset.name,
+            initial_types=[(ONNX_INPUT, DoubleTensorType([None, len(dataset.features)]))],
+            options=options,
+            target_opset={"": OPSET, "ai.onnx.ml": 3},
+        )
     for opset in model.opset_import:
         if opset.domain == "ai.onnx.ml":
             opset.version = tree_conversion.ML_OPSET
@@ -142,6 +146,9 @@ def _keep_one_output(model: "onnx.ModelProto", name: str) -> None:
             graph.node.remove(node)
         else:
             needed.update(node.input)
+    for constant in list(graph.initializer):
+        if constant.name not in needed:
+            graph.initializer.remove(constant)
 
 
 def compare(

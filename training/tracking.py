@@ -69,6 +69,11 @@ class Run:
         mlflow.log_params(dict(params), run_id=self.run_id)
         mlflow.log_metrics(dict(metrics), run_id=self.run_id)
 
+    def log_folds(self, metric: str, values: Sequence[float]) -> None:
+        """Add a metric's value for each fold, as steps of ``<metric>_fold``."""
+        for fold, value in enumerate(values):
+            _client().log_metric(self.run_id, f"{metric}_fold", value, step=fold)
+
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Add a figure as an artifact, such as ``plots/cross_validation.png``."""
         _client().log_figure(self.run_id, figure, path)

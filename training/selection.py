@@ -1,0 +1,107 @@
+"""Cross-validation of candidates on the training split, and the choice of the best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from training.scores import score
+from training.splits import Split
+
+FloatArray = NDArray[np.float64]
+
+SCORES = {Task.REGRESSION: ("rmse", "mae", "r2"), Task.CLASSIFICATION: ("accuracy", "macro_f1", "log_loss")}
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A candidate's scores on the rows it did not see.
+
+    ``folds`` has each metric's value by fold; ``out_of_fold`` is the answer for every row of the training split, each
+    from the model that did not see it: of shape ``[N]`` for regression, class probabilities ``[N, C]`` for classes.
+    """
+
+    folds: dict[str, list[float]]
+    out_of_fold: FloatArray
+
+    @property
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over the folds, by metric."""
+        return {metric: (float(np.mean(values)), float(np.std(values))) for metric, values in self.folds.items()}
+
+
+def fit(pipeline: Pipeline, split: Split, task: Task) -> Pipeline:
+    """Fit a copy of a pipeline.
+
+    On one thread: gradient boosting waits for its threads by spinning, and on a machine that is busy with something
+    else two of them took forty times as long as one.
+    """
+    with threadpool_limits(limits=1):
+        return clone(pipeline).fit(split.features, _labels(split, task))
+
+
+def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatArray:
+    return split.target.astype(np.int64) if task is Task.CLASSIFICATION else split.target
+
+
+def answers(pipeline: Pipeline, features: FloatArray, task: Task) -> FloatArray:
+    """Predictions of shape ``[N]``, or class probabilities of shape ``[N, C]``."""
+    return np.asarray(
+        pipeline.predict_proba(features) if task is Task.CLASSIFICATION else pipeline.predict(features),
+        dtype=np.float64,
+    )
+
+
+def scores(dataset: Dataset, target: FloatArray, answer: FloatArray) -> dict[str, float]:
+    """The scores that candidates are compared by, and a few that people know."""
+    every = score(dataset, target, answer, within=1)
+    return {name: every[name] for name in SCORES[dataset.task]}
+
+
+def cross_validate(
+    dataset: Dataset, pipeline: Pipeline, split: Split, *, folds: int, random_state: int
+) -> CrossValidation:
+    """Score a pipeline on shuffled folds of the training split, stratified for classes.
+
+    Raises:
+        PipelineError: if there are fewer rows (of a class) than folds.
+    """
+    kind = StratifiedKFold if dataset.task is Task.CLASSIFICATION else KFold
+    values: dict[str, list[float]] = {}
+    out_of_fold: FloatArray | None = None
+    try:
+        parts = list(
+            kind(folds, shuffle=True, random_state=random_state).split(split.features, _labels(split, dataset.task))
+        )
+    except ValueError as error:
+        raise PipelineError(f"train.{dataset.name}.folds: {error}") from error
+    for seen, unseen in parts:
+        fitted = fit(pipeline, Split(split.features[seen], split.target[seen]), dataset.task)
+        answer = answers(fitted, split.features[unseen], dataset.task)
+        if out_of_fold is None:
+            out_of_fold = np.empty((len(split.target), *answer.shape[1:]))
+        out_of_fold[unseen] = answer
+        for metric, value in scores(dataset, split.target[unseen], answer).items():
+            values.setdefault(metric, []).append(value)
+    assert out_of_fold is not None  # noqa: S101 # there are two folds or more
+    return CrossValidation(values, out_of_fold)
+
+
+def best(dataset: Dataset, results: Mapping[str, CrossValidation]) -> str:
+    """The name of the candidate to refit: least rmse; or highest accuracy, and among equals the least log loss."""
+
+    def order(name: str) -> tuple[float, ...]:
+        means = {metric: mean for metric, (mean, _) in results[name].summary.items()}
+        if dataset.task is Task.CLASSIFICATION:
+            # Accuracies of folds of unlike sizes: sums that differ in the last bit are equal.
+            return (-round(means["accuracy"], 12), means["log_loss"])
+        return (means["rmse"],)
+
+    return min(results, key=order)

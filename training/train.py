@@ -1,0 +1,275 @@
+"""Stage 3, once a dataset: choose among the candidates, fit the best, convert, compare, register.
+
+``python -m training.train housing`` leaves ``model.onnx``, ``card.json``, ``estimator.skops`` and
+``registration.json`` in ``models/housing/``, and a new version of ``housing`` in the MLflow registry.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from contract import DATASETS
+from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from training import candidate_plots, candidates, console, export, params, selection, tracking
+from training.files import replaced_directory, sha256, write_json
+from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.selection import CrossValidation
+from training.splits import Splits
+from training.tracking import RegisteredModel, Run
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+RAW, FEATURES, MODELS = Path("data/raw"), Path("data/features"), Path("models")
+REGISTRATION_FILE = "registration.json"
+LIBRARIES = ("scikit-learn", "numpy", "onnx", "skl2onnx", "onnxruntime")
+"""What the card records, for who must make the model again."""
+REQUIREMENTS = ("mlflow", "scikit-learn", "numpy", "pandas", "skops")
+"""What MLflow needs to load the estimator."""
+CODE = ("contract", "training", "params.yaml", "dvc.yaml", "data/raw")
+"""What a model depends on: a change elsewhere, such as a metric the pipeline wrote, leaves the revision clean."""
+
+
+def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_params: TrainParams) -> RegisteredModel:
+    """Train one dataset's model and register it.
+
+    Args:
+        dataset: the contract.
+        features: directory with ``train.parquet``, ``test.parquet`` and ``statistics.json``.
+        raw: the raw CSV file, for its checksum.
+        models: directory that ``<name>/`` is replaced in, as a whole and at the very end.
+        train_params: ``train.<name>``.
+
+    Raises:
+        PipelineError: for a candidate that cannot be built, and for an ONNX model that differs from its estimator.
+            The MLflow run ends as FAILED, and ``<name>/`` stays as it was.
+    """
+    splits = Splits.read(dataset, features)
+    pipelines = {
+        name: candidates.build(dataset, name, candidate, train_params.features, random_state=train_params.random_state)
+        for name, candidate in train_params.candidates.items()
+    }
+    tags = {
+        "dataset": dataset.name,
+        "contract_version": dataset.contract_version,
+        "data_sha256": sha256(raw),
+        "git_revision": git_revision(),
+    }
+    with tracking.run(dataset.name, f"train {dataset.name}", tags) as run:
+        results = {
+            name: _try(dataset, splits, name, pipeline, train_params, run, tags) for name, pipeline in pipelines.items()
+        }
+        run.log_figure(candidate_plots.comparison(dataset, results), "plots/candidates.png")
+        chosen = selection.best(dataset, results)
+        with console.step(f"{dataset.name}: fit {chosen} on {len(splits.train.target)} rows"):
+            estimator = selection.fit(pipelines[chosen], splits.train, dataset.task)
+        with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):
+            content = export.convert(dataset, estimator)
+            predict = export.predictor(dataset, estimator)
+            onnx = export.compare(dataset, content, predict, splits.all.features, train_params.tolerance)
+        metrics = selection.scores(
+            dataset, splits.test.target, selection.answers(estimator, splits.test.features, dataset.task)
+        )
+        parameters = describe_parameters(pipelines[chosen], train_params.candidates[chosen], train_params.features)
+        run.log(
+            params={"algorithm": chosen, **parameters},
+            metrics={
+                "onnx_max_difference": onnx.max_difference,
+                **_cross_validated(results[chosen]),
+                **{f"test_{metric}": value for metric, value in metrics.items()},
+            },
+        )
+        card = ModelCard(
+            name=dataset.name,
+            task=dataset.task,
+            contract_version=dataset.contract_version,
+            target=dataset.target.name,
+            unit=dataset.target.unit,
+            classes=list(dataset.target.classes),
+            features=describe_features(dataset, features / "statistics.json"),
+            **describe_answers(dataset, predict(splits.train.features)),
+            algorithm=chosen,
+            parameters=parameters,
+            metrics=metrics,
+            cross_validation=results[chosen].summary,
+            onnx=onnx,
+            golden=golden_rows(dataset, splits.test.features, predict(splits.test.features), train_params.golden_rows),
+            training_rows=len(splits.train.target),
+            data_sha256=tags["data_sha256"],
+            git_revision=tags["git_revision"],
+            run_id=run.run_id,
+            trained_at=datetime.now(UTC),
+            libraries=_versions(LIBRARIES),
+        )
+        with console.step(f"{dataset.name}: register"), replaced_directory(models / dataset.name) as directory:
+            registered = _write(dataset, estimator, content, card, splits, tags, directory)
+    log.info(
+        "%s: %s is version %s; on the test split: %s.",
+        dataset.name,
+        chosen,
+        registered.version,
+        ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()),
+    )
+    return registered
+
+
+def _try(
+    dataset: Dataset,
+    splits: Splits,
+    name: str,
+    pipeline: Pipeline,
+    train_params: TrainParams,
+    run: Run,
+    tags: Mapping[str, str],
+) -> CrossValidation:
+    """Cross-validate a candidate, in an MLflow run of its own below ``run``."""
+    with run.child(name, {**tags, "candidate": name}) as child, console.step(f"{dataset.name}: cross-validate {name}"):
+        result = selection.cross_validate(
+            dataset, pipeline, splits.train, folds=train_params.folds, random_state=train_params.random_state
+        )
+        child.log(
+            params=describe_parameters(pipeline, train_params.candidates[name], train_params.features),
+            metrics=_cross_validated(result),
+        )
+        for metric, values in result.folds.items():
+            child.log_folds(metric, values)
+        child.log_figure(candidate_plots.out_of_fold(dataset, splits.train.target, result), "plots/out_of_fold.png")
+    metric = selection.SCORES[dataset.task][0]
+    log.info("%s: %s has %s %.4f ± %.4f.", dataset.name, name, metric, *result.summary[metric])
+    return result
+
+
+def _cross_validated(result: CrossValidation) -> dict[str, float]:
+    means = {f"cv_{metric}": mean for metric, (mean, _) in result.summary.items()}
+    return means | {f"cv_{metric}_std": deviation for metric, (_, deviation) in result.summary.items()}
+
+
+def _write(
+    dataset: Dataset,
+    estimator: Pipeline,
+    content: bytes,
+    card: ModelCard,
+    splits: Splits,
+    tags: Mapping[str, str],
+    directory: Path,
+) -> RegisteredModel:
+    """Write the artifact into a directory, register it, and note there as what."""
+    (directory / ONNX_FILE).write_bytes(content)
+    (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
+    registered = tracking.register(
+        dataset.name,
+        estimator,
+        [directory / ONNX_FILE, directory / CARD_FILE],
+        example=pd.DataFrame(splits.train.features[:5], columns=list(dataset.feature_names)),
+        trusted=export.TRUSTED_TYPES,
+        requirements=[f"{name}=={version}" for name, version in _versions(REQUIREMENTS).items()],
+        tags={**tags, "algorithm": card.algorithm},
+    )
+    write_json(directory / REGISTRATION_FILE, asdict(registered))
+    return registered
+
+
+def describe_parameters(
+    pipeline: Pipeline, candidate: CandidateParams, features: RowFeatureParams
+) -> dict[str, str | int | float | bool | None]:
+    """A candidate's parameters, flat: those it was given, its seed, and the features it sees."""
+    described: dict[str, str | int | float | bool | None] = {"estimator": candidate.estimator, **candidate.parameters}
+    for parameter, value in pipeline.get_params().items():
+        if parameter.endswith("random_state"):
+            described["random_state"] = value
+    if features.rotations is not None:
+        described["rotations.columns"] = ", ".join(features.rotations.columns)
+        described["rotations.degrees"] = ", ".join(f"{degrees:g}" for degrees in features.rotations.degrees)
+    if features.ratios:
+        described["ratios"] = ", ".join("/".join(pair) for pair in features.ratios)
+    return described
+
+
+def describe_features(dataset: Dataset, statistics: Path) -> list[FeatureCard]:
+    """The features as the training split has them, from ``statistics.json``."""
+    try:
+        described: dict[str, dict[str, Any]] = json.loads(statistics.read_text(encoding="utf-8"))["features"]
+    except FileNotFoundError as error:
+        raise PipelineError(f"{statistics} is missing. Run `dvc repro feature_engineering`.") from error
+    return [
+        FeatureCard(name=feature.name, unit=feature.unit, description=feature.description, **described[feature.name])
+        for feature in dataset.features
+    ]
+
+
+def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
+    """What a model answers on the training split, given as ``[N, 1]`` or ``[N, C]``: the reference for drift."""
+    if dataset.task is Task.REGRESSION:
+        deciles = np.quantile(answers[:, 0], np.linspace(0, 1, 11))
+        return {"prediction_deciles": deciles.tolist(), "class_shares": {}}
+    shares = np.bincount(answers.argmax(axis=1), minlength=len(dataset.target.classes)) / len(answers)
+    return {
+        "prediction_deciles": [],
+        "class_shares": dict(zip(dataset.target.classes, shares.tolist(), strict=True)),
+    }
+
+
+def golden_rows(dataset: Dataset, rows: FloatArray, answers: FloatArray, count: int) -> list[GoldenRow]:
+    """Rows spread evenly over the estimator's answers: by class, within it by probability; or by value."""
+    order = np.lexsort((answers.max(axis=1), answers.argmax(axis=1)))
+    picked = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
+    return [
+        GoldenRow(
+            row=dict(zip(dataset.feature_names, rows[index].tolist(), strict=True)), output=answers[index].tolist()
+        )
+        for index in picked
+    ]
+
+
+def git_revision() -> str:
+    """The commit of the code that trains, ``+dirty`` if it was changed since; ``unknown`` outside git."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", *CODE)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{revision}+dirty" if changed else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 # all ours
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def main(name: str) -> None:
+    """Train one dataset's model.
+
+    Raises:
+        PipelineError: if the contract has no such dataset.
+    """
+    if name not in DATASETS:
+        raise PipelineError(f"There is no dataset {name!r}; there is {', '.join(DATASETS)}.")
+    train(DATASETS[name], FEATURES / name, RAW / f"{name}.csv", MODELS, params.load().training(name))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m training.train", description="Train one dataset's model.")
+    parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}")
+    sys.exit(console.run(functools.partial(main, parser.parse_args().dataset)))
