@@ -7,7 +7,7 @@ and ``reports/champions.json``; moves the alias ``champion`` in the MLflow regis
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from contract.errors import PipelineError
 from training import evaluation_page, model_figures, tracking
 from training.console import log, run, step
 from training.evaluation_page import Evaluation
-from training.export import load_estimator
+from training.export import ESTIMATOR_FILE, load_estimator
 from training.files import replaced_directory, write_json, write_text
 from training.gate import Contender, decide
 from training.params import ModelEvaluationParams, load
@@ -81,13 +81,16 @@ def metrics(evaluation: Evaluation) -> dict[str, object]:
     return {**_rounded(evaluation.scores), **_rounded(validated), "champion": _rounded(evaluation.champion_scores)}
 
 
-def main() -> None:
-    """Judge the model of every dataset."""
-    params = load().model_evaluation
+def evaluate_models(datasets: Iterable[Dataset], params: ModelEvaluationParams) -> None:
+    """Judge the model of every dataset, write what the stage writes, and move the alias where the gate says so.
+
+    Raises:
+        PipelineError: if a model, a split or a registered version is missing.
+    """
     # One thread a computation: OpenMP threads that share their cores with other processes wait for each other, and made
     # a fit of half a second take twenty.
     with threadpool_limits(limits=1), replaced_directory(REPORTS / "plots") as directory:
-        evaluations = [_judge(dataset, params, directory / dataset.name) for dataset in DATASETS.values()]
+        evaluations = [_judge(dataset, params, directory / dataset.name) for dataset in datasets]
         page = evaluation_page.render(evaluations)
     write_text(REPORTS / "evaluation.html", page)
     for evaluation in evaluations:
@@ -109,7 +112,7 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
         evaluation = evaluate(dataset, splits, challenger, champion, params)
     log.info("%s: %s", name, evaluation.decision.reason)
     with step(f"{name}: draw the figures"):
-        estimator = load_estimator(MODELS / name / "estimator.skops")
+        estimator = load_estimator(MODELS / name / ESTIMATOR_FILE)
         figures = model_figures.draw(dataset, splits, challenger[1], estimator, params, directory)
     return replace(evaluation, figures=figures)
 
@@ -134,7 +137,7 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, ServedModel]:
             f"{dataset.contract_version}. {again}"
         )
     with tempfile.TemporaryDirectory() as directory:
-        stored = ServedModel(tracking.download(registered, Path(directory)))
+        stored = ServedModel(tracking.download(registered, Path(directory) / dataset.name))
     if stored.card.onnx.sha256 != model.card.onnx.sha256:
         raise PipelineError(
             f"Version {registered.version} of {dataset.name} in the MLflow registry is another model than "
@@ -153,7 +156,7 @@ def _champion(
         return challenger
     try:
         with tempfile.TemporaryDirectory() as directory:
-            model = ServedModel(tracking.download(registered, Path(directory)))
+            model = ServedModel(tracking.download(registered, Path(directory) / dataset.name))
     except PipelineError as error:
         # A champion that cannot be loaded cannot be deployed either: keeping it would help nobody.
         log.warning("%s: champion version %s cannot be loaded: %s", dataset.name, registered.version, error)
@@ -191,6 +194,11 @@ def _scores(dataset: Dataset, test: Split, model: ServedModel, params: ModelEval
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in scores.items()}
+
+
+def main() -> None:
+    """Judge the models of the contract's datasets."""
+    evaluate_models(DATASETS.values(), load().model_evaluation)
 
 
 if __name__ == "__main__":

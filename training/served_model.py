@@ -69,7 +69,9 @@ def _read_onnx(path: Path, card: ModelCard) -> onnxruntime.InferenceSession:
             f"The model {path} is not the one that its card was written for: the checksums differ. "
             "Run `dvc repro` to train the model anew."
         )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf) as error:
         raise PipelineError(f"The model {path} is no model that onnxruntime can load: {error}") from error

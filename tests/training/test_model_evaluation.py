@@ -1,0 +1,260 @@
+"""The stage from end to end: tiny models, a real MLflow registry in a temporary SQLite file."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import Pipeline
+
+from contract.card import CARD_FILE, ONNX_FILE
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
+from training import export, params, tracking
+from training.features import RowFeatures
+from training.model_evaluation import evaluate_models
+from training.params import ModelEvaluationParams
+from training.splits import Split
+from training.tracking import RegisteredModel
+
+
+pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with an empty registry. One for the module, as making its tables takes seconds."""
+    root = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        yield root
+
+
+@pytest.fixture
+def dataset(registry: Path, request: pytest.FixtureRequest) -> Dataset:
+    """A dataset of this test alone, with its splits on disk."""
+    assert registry == Path.cwd()
+    return prepare(PLOTS, request.node.name.partition("[")[0].removeprefix("test_"))
+
+
+@pytest.fixture
+def settings() -> ModelEvaluationParams:
+    """The project's own parameters, with a map for no dataset."""
+    return params.load(Path(__file__).parents[2] / "params.yaml").model_evaluation.model_copy(update={"datasets": {}})
+
+
+def prepare(dataset: Dataset, name: str) -> Dataset:
+    dataset = replace(dataset, name=name)
+    rows = splits(dataset)
+    directory = Path("data/features") / name
+    directory.mkdir(parents=True)
+    for part, split in (("train", rows.train), ("test", rows.test)):
+        frame(dataset, split).assign(**{dataset.target.name: split.target}).to_parquet(directory / f"{part}.parquet")
+    return dataset
+
+
+def frame(dataset: Dataset, split: Split) -> pd.DataFrame:
+    return pd.DataFrame(split.features, columns=list(dataset.feature_names))
+
+
+def train(dataset: Dataset, rows: int = 96, *, contract_version: str | None = None) -> RegisteredModel:
+    """A model fitted on the first ``rows`` rows, in ``models/{name}`` and in the registry, as ``train`` leaves it."""
+    learned: NDArray[np.float64] = splits(dataset).train.features[:rows]
+    target = splits(dataset).train.target[:rows]
+    regression = dataset.task is Task.REGRESSION
+    estimator = LinearRegression() if regression else LogisticRegression()
+    pipeline = Pipeline([("features", RowFeatures()), ("estimator", estimator)]).fit(
+        learned, target if regression else target.astype(np.int64)
+    )
+    directory = Path("models") / dataset.name
+    directory.mkdir(parents=True, exist_ok=True)
+    content = export.convert(dataset, pipeline)
+    (directory / ONNX_FILE).write_bytes(content)
+    export.save_estimator(pipeline, directory / export.ESTIMATOR_FILE)
+    checked = export.compare(dataset, content, export.predictor(dataset, pipeline), learned, 1e-4)
+    with tracking.run(dataset.name, "test", {}) as run:
+        made = card(
+            dataset,
+            onnx_sha256=checked.sha256,
+            contract_version=contract_version or dataset.contract_version,
+            run_id=run.run_id,
+        )
+        (directory / CARD_FILE).write_text(made.model_dump_json(), encoding="utf-8")
+        registered = tracking.register(
+            dataset.name,
+            pipeline,
+            [directory / ONNX_FILE, directory / CARD_FILE],
+            example=frame(dataset, splits(dataset).test).head(2),
+            trusted=export.TRUSTED_TYPES,
+            requirements=["scikit-learn"],
+            tags={},
+        )
+    registration = {key: getattr(registered, key) for key in ("name", "version", "run_id", "model_uri")}
+    (directory / "registration.json").write_text(json.dumps(registration), encoding="utf-8")
+    return registered
+
+
+def champions() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(Path("reports/champions.json").read_text(encoding="utf-8"))
+    return found
+
+
+def metrics(dataset: Dataset) -> dict[str, float]:
+    found: dict[str, float] = json.loads(Path(f"metrics/{dataset.name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def lose_files(model: RegisteredModel) -> None:
+    for path in list(Path("mlruns").rglob(ONNX_FILE)):
+        if model.run_id in (path.with_name(CARD_FILE)).read_text(encoding="utf-8"):
+            shutil.rmtree(path.parent)
+
+
+def test_both_tasks(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    pebbles = prepare(PEBBLES, "pebbles")
+    first, second = train(dataset), train(pebbles)
+
+    evaluate_models([dataset, pebbles], settings)
+
+    assert champions()[dataset.name] == {
+        "name": dataset.name,
+        "version": "1",
+        "run_id": first.run_id,
+        "model_uri": f"models:/{dataset.name}/1",
+    }
+    assert tracking.champion("pebbles") == second
+    assert metrics(dataset)["rmse"] < 5
+    assert metrics(dataset)["cv_rmse"] == 0.75
+    assert metrics(pebbles)["accuracy"] > 0.7
+    page = Path("reports/evaluation.html").read_text(encoding="utf-8")
+    images = sorted(Path("reports/plots").rglob("*.png"))
+    assert page.count("<img ") == len(images) == 9
+    assert {path.with_suffix(".csv") for path in images} == set(Path("reports/plots").rglob("*.csv"))
+    assert not list(Path("reports").rglob(".*"))
+
+
+def test_same_model_again_changes_nothing(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    evaluate_models([dataset], settings)
+    paths = [
+        *Path("reports/plots").rglob("*.*"),
+        Path(f"metrics/{dataset.name}.json"),
+        Path("reports/champions.json"),
+    ]
+    before = {path: path.read_bytes() for path in paths}
+
+    evaluate_models([dataset], settings)
+
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_worse_challenger_leaves_the_champion(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    good = train(dataset)
+    evaluate_models([dataset], settings)
+    train(dataset, rows=4)
+
+    evaluate_models([dataset], settings)
+
+    assert champions()[dataset.name]["version"] == good.version == "1"
+    assert tracking.champion(dataset.name) == good
+    found = metrics(dataset)
+    assert found["rmse"] > found["champion"]["rmse"]  # type: ignore[index]  # the one entry that is a mapping
+    assert "Version 1 stays the champion" in Path("reports/evaluation.html").read_text(encoding="utf-8")
+
+
+def test_better_challenger_takes_over(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset, rows=4)
+    evaluate_models([dataset], settings)
+    better = train(dataset)
+
+    evaluate_models([dataset], settings)
+
+    assert tracking.champion(dataset.name) == better
+
+
+@pytest.mark.parametrize("trouble", ["contract", "files"])
+def test_champion_that_cannot_be_served_is_replaced(
+    registry: Path, settings: ModelEvaluationParams, trouble: str
+) -> None:
+    assert registry == Path.cwd()
+    dataset = prepare(PLOTS, f"unusable_{trouble}")
+    former = train(dataset, contract_version="old" if trouble == "contract" else None)
+    tracking.promote(former)
+    if trouble == "files":
+        lose_files(former)
+    train(dataset, rows=4)
+
+    evaluate_models([dataset], settings)
+
+    assert champions()[dataset.name]["version"] == "2"
+    reason = "was trained under contract old" if trouble == "contract" else "can no longer be loaded"
+    assert reason in Path("reports/evaluation.html").read_text(encoding="utf-8")
+
+
+def test_lost_challenger_is_an_error(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    lose_files(train(dataset))
+
+    with pytest.raises(PipelineError, match=f"dvc repro -f train_{dataset.name}"):
+        evaluate_models([dataset], settings)
+
+    assert tracking.champion(dataset.name) is None
+
+
+def test_registry_that_forgot_the_model(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    path = Path("models") / dataset.name / "registration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "77"}))
+
+    with pytest.raises(PipelineError, match="no version 77"):
+        evaluate_models([dataset], settings)
+
+
+def test_model_of_an_old_contract(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset, contract_version="old")
+
+    with pytest.raises(PipelineError, match=f"under contract old, .* train_{dataset.name}"):
+        evaluate_models([dataset], settings)
+
+
+def test_another_model_in_the_directory(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    registration = Path("models") / dataset.name / "registration.json"
+    old = registration.read_text()
+    train(dataset, rows=10)
+    registration.write_text(old)
+
+    with pytest.raises(PipelineError, match="is another model"):
+        evaluate_models([dataset], settings)
+
+
+@pytest.mark.parametrize("missing", ["models/{}/registration.json", "data/features/{}/test.parquet"])
+def test_missing_input(registry: Path, settings: ModelEvaluationParams, missing: str) -> None:
+    assert registry == Path.cwd()
+    dataset = prepare(PLOTS, f"missing_{missing[:4]}")
+    train(dataset)
+    Path(missing.format(dataset.name)).unlink()
+
+    with pytest.raises(PipelineError, match="dvc repro"):
+        evaluate_models([dataset], settings)
+
+
+def test_map_of_unknown_coordinates(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    wrong = params.DatasetFiguresParams(
+        map=params.MapParams(latitude="Breite", longitude="longitude", cells=4, minimum_rows=1)
+    )
+
+    with pytest.raises(PipelineError, match=r"map\.latitude is 'Breite', which is no feature"):
+        evaluate_models([dataset], settings.model_copy(update={"datasets": {dataset.name: wrong}}))
