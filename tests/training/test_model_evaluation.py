@@ -24,7 +24,6 @@ from training.params import ModelEvaluationParams
 from training.splits import Split
 from training.tracking import RegisteredModel
 
-
 pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
