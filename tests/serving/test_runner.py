@@ -152,7 +152,7 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         return "answered"
 
     async def test() -> None:
-        runner = runner_of(model, max_batch_size=50)
+        runner = runner_of(model, max_batch_size=50, max_latency_ms=60_000)
         draw = random.Random(1)
         outcomes = await asyncio.gather(*(caller(runner, number, draw) for number in range(3000)))
         assert outcomes.count("answered") > 2000

@@ -1,0 +1,84 @@
+"""The rules between the rooms, read from the code itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+ROOMS = ("contract", "training", "serving", "monitoring", "load_tests", "service")
+MAY_IMPORT = {
+    "contract": set(),
+    "training": {"contract"},
+    "serving": {"contract"},
+    "service": {"contract", "serving"},
+    "monitoring": {"contract"},
+    "load_tests": {"contract"},
+}
+SERVING_ONLY = {"serving", "service", "contract"}
+"""What the image holds: nothing of the training dependencies may be imported there."""
+TRAINING_LIBRARIES = {"sklearn", "skl2onnx", "onnx", "skops", "mlflow", "dvc", "pandas", "pyarrow", "matplotlib"}
+LONGEST_MODULE = 320
+"""Lines of a module that is still one noun."""
+
+
+def modules() -> list[Path]:
+    found = [path for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py"))]
+    return [PROJECT / "service.py", *found]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PROJECT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names a module imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_room_imports_only_what_it_may(path: Path) -> None:
+    room = room_of(path)
+    ours = imported(path) & set(ROOMS) - {room}
+    assert ours <= MAY_IMPORT[room]
+    if room in SERVING_ONLY:
+        assert not imported(path) & TRAINING_LIBRARIES
+    if room == "contract":
+        assert not imported(path) & {"bentoml", "mlflow", "os", "socket", "pathlib", "logging"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_module_is_one_noun(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [
+        ("mlflow", {"training/tracking.py"}),
+        ("onnxruntime", {"serving/models.py", "training/export.py", "training/served_model.py"}),
+        ("_bentoml_impl", {"serving/app.py"}),
+    ],
+)
+def test_a_library_has_its_place(library: str, owners: set[str]) -> None:
+    users = {str(path.relative_to(PROJECT)) for path in modules() if library in imported(path)}
+    assert users == owners
+
+
+def test_serving_loads_without_the_training_libraries() -> None:
+    """Importing what the image holds must not pull a training library in by a detour either."""
+    code = (
+        "import sys, serving.app, serving.bundle, serving.startup, serving.predictions; "
+        f"print(sorted({TRAINING_LIBRARIES!r} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
