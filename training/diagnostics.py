@@ -53,18 +53,29 @@ def learning_curve(
     task: Task,
     loss: Loss,
     fractions: Sequence[float],
+    rows_per_class: int,
     folds: int,
     random_state: int,
 ) -> LearningCurve:
     """The loss of clones of an estimator, fitted on growing parts of each fold, on that part and on the held-out fold.
 
     scikit-learn's ``learning_curve`` takes the first rows of each fold: of a small table they may lack a class. Here
-    the parts of a classification table are stratified, and the parts of one fold differ only in size.
+    the parts of a classification table are stratified, and the parts of one fold differ only in size. Sizes
+    that leave a class fewer than ``rows_per_class`` rows are skipped, but for the whole fold: an estimator that
+    calibrates itself by cross-validation could not be fitted on them.
     """
     splitter = _folds(task, folds, random_state)
     splits = list(splitter.split(features, target))
     smallest = min(len(train) for train, _ in splits)
-    rows = np.array([round(fraction * smallest) for fraction in fractions], dtype=np.int64)
+    rarest = np.unique(target, return_counts=True)[1].min() / len(target) if task is Task.CLASSIFICATION else np.inf
+    rows = np.array(
+        [
+            round(fraction * smallest)
+            for fraction in fractions
+            if fraction == 1 or int(fraction * smallest * rarest) >= rows_per_class
+        ],
+        dtype=np.int64,
+    )
     training, validation = np.empty((2, len(rows), folds))
     for fold, (train, held_out) in enumerate(splits):
         for size, count in enumerate(rows):

@@ -66,6 +66,7 @@ def draw(
         task=dataset.task,
         loss=loss,
         fractions=params.learning_curve.fractions,
+        rows_per_class=params.learning_curve.rows_per_class,
         folds=params.learning_curve.folds,
         random_state=params.random_state,
     )

@@ -82,9 +82,10 @@ class GateParams(_Section):
 
 
 class LearningCurveParams(_Section):
-    """``fractions`` of the rows of a fold that the estimator is fitted on."""
+    """``fractions`` of the rows of a fold that the estimator is fitted on, if each class has ``rows_per_class`` there."""
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
+    rows_per_class: Count
     folds: Annotated[int, Field(ge=2)]
 
 

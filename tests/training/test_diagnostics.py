@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from contract.dataset import Task
@@ -54,6 +55,7 @@ def test_learning_curve_by_size_and_fold(task: Task) -> None:
         task=task,
         loss=rmse if regression else log_loss,
         fractions=[0.2, 0.5, 1.0],
+        rows_per_class=4,
         folds=3,
         random_state=0,
     )
@@ -62,6 +64,24 @@ def test_learning_curve_by_size_and_fold(task: Task) -> None:
     assert curve.training.shape == curve.validation.shape == (3, 3)
     # More rows: no worse on others.
     assert curve.validation[-1].mean() < curve.validation[0].mean()
+
+
+def test_learning_curve_skips_what_is_too_small_for_its_classes() -> None:
+    train = splits(PEBBLES).train
+
+    curve = diagnostics.learning_curve(
+        CalibratedClassifierCV(LogisticRegression(), ensemble=False),
+        train.features,
+        train.target,
+        task=Task.CLASSIFICATION,
+        loss=log_loss,
+        fractions=[0.1, 0.5, 1.0],
+        rows_per_class=5,
+        folds=3,
+        random_state=0,
+    )
+
+    assert curve.rows.tolist() == [32, 64]
 
 
 def test_cross_validated_probabilities_of_every_row() -> None:
