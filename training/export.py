@@ -112,7 +112,7 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
     feature_conversion.register()
     tree_conversion.register()
     with warnings.catch_warnings():
-        # skl2onnx 1.20 looks at attributes that scikit-learn 1.9 is about to drop, and does without where they are gone.
+        # skl2onnx 1.20 looks at attributes that scikit-learn 1.9 is about to drop; it does without them too.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
         model = to_onnx(
             estimator,

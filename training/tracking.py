@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 CHAMPION = "champion"
-MODEL_FILE = "model.skops"
+MODEL_SKOPS = "model.skops"
 """The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
 EXTRA_FILES = "extra_files"
 """The directory of a logged model for files of ours, as MLflow names it."""
@@ -193,7 +193,7 @@ def download(model: RegisteredModel, destination: Path) -> Path:
             for source, target in (
                 (f"{EXTRA_FILES}/{ONNX_FILE}", ONNX_FILE),
                 (f"{EXTRA_FILES}/{CARD_FILE}", CARD_FILE),
-                (MODEL_FILE, ESTIMATOR_FILE),
+                (MODEL_SKOPS, ESTIMATOR_FILE),
             ):
                 shutil.copyfile(found / source, directory / target)
         except (MlflowException, OSError) as error:
