@@ -61,18 +61,18 @@ def learning_curve(
 
     scikit-learn's ``learning_curve`` takes the first rows of each fold: of a small table they may lack a class. Here
     the parts of a classification table are stratified, and the parts of one fold differ only in size. Sizes
-    that leave a class fewer than ``rows_per_class`` rows are skipped, but for the whole fold: an estimator that
+    that leave a class fewer than ``rows_per_class`` rows are skipped, but for the largest: an estimator that
     calibrates itself by cross-validation could not be fitted on them.
     """
     splitter = _folds(task, folds, random_state)
     splits = list(splitter.split(features, target))
     smallest = min(len(train) for train, _ in splits)
-    rarest = np.unique(target, return_counts=True)[1].min() / len(target) if task is Task.CLASSIFICATION else np.inf
+    rarest = np.unique(target, return_counts=True)[1].min() / len(target) if task is Task.CLASSIFICATION else 1.0
     rows = np.array(
         [
             round(fraction * smallest)
             for fraction in fractions
-            if fraction == 1 or int(fraction * smallest * rarest) >= rows_per_class
+            if fraction == max(fractions) or int(fraction * smallest * rarest) >= rows_per_class
         ],
         dtype=np.int64,
     )

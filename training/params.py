@@ -82,7 +82,7 @@ class GateParams(_Section):
 
 
 class LearningCurveParams(_Section):
-    """``fractions`` of the rows of a fold that the estimator is fitted on, if each class has ``rows_per_class`` there."""
+    """``fractions`` of the rows of a fold that the estimator is fitted on; fewer ``rows_per_class`` are too few."""
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
     rows_per_class: Count
