@@ -1,0 +1,119 @@
+"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the README's commands."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from training.local_service import free_port
+
+PROJECT = Path(__file__).parents[2]
+INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@dataclass
+class Newcomer:
+    """Somebody with a clone and a shell."""
+
+    clone: Path
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def variables(self) -> dict[str, str]:
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        # The package cache stays warm: what is tested is the project, not the network.
+        cache = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
+        return {**inherited, "HOME": str(self.home), "UV_CACHE_DIR": cache, "UV_LINK_MODE": "copy", **self.environment}
+
+    def run(self, command: str, *, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """A command line, as typed in the clone with the virtual environment activated."""
+        ended = subprocess.run(
+            ["bash", "-c", f"[ ! -f .venv/bin/activate ] || source .venv/bin/activate; {command}"],
+            cwd=self.clone,
+            env=self.variables(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and ended.returncode:
+            pytest.fail(f"{command}: exit {ended.returncode}\n{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}")
+        return ended
+
+    @contextmanager
+    def serving(self, command: str = "make serve", *, within: float = 600) -> Iterator[str]:
+        """The URL of a service that a command starts and serves until the block ends."""
+        port = free_port()
+        log = self.home / "serve.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                ["bash", "-c", f"[ ! -f .venv/bin/activate ] || source .venv/bin/activate; exec {command}"],
+                cwd=self.clone,
+                env={**self.variables(), "API_HOST": "127.0.0.1", "API_PORT": str(port)},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_until_ready(process, url, within, log)
+            yield url
+        finally:
+            # Ctrl-C reaches the whole foreground group, as it does in a terminal.
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, within: float, log: Path) -> None:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"it stopped:\n{log.read_text()[-4000:]}")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail(f"not ready within {within} s:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    """A clone of the work tree as it is, and an empty home."""
+    root = tmp_path_factory.mktemp("newcomer")
+    clone = root / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (PROJECT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, clone / name)
+    (root / "home").mkdir()
+    person = Newcomer(clone, root / "home")
+    person.run(
+        "git init -q && git add -A && git -c user.name=newcomer -c user.email=newcomer@example.org commit -qm clone"
+    )
+    return person
+
+
+@pytest.fixture(scope="session")
+def served_once(newcomer: Newcomer) -> Newcomer:
+    """The newcomer, after the README's first command has answered once."""
+    with newcomer.serving("make serve"):
+        pass
+    return newcomer

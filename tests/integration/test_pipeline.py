@@ -1,0 +1,193 @@
+"""The pipeline from nothing, as a newcomer runs it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from contract.housing import HOUSING
+from contract.iris import IRIS
+from tests.integration.conftest import Newcomer
+
+STAGES = [
+    "data_preparation",
+    "feature_engineering",
+    "train_housing",
+    "train_iris",
+    "model_evaluation",
+    "import_models",
+    "deployment_validation",
+]
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def read(newcomer: Newcomer, path: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((newcomer.clone / path).read_text())
+    return content
+
+
+def test_the_quality_that_is_promised_is_reached(served_once: Newcomer) -> None:
+    housing, iris = read(served_once, "metrics/housing.json"), read(served_once, "metrics/iris.json")
+    assert isinstance(housing["rmse"], float)
+    assert housing["rmse"] <= 0.430
+    assert isinstance(iris["cv_accuracy"], float)
+    assert iris["cv_accuracy"] >= 0.96
+
+
+def test_a_second_run_does_nothing(served_once: Newcomer) -> None:
+    assert stages_run(served_once.run("dvc repro").stdout) == []
+    assert "up to date" in served_once.run("dvc status").stdout
+
+
+def test_a_second_serve_answers_soon(served_once: Newcomer) -> None:
+    started = time.monotonic()
+    with served_once.serving("make serve") as url:
+        assert httpx.post(f"{url}/predict/housing", json=HOUSING.example).status_code == 200
+    # The promise is 15 s on a machine of one's own; a shared one may be slower, but not retrain.
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [
+        ("dvc dag", "deployment_validation"),
+        ("dvc metrics show", "rmse"),
+        ("dvc params diff", ""),
+        ("bentoml models list", "housing:v"),
+        ("mlflow models --help", "Usage"),
+        ("make help", "make serve"),
+    ],
+)
+def test_plain_tools_work(served_once: Newcomer, command: str, shows: str) -> None:
+    assert shows in served_once.run(command).stdout
+
+
+def test_dvc_draws_the_plots(served_once: Newcomer) -> None:
+    served_once.run("dvc plots show")
+    page = (served_once.clone / "dvc_plots" / "index.html").read_text()
+    assert page.count("<div") > 10
+
+
+def test_a_machine_with_the_pipeline_but_an_empty_store_serves(served_once: Newcomer) -> None:
+    shutil.rmtree(served_once.home / "bentoml")
+    with served_once.serving("bentoml serve") as url:
+        assert httpx.post(f"{url}/predict/iris", json=IRIS.example).status_code == 200
+    assert "housing:v" in served_once.run("bentoml models list").stdout
+
+
+def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None:
+    built = served_once.run("bentoml build -o tag").stdout
+    tag = built.strip().splitlines()[-1].removeprefix("__tag__:")
+    deployed = read(served_once, "models/deployed.json")
+    with served_once.serving(f"bentoml serve {tag}") as url:
+        served = httpx.get(f"{url}/health").json()["models"]
+    assert {f"{name}:{version}" for name, version in served.items()} == set(deployed.values())
+
+
+def set_param(newcomer: Newcomer, value: object, *keys: str) -> object:
+    path = newcomer.clone / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    section = params
+    for key in keys[:-1]:
+        section = section[key]
+    former, section[keys[-1]] = section[keys[-1]], value
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    return former
+
+
+def test_one_parameter_reruns_only_what_depends_on_it(served_once: Newcomer) -> None:
+    former = set_param(served_once, 5000, "deployment_validation", "p95_budget_ms")
+    assert stages_run(served_once.run("dvc repro").stdout) == ["deployment_validation"]
+    set_param(served_once, former, "deployment_validation", "p95_budget_ms")
+    served_once.run("dvc repro")
+    set_param(served_once, 0.5, "train", "iris", "candidates", "logistic_regression", "parameters", "C")
+    planned = served_once.run("dvc repro --dry").stdout
+    assert "train_iris" in stages_run(planned)
+    assert not {"data_preparation", "feature_engineering", "train_housing"} & set(stages_run(planned))
+
+
+def test_a_challenger_that_is_not_better_does_not_take_over(served_once: Newcomer) -> None:
+    before = read(served_once, "reports/champions.json")
+    former = set_param(
+        served_once, 4, "train", "housing", "candidates", "hist_gradient_boosting", "parameters", "max_iter"
+    )
+    try:
+        set_param(
+            served_once, 4, "train", "housing", "candidates", "hist_gradient_boosting_slow", "parameters", "max_iter"
+        )
+        served_once.run("dvc repro")
+        assert read(served_once, "reports/champions.json")["housing"] == before["housing"]
+    finally:
+        served_once.run("git checkout -q params.yaml")
+    assert former
+    served_once.run("dvc repro")
+
+
+def test_a_killed_stage_leaves_nothing_half_written_and_the_next_run_recovers(served_once: Newcomer) -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", "source .venv/bin/activate; exec dvc repro -f -s train_housing"],
+        cwd=served_once.clone,
+        env=served_once.variables(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "cross-validate" in line.lower():
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((served_once.clone / "models").glob("housing/*.partial"))
+    served_once.run("dvc repro")
+    assert "up to date" in served_once.run("dvc status").stdout
+
+
+def test_a_broken_table_is_told_and_reported(served_once: Newcomer) -> None:
+    raw = served_once.clone / "data/raw"
+    lines = (raw / "housing.csv").read_text().splitlines()
+    cells = lines[18].split(",")
+    lines[18] = ",".join([cells[0], "old", *cells[2:]])
+    (raw / "housing.csv").write_text("\n".join(lines) + "\n")
+    try:
+        changed = served_once.run("dvc repro", check=False)
+        assert changed.returncode
+        assert "sha256sum" in changed.stderr + changed.stdout
+        served_once.run("cd data/raw && sha256sum *.csv > SHA256SUMS")
+        broken = served_once.run("dvc repro", check=False)
+        assert broken.returncode
+        for part in ("HouseAge", "row 17", "'old'"):
+            assert part in broken.stderr + broken.stdout
+        report = json.loads((served_once.clone / "reports/data_quality.json").read_text())
+        assert "HouseAge" in json.dumps(report)
+    finally:
+        served_once.run("git checkout -q data/raw")
+    served_once.run("dvc repro")
+
+
+def test_a_table_of_ones_own_takes_the_place_of_the_shipped_one(served_once: Newcomer, tmp_path: Path) -> None:
+    other = Newcomer(tmp_path / "clone", served_once.home, {"BENTOML_HOME": str(tmp_path / "bentoml")})
+    shutil.copytree(served_once.clone, other.clone, ignore=shutil.ignore_patterns(".venv", "mlruns", "mlflow.db"))
+    (other.clone / ".venv").symlink_to(served_once.clone / ".venv")
+    raw = other.clone / "data/raw"
+    lines = (raw / "housing.csv").read_text().splitlines()
+    # Other rows, in another order of columns.
+    kept = [",".join(reversed(line.split(","))) for line in [lines[0], *lines[1:4001]]]
+    (raw / "housing.csv").write_text("\n".join(kept) + "\n")
+    other.run("cd data/raw && sha256sum *.csv > SHA256SUMS")
+    assert stages_run(other.run("dvc repro").stdout) == STAGES
+    with other.serving("bentoml serve") as url:
+        info = httpx.get(f"{url}/models/info").json()["models"]["housing"]
+    assert info["training_rows"] == 3200
