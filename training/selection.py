@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
@@ -38,13 +37,8 @@ class CrossValidation:
 
 
 def fit(pipeline: Pipeline, split: Split, task: Task) -> Pipeline:
-    """Fit a copy of a pipeline.
-
-    On one thread: gradient boosting waits for its threads by spinning, and on a machine that is busy with something
-    else two of them took forty times as long as one.
-    """
-    with threadpool_limits(limits=1):
-        return clone(pipeline).fit(split.features, _labels(split, task))
+    """Fit a copy of a pipeline."""
+    return clone(pipeline).fit(split.features, _labels(split, task))
 
 
 def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatArray:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS
 from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
@@ -266,7 +267,10 @@ def main(name: str) -> None:
     """
     if name not in DATASETS:
         raise PipelineError(f"There is no dataset {name!r}; there is {', '.join(DATASETS)}.")
-    train(DATASETS[name], FEATURES / name, RAW / f"{name}.csv", MODELS, params.load().training(name))
+    # One OpenMP thread: gradient boosting's threads wait for each other by spinning, and on a machine that is busy with
+    # something else two of them took up to forty times as long as one.
+    with threadpool_limits(limits=1):
+        train(DATASETS[name], FEATURES / name, RAW / f"{name}.csv", MODELS, params.load().training(name))
 
 
 if __name__ == "__main__":
