@@ -36,7 +36,8 @@ def import_models(champions: dict[str, RegisteredModel], store: Path, deployed: 
             champion = champions[dataset.name]
             with console.step(f"{dataset.name}: import version {champion.version} into the BentoML store"):
                 stored = _import(dataset, champion)
-                bentoml.models.export_model(stored.tag, str(partial / f"{dataset.name}.bentomodel"))
+                # An absolute path: BentoML takes a relative one to start at the root of the file system.
+                bentoml.models.export_model(stored.tag, str(partial.resolve() / f"{dataset.name}.bentomodel"))
             tags[dataset.name] = str(stored.tag)
     files.write_json(deployed, tags)
     return tags
