@@ -4,10 +4,12 @@ It must answer golden rows as the estimator does, refuse bad rows with the field
 """
 
 import json
+import logging
 import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,10 @@ def validate(tags: Mapping[str, str], tests: Path, params: DeploymentValidationP
         PipelineError: a check failed, or the service did not start.
     """
     checks: list[Check] = []
-    with console.step("start the service"), running_service() as url, httpx.Client(base_url=url) as client:
-        client.timeout = httpx.Timeout(TIMEOUT_SECONDS)
+    with ExitStack() as stack:
+        with console.step("start the service"):
+            url = stack.enter_context(running_service())
+        client = stack.enter_context(httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS))
         for dataset in DATASETS.values():
             with console.step(f"{dataset.name}: golden rows, bad rows, {params.requests} timed requests"):
                 rows = pd.read_parquet(tests / dataset.name / "test.parquet")[list(dataset.feature_names)]
@@ -131,6 +135,8 @@ def _fast(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, params: De
 
 def main() -> None:
     """Check the deployed models."""
+    # A line for each request would bury ours.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     tags = json.loads(DEPLOYED_FILE.read_text())
     validate(tags, Path("data/features"), load().deployment_validation, REPORT_FILE)
 
