@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict, train_test_split
+from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
 
 from contract.dataset import Task
 
@@ -19,7 +19,7 @@ Loss = Callable[[FloatArray, FloatArray], float]
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Loss by number of training rows: ``rows`` of shape ``[S]``, ``training`` and ``validation`` ``[S, folds]``."""
+    """Loss by number of training rows: ``rows`` of shape ``[S]``, ``training`` and ``validation`` ``[S, splits]``."""
 
     rows: NDArray[np.int64]
     training: FloatArray
@@ -54,42 +54,47 @@ def learning_curve(
     loss: Loss,
     fractions: Sequence[float],
     rows_per_class: int,
-    folds: int,
+    splits: int,
+    held_out: float,
     random_state: int,
 ) -> LearningCurve:
-    """The loss of clones of an estimator, fitted on growing parts of each fold, on that part and on the held-out fold.
+    """The loss of clones of an estimator, fitted on growing parts of the rows, on each part and on rows held out.
 
-    scikit-learn's ``learning_curve`` takes the first rows of each fold: of a small table they may lack a class. Here
-    the parts of a classification table are stratified, and the parts of one fold differ only in size. Sizes
-    that leave a class fewer than ``rows_per_class`` rows are skipped, but for the largest: an estimator that
-    calibrates itself by cross-validation could not be fitted on them.
+    scikit-learn's ``learning_curve`` takes the first rows of each split: of a small table they may lack a class. Here
+    the parts of a classification table are stratified, and the rows held out are the same for each part of a split.
+
+    Args:
+        fractions: of the rows that are not held out.
+        rows_per_class: parts that leave a class fewer rows are skipped, but for the largest: an estimator that
+            calibrates itself by cross-validation could not be fitted on them.
+        splits: how often to draw the rows to hold out.
+        held_out: the share of the rows to hold out.
     """
-    splitter = _folds(task, folds, random_state)
-    splits = list(splitter.split(features, target))
-    smallest = min(len(train) for train, _ in splits)
-    rarest = np.unique(target, return_counts=True)[1].min() / len(target) if task is Task.CLASSIFICATION else 1.0
+    strata = target if task is Task.CLASSIFICATION else None
+    rarest = 1.0 if strata is None else np.unique(strata, return_counts=True)[1].min() / len(strata)
+    available = len(target) - round(held_out * len(target))
     rows = np.array(
         [
-            round(fraction * smallest)
+            round(fraction * available)
             for fraction in fractions
-            if fraction == max(fractions) or int(fraction * smallest * rarest) >= rows_per_class
+            if fraction == max(fractions) or int(fraction * available * rarest) >= rows_per_class
         ],
         dtype=np.int64,
     )
-    training, validation = np.empty((2, len(rows), folds))
-    for fold, (train, held_out) in enumerate(splits):
+    training, validation = np.empty((2, len(rows), splits))
+    for split in range(splits):
+        seed = random_state + split
+        rest, others = train_test_split(
+            np.arange(len(target)), train_size=available, random_state=seed, stratify=strata
+        )
         for size, count in enumerate(rows):
-            part = train
-            if count < len(train):
-                part, _ = train_test_split(
-                    train,
-                    train_size=int(count),
-                    random_state=random_state,
-                    stratify=target[train] if task is Task.CLASSIFICATION else None,
-                )
+            part = rest
+            if count < available:
+                rest_strata = None if strata is None else strata[rest]
+                part, _ = train_test_split(rest, train_size=int(count), random_state=seed, stratify=rest_strata)
             predict = predictor(clone(estimator).fit(features[part], target[part]), task)
-            training[size, fold] = loss(target[part], predict(features[part]))
-            validation[size, fold] = loss(target[held_out], predict(features[held_out]))
+            training[size, split] = loss(target[part], predict(features[part]))
+            validation[size, split] = loss(target[others], predict(features[others]))
     return LearningCurve(rows, training, validation)
 
 
@@ -97,7 +102,7 @@ def cross_validated_probabilities(
     estimator: BaseEstimator, features: FloatArray, target: FloatArray, *, folds: int, random_state: int
 ) -> FloatArray:
     """Class probabilities of shape ``[N, C]``; those of each row come from a clone that did not see the row."""
-    splitter = _folds(Task.CLASSIFICATION, folds, random_state)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=random_state)
     return np.asarray(
         cross_val_predict(clone(estimator), features, target, cv=splitter, method="predict_proba"), dtype=np.float64
     )
@@ -108,8 +113,3 @@ def predictor(estimator: BaseEstimator, task: Task) -> Predict:
     name = "predict" if task is Task.REGRESSION else "predict_proba"
     method: Predict = getattr(estimator, name)
     return method
-
-
-def _folds(task: Task, folds: int, random_state: int) -> KFold | StratifiedKFold:
-    kind = KFold if task is Task.REGRESSION else StratifiedKFold
-    return kind(folds, shuffle=True, random_state=random_state)

@@ -59,15 +59,17 @@ def draw(
         repeats=params.permutation_repeats,
         random_state=params.random_state,
     )
+    sizes = _special(dataset, params).learning_curve or params.learning_curve
     curve = diagnostics.learning_curve(
         estimator,
         splits.train.features,
         splits.train.target,
         task=dataset.task,
         loss=loss,
-        fractions=params.learning_curve.fractions,
-        rows_per_class=params.learning_curve.rows_per_class,
-        folds=params.learning_curve.folds,
+        fractions=sizes.fractions,
+        rows_per_class=sizes.rows_per_class,
+        splits=sizes.splits,
+        held_out=sizes.held_out,
         random_state=params.random_state,
     )
     return [
@@ -80,7 +82,7 @@ def draw(
 def _regression(
     dataset: Dataset, splits: Splits, model: ServedModel, params: ModelEvaluationParams, directory: Path
 ) -> list[Figure]:
-    special = params.datasets.get(dataset.name, DatasetFiguresParams())
+    special = _special(dataset, params)
     fineness = params.figures
     actual, predicted = splits.test.target, model.predict(splits.test.features)
     figures = [
@@ -105,6 +107,10 @@ def _regression(
         )
     figures.append(regression_plots.calibration(dataset, actual, predicted, directory, bins=fineness.calibration_bins))
     return figures
+
+
+def _special(dataset: Dataset, params: ModelEvaluationParams) -> DatasetFiguresParams:
+    return params.datasets.get(dataset.name, DatasetFiguresParams())
 
 
 def _coordinates(dataset: Dataset, params: MapParams) -> list[int]:

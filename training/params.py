@@ -82,11 +82,15 @@ class GateParams(_Section):
 
 
 class LearningCurveParams(_Section):
-    """``fractions`` of the rows of a fold that the estimator is fitted on; fewer ``rows_per_class`` are too few."""
+    """``splits`` times the share ``held_out`` is set aside, and the estimator fitted on ``fractions`` of the rest.
+
+    Fractions that leave a class fewer than ``rows_per_class`` rows are skipped.
+    """
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
+    splits: Count
+    held_out: Annotated[float, Field(gt=0, lt=1)]
     rows_per_class: Count
-    folds: Annotated[int, Field(ge=2)]
 
 
 class CrossValidationParams(_Section):
@@ -115,10 +119,14 @@ class MapParams(_Section):
 
 
 class DatasetFiguresParams(_Section):
-    """What the figures of one dataset need to know. ``cutoff``: the target's source reports no value above it."""
+    """What the figures of one dataset need to know.
+
+    ``cutoff``: the target's source reports no value above it. ``learning_curve`` takes the place of the common one.
+    """
 
     cutoff: float | None = None
     map: MapParams | None = None
+    learning_curve: LearningCurveParams | None = None
 
 
 class ModelEvaluationParams(_Section):

@@ -147,10 +147,10 @@ def importances(dataset: Dataset, rises: FloatArray, directory: Path, *, metric:
 
 
 def learning_curve(dataset: Dataset, curve: LearningCurve, directory: Path, *, metric: str) -> Figure:
-    """Loss by number of training rows: mean and range over the folds."""
+    """Loss by number of training rows: mean and range over the splits."""
     slug = "learning_curve"
     image, data = directory / f"{slug}.png", directory / f"{slug}.csv"
-    folds = curve.training.shape[1]
+    splits = curve.training.shape[1]
     with canvas(image, 4.2) as figure:
         axes = figure.add_subplot()
         for values, colour, marker, name in (
@@ -179,10 +179,11 @@ def learning_curve(dataset: Dataset, curve: LearningCurve, directory: Path, *, m
         data,
         f"Line chart: from {curve.rows[0]:,} to {curve.rows[-1]:,} training rows the {label(metric)} on held-out rows "
         f"goes from {first:#.3g} to {last:#.3g}.",
-        f"The {label(metric)} of the same algorithm fitted on parts of the training split, over {folds} folds: on "
-        f"held-out rows {first:#.3g} when it had {curve.rows[0]:,} rows, {last:#.3g} when it had {curve.rows[-1]:,}.",
+        f"The {label(metric)} of the same algorithm fitted on parts of the training split: on held-out "
+        f"rows {first:#.3g} when it had {curve.rows[0]:,} rows, {last:#.3g} when it had {curve.rows[-1]:,}.",
         "While the held-out line still falls, more rows would help; where it is flat, better features would. The gap "
-        "between the lines is what the model learned by heart. Bands span the folds.",
+        "between the lines is what the model learned by heart."
+        + (f" Bands span {splits} random splits." if splits > 1 else ""),
     )
 
 

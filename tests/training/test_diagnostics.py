@@ -44,7 +44,7 @@ def test_importances_leave_the_rows_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("task", Task)
-def test_learning_curve_by_size_and_fold(task: Task) -> None:
+def test_learning_curve_by_size_and_split(task: Task) -> None:
     regression = task is Task.REGRESSION
     train = splits(PLOTS if regression else PEBBLES).train
 
@@ -56,11 +56,12 @@ def test_learning_curve_by_size_and_fold(task: Task) -> None:
         loss=rmse if regression else log_loss,
         fractions=[0.2, 0.5, 1.0],
         rows_per_class=4,
-        folds=3,
+        splits=3,
+        held_out=0.25,
         random_state=0,
     )
 
-    assert curve.rows.tolist() == [13, 32, 64]
+    assert curve.rows.tolist() == [14, 36, 72]
     assert curve.training.shape == curve.validation.shape == (3, 3)
     # More rows: no worse on others.
     assert curve.validation[-1].mean() < curve.validation[0].mean()
@@ -77,11 +78,12 @@ def test_learning_curve_skips_what_is_too_small_for_its_classes() -> None:
         loss=log_loss,
         fractions=[0.1, 0.5, 1.0],
         rows_per_class=5,
-        folds=3,
+        splits=3,
+        held_out=0.25,
         random_state=0,
     )
 
-    assert curve.rows.tolist() == [32, 64]
+    assert curve.rows.tolist() == [36, 72]
 
 
 def test_cross_validated_probabilities_of_every_row() -> None:
