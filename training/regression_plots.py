@@ -29,7 +29,9 @@ def predicted_against_actual(
     low, high = min(actual.min(), predicted.min(), 0.0), 1.04 * max(actual.max(), predicted.max())
     image, data = directory / f"{slug}.png", directory / f"{slug}.csv"
     cut = (
-        f" {np.mean(actual >= cutoff):.1%} of the rows lie at the cut-off of {cutoff:g}." if cutoff is not None else ""
+        f" {100 * np.mean(actual >= cutoff):.1f} % of the rows lie at the cut-off of {cutoff:g}."
+        if cutoff is not None
+        else ""
     )
     with canvas(image, 6.2) as figure:
         axes = figure.add_subplot(aspect="equal")
