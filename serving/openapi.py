@@ -42,7 +42,7 @@ _ERRORS = {
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 _NOT_READY = {"503": {"description": "Not ready.", "content": {"application/json": {"schema": {}}}}}
-_GET_ROUTES: dict[str, dict[str, Any]] = {
+GET_ROUTES: dict[str, dict[str, Any]] = {
     "/livez": {"summary": "Is the process alive?", "content": _TEXT},
     "/readyz": {"summary": "Is every model loaded and warm?", "content": _TEXT, "errors": _NOT_READY},
     "/health": {"summary": "Status, uptime and model versions", "content": _JSON, "errors": _NOT_READY},
@@ -71,7 +71,7 @@ def document(service: Service[Any]) -> dict[str, Any]:
                 },
             }
         }
-    for path, route in _GET_ROUTES.items():
+    for path, route in GET_ROUTES.items():
         answers = {"200": {"description": route["summary"], "content": route["content"]}, **route.get("errors", {})}
         operation = path.strip("/").replace("/", "_")
         paths[path] = {

@@ -1,0 +1,94 @@
+"""The README against the code: what it lists exists, and what exists it lists."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from contract import DATASETS
+from contract.errors import BundleError
+from serving.openapi import GET_ROUTES
+from serving.settings import Settings
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text()
+MAKEFILE = (PROJECT / "Makefile").read_text()
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next heading of any level."""
+    match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", README, re.MULTILINE | re.DOTALL)
+    assert match, f"the README has no section {title}"
+    return match.group(1)
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", section("Settings"), re.MULTILINE))
+    assert rows.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        if name not in {"WORKERS", "MODELS_DIR"}:
+            assert rows[name] == f"`{field.default}`"
+
+
+def test_every_route_is_listed() -> None:
+    listed = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", section("The service")))
+    predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
+    assert listed == predictions | set(GET_ROUTES) | {"/", "/docs", "/docs.json"}
+
+
+def test_every_error_status_is_told() -> None:
+    statuses = {error.status for error in BundleError.__subclasses__()} - {500}
+    for status in statuses:
+        assert str(status) in section("The service")
+
+
+def test_every_make_target_is_listed() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)`", section("Commands"))) == targets
+
+
+def test_every_direct_dependency_has_its_reason() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    declared = [*project["project"]["dependencies"]]
+    for group in project["dependency-groups"].values():
+        declared += [requirement for requirement in group if isinstance(requirement, str)]
+    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in declared}
+    assert (
+        set(
+            re.findall(r"`([A-Za-z0-9-]+)`", "".join(re.findall(r"^\|[^|]*\|([^|]*)\|", section("Dependencies"), re.M)))
+        )
+        == names
+    )
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
+    text = (PROJECT / name).read_text()
+    made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
+    ours = re.findall(r"`((?:contract|training|serving|tests|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text)
+    assert ours
+    for path in ours:
+        found = path.startswith(made) or any((base / path).exists() for base in (PROJECT, PROJECT / "data"))
+        assert found or "yours" in path, f"{name} names {path}"
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (PROJECT / name).parent.joinpath(link).exists()
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev"])
+def test_locks_have_hashes_and_no_addresses(name: str) -> None:
+    lock = (PROJECT / "requirements" / f"{name}.txt").read_text()
+    packages = re.findall(r"^[a-z0-9][^\s]*==", lock, re.MULTILINE)
+    assert packages
+    assert "--hash=sha256:" in lock
+    assert "://" not in lock
+    assert "index-url" not in lock
+
+
+def test_serving_is_a_part_of_training_and_that_of_dev() -> None:
+    def pins(name: str) -> set[str]:
+        lock = (PROJECT / "requirements" / f"{name}.txt").read_text()
+        return set(re.findall(r"^([a-z0-9][^\s;]*==[^\s;]+)", lock, re.MULTILINE))
+
+    assert pins("serving") < pins("training") < pins("dev")
+    assert not {pin.partition("==")[0] for pin in pins("serving")} & {"scikit-learn", "pandas", "mlflow", "dvc", "onnx"}
