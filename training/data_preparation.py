@@ -190,7 +190,9 @@ def prepare(tables: Mapping[str, TableParams], raw: Path, prepared: Path, report
             log.info("%s: %d rows prepared.", name, len(inspection.table.target))
     errors = [inspection.error for inspection in inspections.values() if inspection.error is not None]
     if errors:
-        raise DataError(f"{' '.join(errors)} {report} lists what is wrong.")
+        # Of several files, each with its own sentence.
+        sentences = " ".join(error if error.endswith(".") else f"{error}." for error in errors)
+        raise DataError(f"{sentences} {report} lists what is wrong.")
 
 
 def main() -> None:

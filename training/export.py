@@ -26,19 +26,12 @@ TRUSTED_TYPES = (
     # Ours: arithmetic on columns, nothing else.
     "training.features.RowFeatures",
     "training.features.SinglePrecision",
-    # scikit-learn's compiled trees and boosting internals, and the calibration of a support vector machine: data and
-    # arithmetic that skops does not list as its own.
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn._loss.loss.HalfSquaredError",
+    # scikit-learn's: arrays and the arithmetic on them. skops leaves them out of its own list because the compiled code
+    # of the trees takes their arrays as they come.
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
 )
 """What a stored estimator may hold beyond the types that skops trusts of itself; a file with any other is refused."""
 

@@ -1,0 +1,48 @@
+import pytest
+from sklearn.pipeline import Pipeline
+
+from contract import DATASETS
+from contract.errors import PipelineError
+from tests.training.conftest import ROOT
+from training import params
+from training.candidates import build
+from training.params import CandidateParams, RowFeatureParams
+
+SHIPPED = params.load(ROOT / "params.yaml")
+
+
+def built(dataset: str, candidate: CandidateParams) -> Pipeline:
+    return build(DATASETS[dataset], "mine", candidate, RowFeatureParams(), random_state=7)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_shipped_candidates_are_built_with_their_parameters(dataset: str) -> None:
+    section = SHIPPED.training(dataset)
+    for name, candidate in section.candidates.items():
+        pipeline = build(DATASETS[dataset], name, candidate, section.features, random_state=7)
+        found = pipeline.get_params().items()
+        for parameter, value in candidate.parameters.items():
+            assert any(key.endswith(f"__{parameter}") and given == value for key, given in found)
+
+
+def test_seed_is_given_unless_the_parameters_have_one() -> None:
+    forest = built("iris", CandidateParams(estimator="random_forest"))
+    assert forest["estimator"].random_state == 7
+    forest = built("iris", CandidateParams(estimator="random_forest", parameters={"random_state": 1}))
+    assert forest["estimator"].random_state == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "candidate", "said"),
+    [
+        ("housing", CandidateParams(estimator="perceptron"), r"mine\.estimator: there is no 'perceptron'.*linear"),
+        ("housing", CandidateParams(estimator="svc"), r"no 'svc' for regression"),
+        ("iris", CandidateParams(estimator="svc", parameters={"c": 1}), r"mine\.parameters: SVC has no c; it has C"),
+        ("housing", CandidateParams(estimator="linear", parameters={"alpha": "a"}), r"mine\.parameters: .*'alpha'"),
+        ("housing", CandidateParams(estimator="random_forest", parameters={"n_estimators": 0}), r"'n_estimators'"),
+    ],
+)
+def test_wrong_candidate_is_named(dataset: str, candidate: CandidateParams, said: str) -> None:
+    with pytest.raises(PipelineError, match=said) as refusal:
+        built(dataset, candidate)
+    assert str(refusal.value).startswith(f"train.{dataset}.candidates.mine.")

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import Pipeline
+
+from contract import DATASETS
+from contract.errors import PipelineError
+from tests.training.conftest import tiny_splits
+from training import candidate_plots
+from training.selection import CrossValidation, best, cross_validate
+from training.splits import Split
+
+HOUSING, IRIS = DATASETS["housing"], DATASETS["iris"]
+
+
+def result(**means: float) -> CrossValidation:
+    return CrossValidation({name: [mean - 0.01, mean + 0.01] for name, mean in means.items()}, np.zeros(1))
+
+
+def test_least_rmse_is_best() -> None:
+    assert best(HOUSING, {"a": result(rmse=0.5), "b": result(rmse=0.4), "c": result(rmse=0.6)}) == "b"
+
+
+def test_most_accurate_is_best_whatever_its_log_loss() -> None:
+    assert best(IRIS, {"a": result(accuracy=0.9, log_loss=0.1), "b": result(accuracy=0.95, log_loss=0.5)}) == "b"
+
+
+def test_log_loss_decides_between_equals() -> None:
+    results = {"a": result(accuracy=0.9, log_loss=0.3), "b": result(accuracy=0.9, log_loss=0.2)}
+    assert best(IRIS, results) == "b"
+
+
+def test_every_row_is_answered_by_a_model_that_did_not_see_it() -> None:
+    """The nearest row to a row that was seen is itself, at no distance: its target would come back unchanged."""
+    split = tiny_splits("housing", 100).train
+    unique = Split(split.features, np.arange(len(split.target), dtype=np.float64))
+    pipeline = Pipeline([("estimator", KNeighborsRegressor(n_neighbors=1))])
+    found = cross_validate(HOUSING, pipeline, unique, folds=4, random_state=0)
+    assert (found.out_of_fold != unique.target).all()
+    assert set(found.out_of_fold) <= set(unique.target)
+    assert {metric: len(values) for metric, values in found.folds.items()} == {"rmse": 4, "mae": 4, "r2": 4}
+    assert found.summary["rmse"] == pytest.approx((np.mean(found.folds["rmse"]), np.std(found.folds["rmse"])))
+
+
+def test_classes_are_stratified() -> None:
+    split = tiny_splits("iris", 150).train
+    pipeline = Pipeline([("estimator", DummyClassifier(strategy="prior"))])
+    found = cross_validate(IRIS, pipeline, split, folds=2, random_state=0)
+    assert found.out_of_fold.shape == (len(split.target), 3)
+    shares = np.bincount(split.target.astype(int)) / len(split.target)
+    np.testing.assert_allclose(found.out_of_fold, np.tile(shares, (len(split.target), 1)), atol=0.02)
+    assert set(found.summary) == {"accuracy", "macro_f1", "log_loss"}
+
+
+def test_too_many_folds_are_told() -> None:
+    split = tiny_splits("iris", 15).train
+    pipeline = Pipeline([("estimator", DummyClassifier())])
+    with pytest.raises(PipelineError, match=r"train\.iris\.folds: .*n_splits=13"):
+        cross_validate(IRIS, pipeline, split, folds=13, random_state=0)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_figures_show_every_candidate_and_row(name: str) -> None:
+    dataset, split = DATASETS[name], tiny_splits(name, 60).train
+    dummy = DummyClassifier(strategy="prior") if dataset.target.classes else DummyRegressor()
+    found = cross_validate(dataset, Pipeline([("estimator", dummy)]), split, folds=3, random_state=0)
+
+    (axes,) = candidate_plots.comparison(dataset, {"one": found, "two": found}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+
+    (axes,) = candidate_plots.out_of_fold(dataset, split.target, found).axes
+    if dataset.target.classes:
+        assert sum(int(text.get_text()) for text in axes.texts) == len(split.target)
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(dataset.target.classes)
+    else:
+        assert axes.get_ylabel() == "actual MedHouseVal (100k USD)"
