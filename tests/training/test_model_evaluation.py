@@ -50,8 +50,15 @@ def dataset(registry: Path, request: pytest.FixtureRequest) -> Dataset:
 
 @pytest.fixture
 def settings() -> ModelEvaluationParams:
-    """The project's own parameters, with a map for no dataset."""
-    return params.load(Path(__file__).parents[2] / "params.yaml").model_evaluation.model_copy(update={"datasets": {}})
+    """The project's own parameters, with a quick learning curve and nothing special for any dataset."""
+    project = params.load(Path(__file__).parents[2] / "params.yaml").model_evaluation
+    curve = project.learning_curve.model_copy(update={"splits": 1})
+    return project.model_copy(update={"datasets": {}, "learning_curve": curve})
+
+
+def with_map(settings: ModelEvaluationParams, dataset: Dataset, latitude: str) -> ModelEvaluationParams:
+    drawn = params.MapParams(latitude=latitude, longitude="longitude", cells=4, minimum_rows=1)
+    return settings.model_copy(update={"datasets": {dataset.name: params.DatasetFiguresParams(map=drawn)}})
 
 
 def prepare(dataset: Dataset, name: str) -> Dataset:
@@ -125,7 +132,7 @@ def test_both_tasks(dataset: Dataset, settings: ModelEvaluationParams) -> None:
     pebbles = prepare(PEBBLES, "pebbles")
     first, second = train(dataset), train(pebbles)
 
-    evaluate_models([dataset, pebbles], settings)
+    evaluate_models([dataset, pebbles], with_map(settings, dataset, "latitude"))
 
     assert champions()[dataset.name] == {
         "name": dataset.name,
@@ -139,7 +146,7 @@ def test_both_tasks(dataset: Dataset, settings: ModelEvaluationParams) -> None:
     assert metrics(pebbles)["accuracy"] > 0.7
     page = Path("reports/evaluation.html").read_text(encoding="utf-8")
     images = sorted(Path("reports/plots").rglob("*.png"))
-    assert page.count("<img ") == len(images) == 9
+    assert page.count("<img ") == len(images) == 10
     assert {path.with_suffix(".csv") for path in images} == set(Path("reports/plots").rglob("*.csv"))
     assert not list(Path("reports").rglob(".*"))
 
@@ -251,9 +258,6 @@ def test_missing_input(registry: Path, settings: ModelEvaluationParams, missing:
 
 def test_map_of_unknown_coordinates(dataset: Dataset, settings: ModelEvaluationParams) -> None:
     train(dataset)
-    wrong = params.DatasetFiguresParams(
-        map=params.MapParams(latitude="Breite", longitude="longitude", cells=4, minimum_rows=1)
-    )
 
     with pytest.raises(PipelineError, match=r"map\.latitude is 'Breite', which is no feature"):
-        evaluate_models([dataset], settings.model_copy(update={"datasets": {dataset.name: wrong}}))
+        evaluate_models([dataset], with_map(settings, dataset, "Breite"))

@@ -16,17 +16,18 @@ from training.residual_map import residual_map
 from training.served_model import ServedModel
 
 Draw = Callable[[Path], list[Figure]]
+Drawn = dict[str, list[Figure]]
 CURVE = LearningCurve(
     np.array([10, 20, 40]), np.array([[1.0, 1.2], [1.4, 1.5], [1.6, 1.6]]), np.array([[3.0, 3.3], [2.4, 2.5], [2, 2.1]])
 )
 
 
-def land(directory: Path, *, cutoff: float | None = 90.0) -> list[Figure]:
+def land(directory: Path) -> list[Figure]:
     rows = splits(PLOTS)
     test = rows.test
     predicted = ServedModel(write_model(directory / "model", PLOTS, PLOTS_WEIGHTS)).predict(test.features)
     return [
-        regression_plots.predicted_against_actual(PLOTS, test.target, predicted, directory, cutoff=cutoff, points=10),
+        regression_plots.predicted_against_actual(PLOTS, test.target, predicted, directory, cutoff=90.0, points=10),
         regression_plots.residuals(PLOTS, test.target, predicted, directory, bins=12),
         regression_plots.calibration(PLOTS, test.target, predicted, directory, bins=4),
         residual_map(
@@ -59,14 +60,20 @@ def pebbles(directory: Path) -> list[Figure]:
     ]
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """Every figure once, for the tests that only look."""
+    return {"land": land(tmp_path_factory.mktemp("land")), "pebbles": pebbles(tmp_path_factory.mktemp("pebbles"))}
+
+
 def table(figure: Figure) -> list[dict[str, str]]:
     with figure.data.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("draw", [land, pebbles])
-def test_every_figure_is_an_image_its_numbers_and_its_words(draw: Draw, tmp_path: Path) -> None:
-    figures = draw(tmp_path)
+@pytest.mark.parametrize("name", ["land", "pebbles"])
+def test_every_figure_is_an_image_its_numbers_and_its_words(drawn: Drawn, name: str) -> None:
+    figures = drawn[name]
 
     assert len({figure.slug for figure in figures}) == len(figures)
     for figure in figures:
@@ -79,10 +86,8 @@ def test_every_figure_is_an_image_its_numbers_and_its_words(draw: Draw, tmp_path
 
 
 @pytest.mark.parametrize("draw", [land, pebbles])
-def test_equal_inputs_give_equal_bytes(draw: Draw, tmp_path: Path) -> None:
-    first, second = draw(tmp_path / "first"), draw(tmp_path / "second")
-
-    for one, other in zip(first, second, strict=True):
+def test_equal_inputs_give_equal_bytes(draw: Draw, drawn: Drawn, tmp_path: Path) -> None:
+    for one, other in zip(draw(tmp_path), drawn[draw.__name__], strict=True):
         assert one.image.read_bytes() == other.image.read_bytes(), one.slug
         assert one.data.read_bytes() == other.data.read_bytes(), one.slug
 
@@ -103,16 +108,21 @@ def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scatter_keeps_no_more_rows_than_asked(tmp_path: Path) -> None:
-    figure = land(tmp_path)[0]
-
-    assert len(table(figure)) == 10
-    assert "cut-off of 90" in figure.shows
-    assert "cut-off" not in land(tmp_path, cutoff=None)[0].shows
+def test_scatter_keeps_no_more_rows_than_asked(drawn: Drawn) -> None:
+    assert len(table(drawn["land"][0])) == 10
 
 
-def test_residual_counts_add_up_to_the_test_rows(tmp_path: Path) -> None:
-    assert sum(int(row["rows"]) for row in table(land(tmp_path)[1])) == 24
+def test_cutoff_is_told_where_there_is_one(drawn: Drawn, tmp_path: Path) -> None:
+    values = np.arange(10.0)
+
+    without = regression_plots.predicted_against_actual(PLOTS, values, values, tmp_path, cutoff=None, points=10)
+
+    assert "cut-off of 90" in drawn["land"][0].shows
+    assert "cut-off" not in without.shows + without.reading
+
+
+def test_residual_counts_add_up_to_the_test_rows(drawn: Drawn) -> None:
+    assert sum(int(row["rows"]) for row in table(drawn["land"][1])) == 24
 
 
 def test_residuals_of_a_model_without_error(tmp_path: Path) -> None:
@@ -143,15 +153,15 @@ def test_map_without_a_full_hexagon_is_drawn(tmp_path: Path) -> None:
     assert table(figure) == []
 
 
-def test_importances_are_sorted(tmp_path: Path) -> None:
-    rows = table(land(tmp_path)[4])
+def test_importances_are_sorted(drawn: Drawn) -> None:
+    rows = table(drawn["land"][4])
 
     assert [row["feature"] for row in rows] == ["size", "longitude", "latitude"]
     assert float(rows[0]["importance"]) == 3.25
 
 
-def test_confusion_has_a_row_for_each_answer(tmp_path: Path) -> None:
-    rows = table(pebbles(tmp_path)[0])
+def test_confusion_has_a_row_for_each_answer(drawn: Drawn) -> None:
+    rows = table(drawn["pebbles"][0])
 
     assert len(rows) == 120
     assert {row["actual"] for row in rows} == set(PEBBLES.target.classes)
