@@ -59,8 +59,9 @@ class RegisteredModel:
 class Run:
     """A run in progress, as ``run`` and ``child`` give it."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, experiment_id: str) -> None:
         self.run_id = run_id
+        self._experiment_id = experiment_id
 
     def log(self, *, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         """Add parameters and metrics."""
@@ -83,8 +84,14 @@ class Run:
         """A nested run; it ends as FAILED if the block raises."""
         import mlflow
 
-        with mlflow.start_run(run_name=name, tags=dict(tags), nested=True, parent_run_id=self.run_id) as started:
-            yield Run(started.info.run_id)
+        with mlflow.start_run(
+            run_name=name,
+            tags=dict(tags),
+            nested=True,
+            parent_run_id=self.run_id,
+            experiment_id=self._experiment_id,  # it would not be the parent's of itself
+        ) as started:
+            yield Run(started.info.run_id, self._experiment_id)
 
 
 @contextlib.contextmanager
@@ -97,7 +104,7 @@ def run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
     with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=dict(tags)) as started:
-        yield Run(started.info.run_id)
+        yield Run(started.info.run_id, experiment_id)
 
 
 def register(

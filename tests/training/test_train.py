@@ -1,0 +1,272 @@
+"""The stage from end to end: real tables, tiny models, a real MLflow store in a temporary SQLite file."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from onnxruntime import InferenceSession
+
+from contract import DATASETS
+from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
+from contract.errors import PipelineError
+from tests.training.conftest import RAW, tiny_splits, tiny_train_params
+from training import tracking
+from training import train as stage
+from training.export import ESTIMATOR_FILE, TRUSTED_TYPES, load_estimator, predictor
+from training.feature_engineering import statistics
+from training.files import sha256, write_json
+from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.splits import Splits
+from training.tracking import RegisteredModel
+
+pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+]
+
+
+def write_features(name: str) -> Splits:
+    """``data/features/<name>`` in the current directory, as feature_engineering leaves it."""
+    dataset, splits = DATASETS[name], tiny_splits(name)
+    directory = Path("data/features") / name
+    directory.mkdir(parents=True, exist_ok=True)
+    for part, rows in (("train", splits.train), ("test", splits.test)):
+        frame = pd.DataFrame(rows.features, columns=list(dataset.feature_names))
+        frame[dataset.target.name] = rows.target
+        frame.to_parquet(directory / f"{part}.parquet", index=False)
+        if part == "train":
+            write_json(directory / "statistics.json", statistics(dataset, frame))
+    return splits
+
+
+def train(name: str, params: TrainParams) -> RegisteredModel:
+    return stage.train(DATASETS[name], Path("data/features") / name, RAW / f"{name}.csv", Path("models"), params)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with features and an empty store. One for the module, as making its tables takes seconds."""
+    root = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        for name in DATASETS:
+            write_features(name)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Path) -> dict[str, RegisteredModel]:
+    assert workspace == Path.cwd()
+    rotated = RowFeatureParams(ratios=(("MedInc", "AveOccup"),))
+    return {
+        "housing": train("housing", tiny_train_params("housing", features=rotated)),
+        "iris": train("iris", tiny_train_params("iris")),
+    }
+
+
+@pytest.fixture(params=list(DATASETS))
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def read_card(name: str) -> ModelCard:
+    return ModelCard.model_validate_json((Path("models") / name / CARD_FILE).read_bytes())
+
+
+def children(parent: str, name: str) -> dict[str, Any]:
+    """The runs of a dataset's experiment that are nested in a run, by name."""
+    experiment = MlflowClient().get_experiment_by_name(name)
+    assert experiment is not None
+    found = MlflowClient().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return {run.info.run_name: run for run in found}
+
+
+def parents(name: str) -> list[Any]:
+    """The training runs of a dataset's experiment, the latest first."""
+    experiment = MlflowClient().get_experiment_by_name(name)
+    assert experiment is not None
+    found = MlflowClient().search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+    return [run for run in found if run.info.run_name == f"train {name}"]
+
+
+def test_artifact_is_whole(trained: dict[str, RegisteredModel], name: str) -> None:
+    directory = Path("models") / name
+    assert {path.name for path in directory.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE, "registration.json"}
+    assert RegisteredModel(**json.loads((directory / "registration.json").read_text())) == trained[name]
+    assert trained[name].model_uri == f"models:/{name}/{trained[name].version}"
+
+
+def test_card_is_complete(trained: dict[str, RegisteredModel], name: str) -> None:
+    dataset, splits, card = DATASETS[name], tiny_splits(name), read_card(name)
+    card.check(dataset)
+    assert card.run_id == trained[name].run_id
+    assert card.training_rows == len(splits.train.target)
+    assert card.data_sha256 == sha256(RAW / f"{name}.csv")
+    assert card.onnx.sha256 == sha256(Path("models") / name / ONNX_FILE)
+    assert card.onnx.max_difference <= card.onnx.tolerance == 1e-9
+    assert [feature.name for feature in card.features] == list(dataset.feature_names)
+    np.testing.assert_allclose([f.maximum for f in card.features], splits.train.features.max(axis=0))
+    assert set(card.libraries) == {"scikit-learn", "numpy", "onnx", "skl2onnx", "onnxruntime"}
+    assert card.algorithm in ("simple", "forest")
+    assert card.parameters["estimator"]
+    assert set(card.cross_validation) == set(card.metrics)
+    if name == "housing":
+        assert card.parameters["ratios"] == "MedInc/AveOccup"
+        assert len(card.prediction_deciles) == 11
+        assert card.class_shares == {}
+    else:
+        assert card.prediction_deciles == []
+        assert sum(card.class_shares.values()) == pytest.approx(1)
+        assert list(card.class_shares) == list(dataset.target.classes)
+
+
+def test_golden_rows_are_test_rows_with_the_answer_of_estimator_and_onnx(
+    trained: dict[str, RegisteredModel], name: str
+) -> None:
+    assert name in trained
+    dataset, directory, card = DATASETS[name], Path("models") / name, read_card(name)
+    rows = np.array([[golden.row[feature] for feature in dataset.feature_names] for golden in card.golden])
+    outputs = np.array([golden.output for golden in card.golden])
+    assert len(rows) == 4
+    known = {tuple(row) for row in tiny_splits(name).test.features.tolist()}
+    assert {tuple(row) for row in rows.tolist()} <= known
+    np.testing.assert_array_equal(predictor(dataset, load_estimator(directory / ESTIMATOR_FILE))(rows), outputs)
+    session = InferenceSession(directory / ONNX_FILE, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {ONNX_INPUT: rows})[0], outputs, atol=1e-9)
+
+
+def test_each_candidate_has_a_run_below_the_training(trained: dict[str, RegisteredModel], name: str) -> None:
+    parent = MlflowClient().get_run(trained[name].run_id)
+    assert parent.info.run_name == f"train {name}"
+    assert parent.info.status == "FINISHED"
+    found = children(parent.info.run_id, name)
+    assert list(found) in (["simple", "forest"], ["forest", "simple"])
+    for candidate in ("simple", "forest"):
+        run = found[candidate]
+        assert run.info.status == "FINISHED"
+        assert run.data.params["estimator"]
+        metric = "rmse" if name == "housing" else "accuracy"
+        assert {f"cv_{metric}", f"cv_{metric}_std", f"{metric}_fold"} <= set(run.data.metrics)
+        assert len(MlflowClient().get_metric_history(run.info.run_id, f"{metric}_fold")) == 2
+        assert [file.path for file in MlflowClient().list_artifacts(run.info.run_id, "plots")] == [
+            "plots/out_of_fold.png"
+        ]
+    for run in (parent, *found.values()):
+        assert run.data.tags["data_sha256"] == sha256(RAW / f"{name}.csv")
+        assert run.data.tags["git_revision"] == "unknown"  # the workspace is no git repository
+    assert f"test_{metric}" in parent.data.metrics
+    assert parent.data.params["algorithm"] == read_card(name).algorithm
+
+
+def test_registered_version_holds_everything(trained: dict[str, RegisteredModel], name: str, tmp_path: Path) -> None:
+    model = tracking.download(trained[name], tmp_path / "model")
+    assert {path.name for path in model.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE}
+    for path in model.iterdir():
+        if path.name != ESTIMATOR_FILE:  # a zip file, with the time in it
+            assert path.read_bytes() == (Path("models") / name / path.name).read_bytes()
+    rows = tiny_splits(name).test.features
+    stored, local = (load_estimator(place / ESTIMATOR_FILE) for place in (model, Path("models") / name))
+    np.testing.assert_array_equal(stored.predict(rows), local.predict(rows))
+
+
+def test_registered_version_has_signature_example_and_tags(trained: dict[str, RegisteredModel], name: str) -> None:
+    info = mlflow.models.get_model_info(trained[name].model_uri)
+    assert info.signature is not None
+    assert info.signature.inputs.input_names() == list(DATASETS[name].feature_names)
+    assert info.saved_input_example_info is not None
+    assert set(info.flavors) == {"python_function", "sklearn"}
+    assert info.flavors["sklearn"]["serialization_format"] == "skops"
+    assert info.flavors["sklearn"]["skops_trusted_types"] == list(TRUSTED_TYPES)
+    version = MlflowClient().get_model_version(name, trained[name].version)
+    assert version.tags["algorithm"] == read_card(name).algorithm
+    assert version.tags["data_sha256"] == read_card(name).data_sha256
+
+
+def test_mlflow_loads_the_registered_version(trained: dict[str, RegisteredModel], name: str) -> None:
+    rows = pd.DataFrame(tiny_splits(name).test.features, columns=list(DATASETS[name].feature_names))
+    loaded = mlflow.pyfunc.load_model(trained[name].model_uri)
+    expected = load_estimator(Path("models") / name / ESTIMATOR_FILE).predict(rows.to_numpy())
+    np.testing.assert_array_equal(loaded.predict(rows), expected)
+
+
+def test_second_training_is_a_second_version(workspace: Path, trained: dict[str, RegisteredModel]) -> None:
+    again = train("iris", tiny_train_params("iris"))
+    assert int(again.version) > int(trained["iris"].version)
+    assert json.loads((workspace / "models/iris/registration.json").read_text())["version"] == again.version
+    # For the tests after this one.
+    trained["iris"] = again
+
+
+def snapshot(directory: Path) -> dict[str, str]:
+    return {path.as_posix(): sha256(path) for path in directory.rglob("*") if path.is_file()}
+
+
+def versions(name: str) -> int:
+    return len(MlflowClient().search_model_versions(f"name = '{name}'"))
+
+
+def test_failed_training_changes_nothing_and_ends_its_run(workspace: Path, trained: dict[str, RegisteredModel]) -> None:
+    before, count = snapshot(workspace / "models"), versions("housing")
+    params = tiny_train_params("housing", tolerance=1e-30)
+    with pytest.raises(PipelineError, match=r"train\.housing\.tolerance allows 1e-30"):
+        train("housing", params)
+    parent, *_ = parents("housing")
+    assert parent.info.run_id != trained["housing"].run_id
+    assert parent.info.status == "FAILED"
+    assert mlflow.active_run() is None
+    assert snapshot(workspace / "models") == before
+    assert versions("housing") == count
+
+
+def test_candidate_that_cannot_be_built_fails_before_any_run(trained: dict[str, RegisteredModel]) -> None:
+    assert trained
+    before = len(parents("iris"))
+    with pytest.raises(PipelineError, match="no 'oracle'"):
+        train("iris", tiny_train_params("iris", candidates={"odd": CandidateParams(estimator="oracle")}))
+    assert len(parents("iris")) == before
+
+
+def test_missing_statistics_say_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="dvc repro feature_engineering"):
+        stage.describe_features(DATASETS["iris"], tmp_path / "statistics.json")
+
+
+def test_unknown_dataset_is_named() -> None:
+    with pytest.raises(PipelineError, match=r"no dataset 'penguins'; there is housing, iris"):
+        stage.main("penguins")
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+    subprocess.run(["git", *identity, *arguments], cwd=directory, check=True, capture_output=True)
+
+
+def test_git_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert stage.git_revision() == "unknown"
+    git(tmp_path, "init")
+    (tmp_path / "params.yaml").write_text("a: 1")
+    git(tmp_path, "add", "params.yaml")
+    git(tmp_path, "commit", "-m", "First")
+    clean = stage.git_revision()
+    assert len(clean) == 40
+    (tmp_path / "dvc.lock").write_text("what the pipeline writes")
+    assert stage.git_revision() == clean
+    (tmp_path / "params.yaml").write_text("a: 2")
+    assert stage.git_revision() == f"{clean}+dirty"
+
+
+def test_training_without_git_is_of_unknown_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert stage.git_revision() == "unknown"
