@@ -17,10 +17,9 @@ BundleError                 500
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from contract.table import Violation
+from contract.violation import Violation
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,6 @@ class PipelineError(BundleError):
 class DataError(PipelineError):
     """Raw data breaks the contract. ``violations`` has every broken rule, in order of column and row."""
 
-    def __init__(self, message: str, violations: "Sequence[Violation]" = ()) -> None:
+    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)

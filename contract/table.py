@@ -3,44 +3,15 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
 from contract.errors import DataError
+from contract.violation import Rule, Violation
 
 FloatMatrix = NDArray[np.float64]
-
-
-class Rule(StrEnum):
-    """What a table can break."""
-
-    MISSING_COLUMN = "missing_column"
-    UNKNOWN_COLUMN = "unknown_column"
-    LENGTH = "length"
-    TYPE = "type"
-    NAN = "nan"
-    INFINITE = "infinite"
-    RANGE = "range"
-    CLASS = "class"
-    DUPLICATE = "duplicate"
-    TOO_FEW_ROWS = "too_few_rows"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One broken rule.
-
-    ``row`` counts from 0; ``column``, ``row`` and ``value`` are None where the rule is not about one.
-    """
-
-    rule: Rule
-    column: str | None
-    row: int | None
-    value: str | None
-    message: str
 
 
 @dataclass(frozen=True)
@@ -155,8 +126,7 @@ def _check_columns(dataset: Dataset, columns: Mapping[str, Sequence[object]]) ->
 
 def _numbers(name: str, column: Sequence[object]) -> tuple[FloatMatrix, list[Violation]]:
     """A column as numbers of shape ``[N]``; a cell that is none becomes NaN and a violation."""
-    # Python and numpy read "1_000" as a number; no other reader of the file would.
-    if not any(isinstance(value, str) and "_" in value for value in column):
+    if not any(map(_odd, column)):
         with suppress(ValueError, TypeError):
             return np.asarray(column, dtype=np.float64), []
     numbers = np.full(len(column), np.nan)
@@ -171,9 +141,14 @@ def _numbers(name: str, column: Sequence[object]) -> tuple[FloatMatrix, list[Vio
 
 
 def _number(value: object) -> float:
-    if isinstance(value, str) and "_" in value:
+    if _odd(value):
         raise ValueError(value)
     return float(value)  # type: ignore[arg-type]  # what is no number raises, and is named
+
+
+def _odd(value: object) -> bool:
+    """Text that Python and numpy read as a number and no other reader of the file would: "1_000", "١٢"."""
+    return isinstance(value, str) and ("_" in value or not value.isascii())
 
 
 def _check_target(dataset: Dataset, column: Sequence[object]) -> tuple[FloatMatrix, list[Violation]]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from contract import DATASETS
 from contract.dataset import Dataset, Task
 from contract.errors import DataError
-from contract.table import Table, Violation, check_table
+from contract.table import Table, check_table
+from contract.violation import Violation
 from training import console, params
 from training.files import sha256, write_json, write_parquet
 from training.params import TableParams

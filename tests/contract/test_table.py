@@ -7,7 +7,8 @@ import pytest
 from contract.errors import DataError
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from contract.table import Rule, check_matrix, check_table
+from contract.table import check_matrix, check_table
+from contract.violation import Rule
 
 Columns = dict[str, list[object]]
 
@@ -49,6 +50,7 @@ def test_text_becomes_numbers_and_class_indices_in_the_order_of_the_contract() -
         (cell("sepal_width", 2, "wide"), Rule.TYPE, "sepal_width", 2, "wide"),
         (cell("sepal_width", 2, ""), Rule.TYPE, "sepal_width", 2, ""),
         (cell("sepal_width", 2, "1_0"), Rule.TYPE, "sepal_width", 2, "1_0"),
+        (cell("sepal_width", 2, "٣"), Rule.TYPE, "sepal_width", 2, "٣"),
         (cell("sepal_width", 0, "nan"), Rule.NAN, "sepal_width", 0, "nan"),
         (cell("sepal_width", 1, "inf"), Rule.INFINITE, "sepal_width", 1, "inf"),
         (cell("sepal_width", 1, "-inf"), Rule.INFINITE, "sepal_width", 1, "-inf"),

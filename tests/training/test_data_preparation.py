@@ -10,7 +10,7 @@ import pytest
 
 from contract import DATASETS
 from contract.errors import DataError
-from contract.table import Rule
+from contract.violation import Rule
 from tests.training.conftest import raw_table
 from training.data_preparation import prepare, read_csv, verify_checksum
 from training.files import sha256
