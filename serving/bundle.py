@@ -89,8 +89,7 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
 
 async def _warm_up(predictor: Predictor) -> None:
     """Run the golden rows in batches of growing size: the first caller finds everything hot, and the timer knows."""
-    dataset = predictor.model.dataset
-    rows = dataset.matrix(dataset.row.model_validate(golden.row) for golden in predictor.model.card.golden)
+    rows = predictor.model.golden_rows
     for size in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256):
         await predictor.runner.run(np.resize(rows, (size, rows.shape[1])))
 

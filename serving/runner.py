@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 FloatMatrix = NDArray[np.float64]
 Model = Callable[[FloatMatrix], FloatMatrix]
-"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it, but for last bits."""
+"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
 
 LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
