@@ -73,8 +73,8 @@ clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoM
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.uv: requirements/bootstrap.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; name one with 'make PYTHON=/path/to/python3.11 …'."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed; name one with 'make PYTHON=/path/to/python3.11 …'."; exit 1; }
 	$(call step,Create $(VENV),$(PYTHON) -m venv $(VENV))
 	$(call step,Install the installer (uv),$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt)
 	@touch $@

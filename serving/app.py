@@ -2,7 +2,7 @@
 
 BentoML 1.4.39 answers a refused body with a title instead of the field, writes a stack trace for each, starts a timer
 for every request that outlives it, and its page loads a tracker. ``service_class`` of ``@bentoml.service`` is the way
-to a service of one's own; the version is pinned, and ``tests/serving/test_app.py`` holds what we rely on.
+to a service of one's own; the version is pinned, and the tests of the real service hold what we rely on.
 """
 
 import asyncio
@@ -11,18 +11,22 @@ from typing import Any
 import attrs
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
+from contract.dataset import Rows
 from contract.errors import BundleError, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
 from serving.bundle import Bundle
 from serving.errors import error_response, http_exception_response, internal_error_response, refusal
 from serving.openapi import DOCS_PAGE, document
 from serving.settings import Settings
+
+MAXIMUM_ROW_BYTES = 64 * 1024
+"""Largest body of a single row: pydantic lists every unknown field, so that a large one would be costly to refuse."""
 
 
 @attrs.define(eq=False)  # equal and hashed as BentoML has it
@@ -63,6 +67,8 @@ class BundleApp(ServiceAppFactory):
         app = super().__call__()
         app.add_exception_handler(HTTPException, http_exception_response)
         app.add_exception_handler(Exception, internal_error_response)
+        # A redirect would have no body to tell anything.
+        app.router.redirect_slashes = False
         app.add_route("/docs", self.index_page)
         app.add_route("/health", self.health)
         app.add_route("/models/info", self.models_info)
@@ -99,11 +105,19 @@ class BundleApp(ServiceAppFactory):
             return await self.api_endpoint(name, request)
         except BundleError as error:
             return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody is there to read it; metrics count it
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """Body to validated input to the method's answer, as JSON."""
         method = self.service.apis[name]
-        body = await self._json_body(request)
+        try:
+            async with asyncio.timeout(self._settings.TIMEOUT_SECONDS):
+                body = await self._json_body(request, method.input_spec)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The body did not arrive within {self._settings.TIMEOUT_SECONDS:g} seconds."
+            ) from None
         try:
             # An empty body is an empty object: the error then names the first missing field.
             value = method.input_spec.model_validate_json(body or b"{}")
@@ -119,11 +133,13 @@ class BundleApp(ServiceAppFactory):
             ) from None
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    async def _json_body(self, request: Request) -> bytes:
+    async def _json_body(self, request: Request, input_spec: type[BaseModel]) -> bytes:
         media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise UnsupportedMediaType(f"The body must be application/json, not {media_type[:60]}.")
         limit = self._settings.MAX_BODY_BYTES
+        if not issubclass(input_spec, Rows):
+            limit = min(limit, MAXIMUM_ROW_BYTES)
         too_large = PayloadTooLarge(f"The body is larger than {limit} bytes; send the rows in several requests.")
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:

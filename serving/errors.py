@@ -11,23 +11,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.errors import BundleError, ErrorDetail, InvalidInput, Overloaded, StartupError
+from contract.errors import BundleError, ErrorDetail, InferenceFailed, InvalidInput, Overloaded, StartupError
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_DETAILS = 100
 """Most reasons listed in one answer; the sentence tells how many there are."""
 
+INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
+
+MAXIMUM_NAME = 60
+"""Most characters of a sender's field name that are repeated in an answer."""
+
 
 def refusal(error: ValidationError) -> InvalidInput:
     """A body that the contract refuses, as one sentence with the first field and a detail for each."""
-    details = [_detail(problem) for problem in error.errors(include_url=False, include_context=False)]
-    rest = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return InvalidInput(f"{details[0].msg}{rest}", details[:MAXIMUM_DETAILS])
+    problems = error.errors(include_url=False, include_context=False)[:MAXIMUM_DETAILS]
+    details = [_detail(problem) for problem in problems]
+    rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return InvalidInput(f"{details[0].msg}{rest}", details)
 
 
 def _detail(problem: Any) -> ErrorDetail:
-    loc = problem["loc"]
+    # A field of the sender's own may be of any length.
+    loc = tuple(part[:MAXIMUM_NAME] if isinstance(part, str) else part for part in problem["loc"])
     where = _path(loc) or "body"
     what = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "extra_forbidden":
@@ -50,6 +57,8 @@ def _path(loc: Sequence[str | int]) -> str:
 def error_response(error: BundleError) -> Response:
     """The JSON body of an error, with its status and headers."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
+    if error.status == InferenceFailed.status:
+        return _response(error.status, INTERNAL_ERROR, (), headers)  # the runner has logged why
     return _response(error.status, str(error), error.detail, headers)
 
 
@@ -66,7 +75,7 @@ def http_exception_response(request: Request, error: Exception) -> Response:
 
 def internal_error_response(_: Request, __: Exception) -> Response:
     """Our bug: the server logs the stack, the client is told no more than that."""
-    return _response(500, "An internal error: this is our fault. The server's log has the reason.", (), {})
+    return _response(500, INTERNAL_ERROR, (), {})
 
 
 def _response(status: int, sentence: str, detail: Sequence[ErrorDetail], headers: dict[str, str]) -> Response:

@@ -29,7 +29,7 @@ class Error(BaseModel):
 
 _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
-    "413": ("The body is too large.", "The body is larger than 16777216 bytes; send the rows in several requests."),
+    "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
     "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
     "429": (
         "Shed: the estimated wait is too long. `Retry-After` has the seconds after which to try again.",

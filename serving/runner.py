@@ -129,7 +129,10 @@ class Runner:
             raise
 
     def estimated_wait(self) -> float:
-        """Seconds until a request that comes now is begun: the batch that runs, and all that is queued."""
+        """Seconds of work that was taken before: the batch that runs, and all that is queued.
+
+        A small request may be begun sooner, between the parts of large ones; it is the work that must stay bounded.
+        """
         wait = 0.0
         if self._running_until is not None:
             wait = max(self._running_until - perf_counter(), 0.0)

@@ -31,7 +31,7 @@ class Settings(BaseModel):
     MAX_LATENCY_MS: float = Field(
         default=500, gt=0, le=600_000, description="Longest estimated wait before a request is refused with 429."
     )
-    MAX_BODY_BYTES: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest body, in bytes; over it, 413.")
+    MAX_BODY_BYTES: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest body, in bytes; over it, 413.")
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_a_refused_value_in_a_batch_is_named_with_its_row(client: httpx.Client, 
         ("/predict/housing", b'{"MedInc": 1,}', "body: invalid JSON"),
         ("/predict/housing", b'{"MedInc": 1', "body: invalid JSON"),
         ("/predict/housing", b"\xff\xfe", "body: invalid JSON"),
-        ("/predict/housing", b"[" * 100_000, "body: invalid JSON"),
+        ("/predict/housing", b"[" * 60_000, "body: invalid JSON"),
         ("/predict/housing/batch", b'{"rows": []}', "rows: list should have at least 1 item"),
         ("/predict/housing/batch", b'{"rows": 3}', "rows: input should be a valid array"),
         ("/predict/housing/batch", b'{"rows": [3]}', "rows[0]: input should be an object"),
@@ -212,6 +213,28 @@ def test_a_body_over_the_limit_is_refused_by_its_length(client: httpx.Client) ->
 def test_a_body_over_the_limit_without_a_length_is_refused_too(client: httpx.Client) -> None:
     answer = client.post("/predict/iris/batch", content=(b" " * 100_000 for _ in range(21)), headers=JSON)
     assert answer.status_code == 413
+
+
+def test_a_single_row_has_a_smaller_limit(client: httpx.Client) -> None:
+    answer = client.post("/predict/iris", content=b" " * 65_537, headers=JSON)
+    assert (answer.status_code, "65536 bytes" in answer.json()["error"]) == (413, True)
+
+
+def test_a_long_field_name_is_not_sent_back_whole(client: httpx.Client) -> None:
+    answer = client.post("/predict/iris", json={**IRIS.example, "x" * 10_000: 1})
+    assert (answer.status_code, len(answer.content) < 500) == (400, True)
+
+
+def test_a_slash_too_many_is_an_unknown_path(client: httpx.Client) -> None:
+    answer = client.post("/predict/iris/", json=IRIS.example)
+    assert (answer.status_code, answer.json()["detail"]) == (404, [])
+
+
+def test_a_client_that_leaves_in_mid_body_harms_nobody(client: httpx.Client) -> None:
+    for _ in range(5):
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as leaver:
+            leaver.sendall(b"POST /predict/iris HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert client.post("/predict/iris", json=IRIS.example).status_code == 200
 
 
 def test_a_chunked_body_within_the_limit_is_taken(client: httpx.Client) -> None:

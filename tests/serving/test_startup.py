@@ -143,6 +143,15 @@ def test_what_takes_too_long_is_given_up(pinned: Path) -> None:
         assert client.post("/predict/housing", json=HOUSING.example).status_code == 200
 
 
+def test_a_body_that_does_not_arrive_is_given_up(pinned: Path) -> None:
+    environment = {"MODELS_DIR": str(pinned), "WORKERS": "1", "TIMEOUT_SECONDS": "0.2"}
+    with running_service(environment=environment) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as stalled:
+            stalled.sendall(b"POST /predict/iris HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert b" 504 " in stalled.recv(4096)
+
+
 def test_stopping_finishes_what_was_taken(pinned: Path) -> None:
     environment = {**SLOW, "MODELS_DIR": str(pinned), "MAX_LATENCY_MS": "60000"}
     with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as client:
