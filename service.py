@@ -7,7 +7,7 @@ import bentoml
 from contract import DATASETS
 from contract.housing import HOUSING, HousingRow, HousingRows
 from contract.iris import IRIS, IrisRow, IrisRows
-from serving import logs
+from serving import logs, metrics_directory
 from serving.app import BundleService
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
@@ -20,6 +20,8 @@ from serving.predictions import (
 )
 from serving.settings import Settings
 from serving.startup import check_deployment
+
+metrics_directory.take_own()
 
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)

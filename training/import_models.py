@@ -5,15 +5,18 @@ the store, imports them when the service starts.
 """
 
 import json
+import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import bentoml
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
+from pydantic import ValidationError
 
 from contract import DATASETS
-from contract.card import CARD_FILE, ModelCard
+from contract.card import CARD_FILE, ONNX_FILE, ModelCard
 from contract.dataset import Dataset
 from contract.errors import PipelineError
 from training import console, files, tracking
@@ -45,10 +48,9 @@ def import_models(champions: dict[str, RegisteredModel], store: Path, deployed: 
 
 def _import(dataset: Dataset, champion: RegisteredModel) -> bentoml.Model:
     tag = f"{dataset.name}:v{champion.version}-{champion.run_id[:8]}"
-    try:
-        return bentoml.models.get(tag)
-    except NotFound:
-        pass  # It is imported now.
+    stored = _whole(tag)
+    if stored is not None:
+        return stored
     with tempfile.TemporaryDirectory() as directory:
         card = ModelCard.model_validate_json((tracking.download(champion, Path(directory)) / CARD_FILE).read_bytes())
     return bentoml.mlflow.import_model(
@@ -61,6 +63,25 @@ def _import(dataset: Dataset, champion: RegisteredModel) -> bentoml.Model:
             **{metric: f"{value:.6g}" for metric, value in card.metrics.items()},
         },
     )
+
+
+def _whole(tag: str) -> bentoml.Model | None:
+    """The model from the store; None if it is not there, or only a part that an interrupted import left."""
+    try:
+        stored = bentoml.models.get(tag)
+        folder = Path(stored.path_of("mlflow_model")) / tracking.EXTRA_FILES
+        card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        if files.sha256(folder / ONNX_FILE) == card.onnx.sha256:
+            return stored
+    except NotFound:
+        return None
+    except (BentoMLException, OSError, ValidationError) as error:
+        console.log.warning("%s is half-written in the BentoML store and is imported anew: %s", tag, error)
+    # `bentoml.models.delete` wants a whole model.
+    name, _, version = tag.partition(":")
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    shutil.rmtree(home / "models" / name / version, ignore_errors=True)
+    return None
 
 
 def read_champions(path: Path = CHAMPIONS_FILE) -> dict[str, RegisteredModel]:

@@ -14,6 +14,8 @@ import httpx
 
 from contract.errors import PipelineError
 
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Each server has its own: one that starts empties it."""
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -32,7 +34,6 @@ def running_service(
         PipelineError: the service did not become ready; the end of its log is in the sentence.
     """
     with tempfile.TemporaryDirectory(prefix="local-service-") as directory:
-        home = _separate_home(Path(directory))
         output = log or Path(directory) / "service.log"
         port = free_port()
         with output.open("wb") as sink:
@@ -40,10 +41,9 @@ def running_service(
                 [sys.executable, "-m", "bentoml", "serve"],
                 cwd=PROJECT,
                 env={
-                    **os.environ,
+                    **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
                     "API_HOST": "127.0.0.1",
                     "API_PORT": str(port),
-                    "BENTOML_HOME": str(home),
                     "BENTOML_DO_NOT_TRACK": "True",
                     **(environment or {}),
                 },
@@ -69,19 +69,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _separate_home(directory: Path) -> Path:
-    """A BentoML home with this store's models but a metrics directory of its own.
-
-    ``bentoml serve`` empties the metrics directory of its home: sharing it would blind a service that is running.
-    """
-    models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").resolve() / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    home = directory / "bentoml"
-    home.mkdir()
-    (home / "models").symlink_to(models)
-    return home
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path) -> None:

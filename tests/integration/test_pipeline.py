@@ -96,6 +96,18 @@ def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None
     assert {f"{name}:{version}" for name, version in served.items()} == set(deployed.values())
 
 
+def test_a_clone_with_the_cache_but_no_registry_serves(served_once: Newcomer, tmp_path: Path) -> None:
+    other = Newcomer(tmp_path / "clone", served_once.home, {"BENTOML_HOME": str(tmp_path / "bentoml")})
+    served_once.run(f"git clone -q . {other.clone}")
+    (other.clone / ".venv").symlink_to(served_once.clone / ".venv")
+    shutil.copy(served_once.clone / "dvc.lock", other.clone)
+    shutil.copytree(served_once.clone / ".dvc/cache", other.clone / ".dvc/cache")
+    other.run("dvc checkout")
+    assert stages_run(other.run("dvc repro").stdout) == []
+    with other.serving("bentoml serve") as url:
+        assert httpx.post(f"{url}/predict/iris", json=IRIS.example).status_code == 200
+
+
 def set_param(newcomer: Newcomer, value: object, *keys: str) -> object:
     path = newcomer.clone / "params.yaml"
     params = yaml.safe_load(path.read_text())

@@ -16,7 +16,7 @@ from contract.errors import PipelineError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from tests.serving import tiny_models
-from training.local_service import free_port, running_service
+from training.local_service import METRICS_DIRECTORY, free_port, running_service
 
 PROJECT = Path(__file__).parents[2]
 
@@ -32,7 +32,12 @@ def refusal(environment: dict[str, str], *arguments: str) -> str:
     ended = subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", *arguments],
         cwd=PROJECT,
-        env={**os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(free_port()), **environment},
+        env={
+            **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
+            "API_HOST": "127.0.0.1",
+            "API_PORT": str(free_port()),
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -81,6 +86,13 @@ def test_a_port_in_use_stops_the_start(pinned: Path, occupied: int) -> None:
     said = refusal({"MODELS_DIR": str(pinned), "API_PORT": str(occupied)})
     assert f"Port {occupied} is in use" in said
     assert "API_PORT" in said
+
+
+def test_a_start_that_fails_leaves_the_metrics_of_who_runs(pinned: Path) -> None:
+    with running_service(environment={"MODELS_DIR": str(pinned)}) as url:
+        httpx.post(f"{url}/predict/iris", json=IRIS.example).raise_for_status()
+        refusal({"MODELS_DIR": str(pinned), "API_PORT": url.rpartition(":")[2]})
+        assert 'endpoint="/predict/iris"' in httpx.get(f"{url}/metrics").text
 
 
 def test_a_port_in_use_by_option_stops_the_start(pinned: Path, occupied: int) -> None:
