@@ -37,7 +37,7 @@ test: lint ## Lint, then run the tests with coverage
 	$(call step,Run the tests (pytest),pytest --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
-integration: $(VENV)/.dev ## Run the tests of the whole: pipeline from nothing, README, pages (takes minutes)
+integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
 
 .PHONY: lint
@@ -56,14 +56,15 @@ ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
-	rm -f requirements/{dev,training,serving}.txt
-	$(call lock,dev,--group dev)
-	$(call lock,training,--group training --constraint requirements/dev.txt)
-	$(call lock,serving,--constraint requirements/dev.txt)
+	rm -f requirements/{clients,dev,training,serving}.txt
+	$(call lock,dev,pyproject.toml --group dev)
+	$(call lock,training,pyproject.toml --group training --constraint requirements/dev.txt)
+	$(call lock,serving,pyproject.toml --constraint requirements/dev.txt)
+	$(call lock,clients,--group clients)
 
 define lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--output-file requirements/$(1).txt pyproject.toml $(2)
+		--output-file requirements/$(1).txt $(2)
 endef
 
 .PHONY: clean
@@ -81,6 +82,12 @@ $(VENV)/.uv: requirements/bootstrap.txt
 
 $(VENV)/.training: $(VENV)/.uv requirements/training.txt
 	$(call step,Install the locked dependencies,uv pip install --python $(BIN)/python --require-hashes -r requirements/training.txt)
+	@touch $@
+
+# Clients of other projects, in an environment of their own: they want an older protobuf than the service's.
+$(VENV)/.clients: $(VENV)/.uv requirements/clients.txt
+	$(call step,Create $(VENV)/clients,uv venv --quiet --clear --python $(BIN)/python $(VENV)/clients)
+	$(call step,Install the locked clients,uv pip install --quiet --python $(VENV)/clients/bin/python --require-hashes -r requirements/clients.txt)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.training requirements/dev.txt

@@ -18,11 +18,14 @@ from serving.predictions import (
     RegressionPrediction,
     RegressionPredictions,
 )
+from serving.protocol.grpc import GrpcServer
+from serving.protocol.inference import Inference
 from serving.settings import Settings
 from serving.startup import check_deployment
 
 metrics_directory.take_own()
 
+NAME = "ml_prediction_bundle"
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
     logs.configure(SETTINGS.LOG_LEVEL)
@@ -30,7 +33,7 @@ with startup_errors():
 
 
 @bentoml.service(  # type: ignore[operator]  # mypy takes the function for the module of that name
-    name="ml_prediction_bundle",
+    name=NAME,
     service_class=BundleService,
     workers=SETTINGS.WORKERS or "cpu_count",
     http={"host": SETTINGS.API_HOST, "port": SETTINGS.API_PORT},
@@ -48,6 +51,8 @@ class PredictionService:
     def __init__(self) -> None:
         with startup_errors():
             self.bundle = load_bundle(MODELS, SETTINGS)
+        self.inference = Inference(self.bundle, NAME, bentoml.server_context.bento_version)
+        self.grpc = GrpcServer(self.inference, SETTINGS)
 
     @bentoml.on_deployment
     @staticmethod
@@ -58,12 +63,18 @@ class PredictionService:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Warm up before the worker takes its first request."""
-        await self.bundle.start()
+        """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
+        await self.bundle.warm_up()
+        with startup_errors():
+            await self.grpc.start()
+        self.bundle.open()
+        self.grpc.open()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what was taken."""
+        self.bundle.drain()
+        await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()
 
     async def __is_ready__(self) -> bool:

@@ -5,7 +5,6 @@ for every request that outlives it, and its page loads a tracker. ``service_clas
 to a service of one's own; the version is pinned, and the tests of the real service hold what we rely on.
 """
 
-import asyncio
 from typing import Any
 
 import attrs
@@ -16,13 +15,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from contract.dataset import Rows
-from contract.errors import BundleError, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
+from contract.errors import BundleError, UnsupportedMediaType
 from serving.bundle import Bundle
 from serving.errors import error_response, http_exception_response, internal_error_response, refusal
+from serving.http_body import CLIENT_CLOSED_REQUEST, read_body
 from serving.openapi import DOCS_PAGE, document
+from serving.protocol import rest
+from serving.protocol.rest import RestApp
 from serving.settings import Settings
 
 MAXIMUM_ROW_BYTES = 64 * 1024
@@ -34,7 +37,7 @@ class BundleService(Service[Any]):
     """BentoML's service, answering through ``BundleApp``.
 
     The class it decorates has ``settings`` and ``models`` (a stored model for each dataset) in its class scope, and
-    ``bundle`` in its instances.
+    ``bundle`` and ``inference`` in its instances.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -65,6 +68,9 @@ class BundleApp(ServiceAppFactory):
     def __call__(self) -> Starlette:
         """The application: BentoML's routes and ours."""
         app = super().__call__()
+        protocol = RestApp(lambda: self._instance.inference, self._settings)
+        # First, since every route before it costs a match.
+        app.router.routes[:0] = [Route(rest.PREFIX, protocol), Mount(rest.PREFIX, protocol)]
         app.add_exception_handler(HTTPException, http_exception_response)
         app.add_exception_handler(Exception, internal_error_response)
         # A redirect would have no body to tell anything.
@@ -76,10 +82,14 @@ class BundleApp(ServiceAppFactory):
         return app
 
     @property
-    def _bundle(self) -> Bundle:
+    def _instance(self) -> Any:
         if self._service_instance is None:
             raise RuntimeError("a request came before the service was started")
-        bundle: Bundle = self._service_instance.bundle
+        return self._service_instance
+
+    @property
+    def _bundle(self) -> Bundle:
+        bundle: Bundle = self._instance.bundle
         return bundle
 
     async def health(self, _: Request) -> Response:
@@ -106,31 +116,19 @@ class BundleApp(ServiceAppFactory):
         except BundleError as error:
             return error_response(error)
         except ClientDisconnect:
-            return Response(status_code=499)  # nobody is there to read it; metrics count it
+            return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody is there to read it; metrics count it
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """Body to validated input to the method's answer, as JSON."""
         method = self.service.apis[name]
-        try:
-            async with asyncio.timeout(self._settings.TIMEOUT_SECONDS):
-                body = await self._json_body(request, method.input_spec)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"The body did not arrive within {self._settings.TIMEOUT_SECONDS:g} seconds."
-            ) from None
+        body = await self._json_body(request, method.input_spec)
         try:
             # An empty body is an empty object: the error then names the first missing field.
             value = method.input_spec.model_validate_json(body or b"{}")
         except ValidationError as error:
             raise refusal(error) from None
         call = getattr(self._service_instance, name).local
-        try:
-            async with asyncio.timeout(self._settings.TIMEOUT_SECONDS):
-                answer = await call(value)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"There was no prediction within {self._settings.TIMEOUT_SECONDS:g} seconds."
-            ) from None
+        answer = await call(value)
         return Response(answer.model_dump_json(), media_type="application/json")
 
     async def _json_body(self, request: Request, input_spec: type[BaseModel]) -> bytes:
@@ -140,15 +138,4 @@ class BundleApp(ServiceAppFactory):
         limit = self._settings.MAX_BODY_BYTES
         if not issubclass(input_spec, Rows):
             limit = min(limit, MAXIMUM_ROW_BYTES)
-        too_large = PayloadTooLarge(f"The body is larger than {limit} bytes; send the rows in several requests.")
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
-            raise too_large
-        chunks = []
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await read_body(request.scope, request.receive, limit, self._settings.TIMEOUT_SECONDS)

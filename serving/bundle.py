@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,45 +26,57 @@ class Bundle:
     """The predictors of one worker, by model name."""
 
     def __init__(self, predictors: Mapping[str, Predictor]) -> None:
-        self._predictors = dict(predictors)
-        self._started_at: datetime | None = None
+        self.predictors: Mapping[str, Predictor] = MappingProxyType(dict(predictors))
+        self._opened_at: datetime | None = None
         self._draining = False
 
     def __getitem__(self, name: str) -> Predictor:
-        return self._predictors[name]
+        return self.predictors[name]
+
+    @property
+    def opened(self) -> bool:
+        """Every model is loaded and warm, and every port is bound."""
+        return self._opened_at is not None
 
     @property
     def ready(self) -> bool:
-        """Every model is loaded and warm, and the worker is not draining."""
-        return self._started_at is not None and not self._draining
+        """It was opened, and is not draining."""
+        return self.opened and not self._draining
 
-    async def start(self) -> None:
+    async def warm_up(self) -> None:
         """Warm every model up, then set the heap aside from the garbage collector."""
-        for predictor in self._predictors.values():
+        for predictor in self.predictors.values():
             await _warm_up(predictor)
         # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
         gc.collect()
         gc.freeze()
-        self._started_at = datetime.now(UTC)
+
+    def open(self) -> None:
+        """Be ready, from now on."""
+        self._opened_at = datetime.now(UTC)
+
+    def drain(self) -> None:
+        """Stop being ready; what comes all the same is still answered."""
+        self._draining = True
 
     async def close(self) -> None:
-        """Stop being ready, finish what was taken."""
-        self._draining = True
-        await asyncio.gather(*(predictor.runner.close() for predictor in self._predictors.values()))
+        """Refuse what comes, finish what was taken."""
+        self.drain()
+        await asyncio.gather(*(predictor.runner.close() for predictor in self.predictors.values()))
 
     def health(self) -> dict[str, Any]:
         """A summary for people: status, uptime in seconds, the version of each model."""
         now = datetime.now(UTC)
         return {
             "status": "ok" if self.ready else "draining" if self._draining else "starting",
-            "uptime_seconds": round((now - self._started_at).total_seconds(), 1) if self._started_at else 0.0,
+            "uptime_seconds": round((now - self._opened_at).total_seconds(), 1) if self._opened_at else 0.0,
             "worker": os.getpid(),
-            "models": {name: predictor.model.version for name, predictor in self._predictors.items()},
+            "models": {name: predictor.model.version for name, predictor in self.predictors.items()},
         }
 
     def models_info(self) -> dict[str, Any]:
         """Each model's card without its golden rows, and when it was loaded."""
-        return {name: _info(predictor.model) for name, predictor in self._predictors.items()}
+        return {name: _info(predictor.model) for name, predictor in self.predictors.items()}
 
 
 def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bundle:
@@ -82,7 +95,7 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
             max_batch_size=settings.MAX_BATCH_SIZE,
             max_latency_ms=settings.MAX_LATENCY_MS,
         )
-        predictors[dataset.name] = Predictor(model, runner)
+        predictors[dataset.name] = Predictor(model, runner, timeout_seconds=settings.TIMEOUT_SECONDS)
         logger.info("model=%s:%s loaded in %.2f s", dataset.name, model.version, perf_counter() - started)
     return Bundle(predictors)
 

@@ -1,24 +1,39 @@
-"""The only map from errors to HTTP."""
+"""The only map from errors to HTTP and to gRPC."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.errors import BundleError, ErrorDetail, InferenceFailed, InvalidInput, Overloaded, StartupError
+from contract.errors import (
+    BundleError,
+    DeadlineExceeded,
+    ErrorDetail,
+    InferenceFailed,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    StartupError,
+    UnsupportedMediaType,
+)
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_DETAILS = 100
 """Most reasons listed in one answer; the sentence tells how many there are."""
-
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
+"""What a client is told of a bug of ours."""
+
 
 MAXIMUM_NAME = 60
 """Most characters of a sender's field name that are repeated in an answer."""
@@ -56,10 +71,17 @@ def _path(loc: Sequence[str | int]) -> str:
 
 def error_response(error: BundleError) -> Response:
     """The JSON body of an error, with its status and headers."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
-    if error.status == InferenceFailed.status:
-        return _response(error.status, INTERNAL_ERROR, (), headers)  # the runner has logged why
-    return _response(error.status, str(error), error.detail, headers)
+    return _response(error.status, sentence(error), error.detail, error_headers(error))
+
+
+def sentence(error: BundleError) -> str:
+    """What a client is told of an error; of one that is our fault no more than that, for the log has the reason."""
+    return INTERNAL_ERROR if error.status == InferenceFailed.status else str(error)
+
+
+def error_headers(error: BundleError) -> dict[str, str]:
+    """The headers of an error's answer; in gRPC they are its trailing metadata, in lower case."""
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
 
 
 def http_exception_response(request: Request, error: Exception) -> Response:
@@ -76,6 +98,23 @@ def http_exception_response(request: Request, error: Exception) -> Response:
 def internal_error_response(_: Request, __: Exception) -> Response:
     """Our bug: the server logs the stack, the client is told no more than that."""
     return _response(500, INTERNAL_ERROR, (), {})
+
+
+def grpc_status(error: BundleError) -> grpc.StatusCode:
+    """The status code of an error; its sentence goes with it as the details."""
+    return next((code for kind, code in _GRPC_STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+_GRPC_STATUS: dict[type[BundleError], grpc.StatusCode] = {
+    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    MethodNotAllowed: grpc.StatusCode.UNIMPLEMENTED,
+    PayloadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 
 
 def _response(status: int, sentence: str, detail: Sequence[ErrorDetail], headers: dict[str, str]) -> Response:

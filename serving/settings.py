@@ -20,8 +20,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    API_HOST: str = Field(default="0.0.0.0", description="Address the HTTP server binds.")  # noqa: S104 - a container serves all
+    API_HOST: str = Field(default="0.0.0.0", description="Address the HTTP and the gRPC server bind.")  # noqa: S104 - a container serves all
     API_PORT: Port = Field(default=8000, description="HTTP port.")
+    GRPC_PORT: Port = Field(default=8001, description="gRPC port; every worker listens on it.")
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: the cores.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     MODELS_DIR: Path = Field(
@@ -32,6 +33,9 @@ class Settings(BaseModel):
         default=500, gt=0, le=600_000, description="Longest estimated wait before a request is refused with 429."
     )
     MAX_BODY_BYTES: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest body, in bytes; over it, 413.")
+    GRPC_MAX_MESSAGE_BYTES: int = Field(
+        default=4 * 1024 * 1024, ge=1024, description="Largest gRPC message, in bytes; over it, RESOURCE_EXHAUSTED."
+    )
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
     )

@@ -1,6 +1,7 @@
 """What is checked once, before any worker starts: a worker that fails would be started again for ever."""
 
 import errno
+import os
 import socket
 from collections.abc import Mapping
 
@@ -24,12 +25,20 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` come before the environment.
-    _check_port(options.get("host") or settings.API_HOST, options.get("port") or settings.API_PORT, "API_PORT")
+    host = options.get("host") or settings.API_HOST
+    port = options.get("port") or settings.API_PORT
+    if port == settings.GRPC_PORT:
+        raise StartupError(f"HTTP and gRPC cannot share port {port}. Set API_PORT or GRPC_PORT to another.")
+    _check_port(host, port, "API_PORT")
+    _check_port(host, settings.GRPC_PORT, "GRPC_PORT")
+    # The workers read the environment only: gRPC must not listen on more than --host says.
+    os.environ["API_HOST"] = host
 
 
 def _check_port(host: str, port: int, variable: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without SO_REUSEPORT, with which another service of this kind would share its port with us.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -44,6 +44,7 @@ def running_service(
                     **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
                     "API_HOST": "127.0.0.1",
                     "API_PORT": str(port),
+                    "GRPC_PORT": str(free_port()),
                     "BENTOML_DO_NOT_TRACK": "True",
                     **(environment or {}),
                 },

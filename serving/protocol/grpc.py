@@ -1,0 +1,236 @@
+"""The Open Inference Protocol over gRPC: ``inference.GRPCInferenceService``, with health and reflection.
+
+https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from open_inference.grpc import protocol as pb
+
+from contract.errors import BundleError, InvalidInput, StartupError
+from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
+from serving.metrics import UNKNOWN_MODEL, grpc_call
+from serving.protocol import health
+from serving.protocol.inference import Inference
+from serving.protocol.messages import check_parameters
+from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+CONTENTS = {
+    "FP64": "fp64_contents",
+    "FP32": "fp32_contents",
+    "INT64": "int64_contents",
+    "INT32": "int_contents",
+    "INT16": "int_contents",
+    "INT8": "int_contents",
+    "UINT64": "uint64_contents",
+    "UINT32": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT8": "uint_contents",
+}
+"""The field of typed contents that holds the elements of a datatype."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Answer = Callable[[Any], Awaitable[Message]]
+
+
+class GrpcServer:
+    """The server of one worker; all workers listen on one port."""
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._inference = inference
+        self._settings = settings
+        self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Bind the port and listen, NOT_SERVING.
+
+        Raises:
+            StartupError: the port cannot be bound.
+        """
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
+            ]
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE.full_name, health.NAME, reflection.SERVICE_NAME), server)
+        host, port = self._settings.API_HOST, self._settings.GRPC_PORT
+        try:
+            server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            raise StartupError(f"gRPC cannot listen on {host}:{port} (GRPC_PORT): {error}") from error
+        await server.start()
+        self._server = server
+
+    def open(self) -> None:
+        """Be SERVING, from now on."""
+        self._health.open()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Tell NOT_SERVING to who watches, refuse what comes, finish what was taken within the grace."""
+        self._health.close()
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+
+    def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        answers: dict[str, Answer] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        # Bytes in, bytes out: gRPC would answer a message that does not parse as an error of the server.
+        return {
+            method: grpc.unary_unary_rpc_method_handler(
+                partial(self._call, method, getattr(pb, f"{method}Request"), answer)
+            )
+            for method, answer in answers.items()
+        }
+
+    async def _call(
+        self, method: str, request_type: type[Message], answer: Answer, data: bytes, context: Context
+    ) -> bytes:
+        """Answer one call, and count it; an error is a status code with one sentence."""
+        started = perf_counter()
+        call = grpc_call(SERVICE.full_name, method, UNKNOWN_MODEL)
+        code, details, trailing = grpc.StatusCode.OK, "", {}
+        content = b""
+        try:
+            request = _parse(request_type, data)
+            call = grpc_call(SERVICE.full_name, method, self._model_label(request))
+            with call.in_progress():
+                content = (await answer(request)).SerializeToString()
+        except BundleError as error:
+            code, details, trailing = grpc_status(error), sentence(error), error_headers(error)
+        except asyncio.CancelledError:
+            expired = context.time_remaining() == 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            raise
+        except Exception:  # a bug of ours: the log has the stack, and the client the status it expects
+            logger.exception("method=%s failed", method)
+            code, details = grpc.StatusCode.INTERNAL, INTERNAL_ERROR
+        finally:
+            call.observe(code.name, perf_counter() - started)
+        if code is not grpc.StatusCode.OK:
+            await context.abort(code, details, tuple((name.lower(), value) for name, value in trailing.items()))
+        return content
+
+    def _model_label(self, request: Any) -> str:
+        """The model a request is about, as a label: what callers make up is ``unknown``."""
+        fields = request.DESCRIPTOR.fields_by_name
+        if "model_name" not in fields and "name" not in fields:
+            return ""
+        name = request.model_name if "model_name" in fields else request.name
+        return name if name in self._inference.bundle.predictors else UNKNOWN_MODEL
+
+    async def _server_live(self, _: pb.ServerLiveRequest) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _: pb.ServerReadyRequest) -> Message:
+        return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
+
+    async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
+        self._inference.predictor(request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._inference.bundle.ready)
+
+    async def _server_metadata(self, _: pb.ServerMetadataRequest) -> Message:
+        return pb.ServerMetadataResponse(**self._inference.server_metadata())
+
+    async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+        metadata = self._inference.model_metadata(self._inference.predictor(request.name, request.version))
+        properties = {}
+        # These messages have no parameters for a tensor: they become properties of the model.
+        for tensor in (*metadata["inputs"], *metadata["outputs"]):
+            for name, value in tensor.pop("parameters", {}).items():
+                properties[name] = value if isinstance(value, str) else ",".join(value)
+        return pb.ModelMetadataResponse(**metadata, properties=properties)
+
+    async def _model_infer(self, request: pb.ModelInferRequest) -> Message:
+        self._inference.check_started()
+        predictor = self._inference.predictor(request.model_name, request.model_version)
+        check_parameters(request.parameters, "the request")
+        tensors = _tensors(request)
+        for output in request.outputs:
+            check_parameters(output.parameters, f"the output {output.name[:60]!r}")
+        outputs = await self._inference.infer(predictor, tensors, [output.name for output in request.outputs])
+        response = pb.ModelInferResponse(
+            model_name=request.model_name, model_version=predictor.model.version, id=request.id
+        )
+        # Answered in the form it was asked, as MLServer and Triton's clients expect.
+        raw = bool(request.raw_input_contents)
+        for tensor in outputs:
+            written = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+            if raw:
+                response.raw_output_contents.append(tensor.raw())
+            else:
+                _write_contents(written.contents, tensor)
+        return response
+
+
+def _parse(request_type: type[Message], data: bytes) -> Message:
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(f"The message is no {request_type.DESCRIPTOR.full_name}: {error}.") from None
+
+
+def _tensors(request: pb.ModelInferRequest) -> list[InputTensor]:
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise InvalidInput(
+            f"There are {len(request.inputs)} inputs and {len(raws)} raw_input_contents: give each its own."
+        )
+    tensors = []
+    for index, tensor in enumerate(request.inputs):
+        check_parameters(tensor.parameters, f"the input {tensor.name[:60]!r}")
+        values = _contents(tensor)
+        if raws:
+            if values:
+                raise InvalidInput(
+                    f"The input {tensor.name[:60]!r} has contents and raw_input_contents: it must have one of both."
+                )
+            values = raws[index]
+        tensors.append(
+            InputTensor(tensor.name, tensor.datatype, checked_shape(tensor.name, list(tensor.shape)), values)
+        )
+    return tensors
+
+
+def _contents(tensor: Any) -> Any:
+    """The typed contents, from the field of the datatype; of a datatype that we do not take, nothing."""
+    field = CONTENTS.get(tensor.datatype)
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if field is None:
+        return []
+    if filled not in ([], [field]):
+        raise InvalidInput(
+            f"The input {tensor.name[:60]!r} is {tensor.datatype}: its contents must be in {field}, not in "
+            f"{', '.join(filled)}."
+        )
+    return list(getattr(tensor.contents, field))
+
+
+def _write_contents(contents: Any, tensor: OutputTensor) -> None:
+    if tensor.datatype == BYTES:
+        contents.bytes_contents.extend(element.encode() for element in tensor.flat())
+    else:
+        getattr(contents, CONTENTS[tensor.datatype]).extend(tensor.flat())

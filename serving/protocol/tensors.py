@@ -1,0 +1,172 @@
+"""One tensor, as JSON values or as raw bytes.
+
+Raw bytes are little-endian and row-major, without padding; an element of BYTES is its length as a 4-byte unsigned
+integer and then its bytes. HTTP's binary extension and gRPC's raw contents both have them so:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import InvalidInput
+
+FloatVector = NDArray[np.float64]
+
+NUMBERS: dict[str, np.dtype[Any]] = {
+    "FP64": np.dtype("<f8"),
+    "FP32": np.dtype("<f4"),
+    "INT64": np.dtype("<i8"),
+    "INT32": np.dtype("<i4"),
+    "INT16": np.dtype("<i2"),
+    "INT8": np.dtype("i1"),
+    "UINT64": np.dtype("<u8"),
+    "UINT32": np.dtype("<u4"),
+    "UINT16": np.dtype("<u2"),
+    "UINT8": np.dtype("u1"),
+}
+"""The datatypes of numbers that become a feature exactly, by their name in the protocol."""
+
+BYTES = "BYTES"
+LARGEST_EXACT_INTEGER = 2**53
+"""Up to here every integer is a double of its own."""
+MAXIMUM_DIMENSIONS = 8
+"""Of a shape that is worth reading; a table has one or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """A tensor of a request.
+
+    ``values`` are numbers, flat or nested as ``shape`` says, or the raw bytes of them.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any] | bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """A tensor of an answer. ``values`` is the array itself; the elements of BYTES are ``str`` objects."""
+
+    name: str
+    datatype: str
+    values: NDArray[Any]
+
+    @property
+    def shape(self) -> list[int]:
+        """Its dimensions."""
+        return list(self.values.shape)
+
+    def flat(self) -> list[Any]:
+        """The elements, row-major."""
+        elements: list[Any] = self.values.ravel().tolist()
+        return elements
+
+    def raw(self) -> bytes:
+        """The elements as raw bytes."""
+        if self.datatype != BYTES:
+            return self.values.astype(NUMBERS[self.datatype], copy=False).tobytes()
+        encoded = [element.encode() for element in self.flat()]
+        return b"".join(len(element).to_bytes(4, "little") + element for element in encoded)
+
+
+def checked_shape(name: str, shape: object) -> tuple[int, ...]:
+    """The shape of a request's tensor.
+
+    Raises:
+        InvalidInput: it is no list of whole numbers, 0 or more.
+    """
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) <= MAXIMUM_DIMENSIONS
+        or not all(type(size) is int and size >= 0 for size in shape)
+    ):
+        raise InvalidInput(f"The input {name!r} needs a shape: a list of whole numbers, not {repr(shape)[:60]}.")
+    return tuple(shape)
+
+
+def numbers(tensor: InputTensor, place: Callable[[int], str]) -> FloatVector:
+    """All elements of a tensor as doubles, row-major.
+
+    Args:
+        tensor: of a datatype of ``NUMBERS``.
+        place: tells for the index of an element where it stands, for the sentence of an error.
+
+    Raises:
+        InvalidInput: the datatype is not of numbers, the elements do not fit the shape, or one is no such number.
+    """
+    dtype = NUMBERS.get(tensor.datatype)
+    if dtype is None:
+        raise InvalidInput(
+            f"The input {tensor.name!r} is {tensor.datatype[:20]}; it must be FP64, FP32 or an integer datatype."
+        )
+    if isinstance(tensor.values, bytes | memoryview):
+        array = _from_raw(tensor, tensor.values, dtype)
+    else:
+        array = _from_values(tensor, _flat(tensor, tensor.values), dtype, place)
+    if dtype.kind == "f":
+        # A copy, so that it is aligned whatever the offset of the raw bytes was.
+        return array.astype(np.float64)
+    doubles = array.astype(np.float64)
+    inexact = np.abs(doubles) > LARGEST_EXACT_INTEGER
+    if inexact.any():
+        index = int(inexact.argmax())
+        raise InvalidInput(f"{place(index)}: {int(array[index])} is too large to be an exact FP64.")
+    return doubles
+
+
+def _from_raw(tensor: InputTensor, raw: bytes | memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
+    needed = math.prod(tensor.shape) * dtype.itemsize
+    if len(raw) != needed:
+        raise InvalidInput(
+            f"The input {tensor.name!r} has {len(raw)} bytes; {tensor.datatype} of shape {list(tensor.shape)} "
+            f"takes {needed}."
+        )
+    return np.frombuffer(raw, dtype)
+
+
+def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
+    """The elements of a list that is flat or nested as the shape says."""
+    shape = tensor.shape
+    if len(shape) == 2 and values and isinstance(values[0], list):
+        rows, width = shape
+        if len(values) != rows or not all(isinstance(row, list) and len(row) == width for row in values):
+            raise InvalidInput(f"The data of the input {tensor.name!r} is not nested as its shape {list(shape)} says.")
+        return list(chain.from_iterable(values))
+    if len(values) != math.prod(shape):
+        raise InvalidInput(
+            f"The input {tensor.name!r} has {len(values)} values; the shape {list(shape)} takes {math.prod(shape)}."
+        )
+    return values
+
+
+def _from_values(
+    tensor: InputTensor, values: Sequence[Any], dtype: np.dtype[Any], place: Callable[[int], str]
+) -> NDArray[Any]:
+    allowed = {int, float} if dtype.kind == "f" else {int}
+    # bool is an int to isinstance, and text is a number to numpy: the types themselves are what counts.
+    if not allowed.issuperset(map(type, values)):
+        index = next(index for index, value in enumerate(values) if type(value) not in allowed)
+        kind = "number" if dtype.kind == "f" else f"{tensor.datatype} integer"
+        raise InvalidInput(f"{place(index)}: {repr(values[index])[:60]} is not a valid {kind}.")
+    try:
+        if dtype.kind == "f":
+            # FP32 that is too large becomes infinite, and is refused as such.
+            with np.errstate(over="ignore"):
+                return np.array(values, dtype=np.float64).astype(dtype, copy=False)
+        return np.array(values, dtype=dtype)
+    except OverflowError:
+        limits = np.finfo(np.float64) if dtype.kind == "f" else np.iinfo(dtype)
+        low, high = int(limits.min), int(limits.max)
+        index = next(index for index, value in enumerate(values) if type(value) is int and not low <= value <= high)
+        raise InvalidInput(
+            f"{place(index)}: {str(values[index])[:40]} is outside the range of {tensor.datatype}."
+        ) from None
