@@ -8,7 +8,7 @@ from contract import DATASETS
 from contract.housing import HOUSING, HousingRow, HousingRows
 from contract.iris import IRIS, IrisRow, IrisRows
 from serving import logs, metrics_directory
-from serving.app import BundleService
+from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
 from serving.models import deployed_model
@@ -51,7 +51,7 @@ class PredictionService:
     def __init__(self) -> None:
         with startup_errors():
             self.bundle = load_bundle(MODELS, SETTINGS)
-        self.inference = Inference(self.bundle, NAME, bentoml.server_context.bento_version)
+        self.inference = Inference(self.bundle, NAME, bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS)
 
     @bentoml.on_deployment

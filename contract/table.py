@@ -30,14 +30,26 @@ def check_matrix(dataset: Dataset, matrix: FloatMatrix) -> list[Violation]:
 
     The same rules as ``dataset.row``, at the speed of numpy: under a millisecond for 10,000 rows.
     """
+    return [_judge_cell(dataset, matrix, cell) for cell in _broken_cells(dataset, matrix)]
+
+
+def first_violation(dataset: Dataset, matrix: FloatMatrix) -> tuple[Violation, int] | None:
+    """The first of ``check_matrix``, and how many there are: naming them all takes 0.3 s where 10,000 rows are broken."""
+    cells = _broken_cells(dataset, matrix)
+    return (_judge_cell(dataset, matrix, cells[0]), len(cells)) if len(cells) else None
+
+
+def _broken_cells(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.intp]:
+    """Row and column of each broken value, of shape ``[B, 2]``."""
     low, high = dataset.bounds
     # One pass over the good case: a NaN compares false, so it fails here too.
     good = (matrix >= low) & (matrix <= high)
-    if good.all():
-        return []
-    return [
-        _judge_value(dataset, int(row), int(column), float(matrix[row, column])) for row, column in np.argwhere(~good)
-    ]
+    return np.empty((0, 2), dtype=np.intp) if good.all() else np.argwhere(~good)
+
+
+def _judge_cell(dataset: Dataset, matrix: FloatMatrix, cell: NDArray[np.intp]) -> Violation:
+    row, column = cell.tolist()
+    return _judge_value(dataset, row, column, float(matrix[row, column]))
 
 
 def _judge_value(dataset: Dataset, row: int, column: int, value: float) -> Violation:

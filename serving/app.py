@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
+from bentoml import server_context
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,6 +31,9 @@ from serving.settings import Settings
 
 MAXIMUM_ROW_BYTES = 64 * 1024
 """Largest body of a single row: pydantic lists every unknown field, so that a large one would be costly to refuse."""
+
+NO_BENTO = "not available"
+"""BentoML's version of a service that is served from its source."""
 
 
 @attrs.define(eq=False)  # equal and hashed as BentoML has it
@@ -54,6 +58,12 @@ class BundleService(Service[Any]):
         """The application of one worker."""
         self.inject_config()
         return BundleApp(self, self.inner.settings, is_main=is_main)()
+
+
+def bento_version() -> str:
+    """The version of the Bento that this worker serves; of a checkout, ``development``."""
+    version = server_context.bento_version
+    return "development" if version in {"", NO_BENTO} else version
 
 
 class BundleApp(ServiceAppFactory):

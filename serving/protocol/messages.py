@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from contract.card import ONNX_INPUT
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
 from contract.errors import InvalidInput
-from contract.table import check_matrix
+from contract.table import first_violation
 from serving.models import FloatMatrix
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, numbers
 
@@ -85,10 +85,11 @@ class Codec:
             matrix = self._from_matrix(tensors[0])
         else:
             matrix = self._from_columns(tensors)
-        violations = check_matrix(self.dataset, matrix)
-        if violations:
-            rest = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-            raise InvalidInput(f"{violations[0].message}{rest}")
+        broken = first_violation(self.dataset, matrix)
+        if broken is not None:
+            violation, count = broken
+            rest = f" (and {count - 1} more)" if count > 1 else ""
+            raise InvalidInput(f"{violation.message}{rest}")
         return matrix
 
     def check_outputs(self, names: Sequence[str]) -> None:

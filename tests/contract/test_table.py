@@ -7,7 +7,7 @@ import pytest
 from contract.errors import DataError
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from contract.table import check_matrix, check_table
+from contract.table import check_matrix, check_table, first_violation
 from contract.violation import Rule
 
 Columns = dict[str, list[object]]
@@ -140,3 +140,10 @@ def test_a_whole_table_takes_well_under_a_second() -> None:
 def test_a_good_matrix_has_no_violations() -> None:
     low, high = HOUSING.bounds
     assert check_matrix(HOUSING, np.array([low, high])) == []
+
+
+def test_the_first_violation_of_a_matrix_comes_with_their_number() -> None:
+    low, high = HOUSING.bounds
+    broken = np.array([low, high + 1, low - 1])
+    assert first_violation(HOUSING, np.array([low, high])) is None
+    assert first_violation(HOUSING, broken) == (check_matrix(HOUSING, broken)[0], 2 * len(low))
