@@ -190,6 +190,8 @@ class Runner:
         if not batch:
             self._idle.set()
             return
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("model=%s batch of rows %s", self._name, "+".join(str(count) for _, _, count in batch))
         slices = [request.rows[start : start + count] for request, start, count in batch]
         rows = slices[0] if len(slices) == 1 else np.concatenate(slices)
         predicted = self.timer.predict(len(rows))

@@ -26,7 +26,7 @@ def running_service(
     """The base URL of a service with the models of this BentoML store, ready to answer.
 
     Args:
-        environment: variables beside those of this process.
+        environment: variables beside those of this process; without ``GRPC_PORT`` gRPC gets a free port too.
         ready_within: seconds after which a service that is not ready is given up.
         log: file for what the service prints; by default a temporary one, shown when it does not start.
 

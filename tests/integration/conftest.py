@@ -63,7 +63,7 @@ class Newcomer:
             process = subprocess.Popen(
                 ["bash", "-c", f"[ ! -f .venv/bin/activate ] || source .venv/bin/activate; exec {command}"],
                 cwd=self.clone,
-                env={**self.variables(), "API_HOST": "127.0.0.1", "API_PORT": str(port)},
+                env={**self.variables(), "API_HOST": "127.0.0.1", "API_PORT": str(port), "GRPC_PORT": str(free_port())},
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

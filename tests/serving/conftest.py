@@ -6,7 +6,7 @@ import pytest
 
 from contract import DATASETS
 from tests.serving import tiny_models
-from training.local_service import running_service
+from training.local_service import free_port, running_service
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,22 @@ def stored() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def client(stored: dict[str, str], no_pipeline: Path) -> Iterator[httpx.Client]:
+def grpc_port() -> int:
+    """Where the service of ``client`` speaks gRPC."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def client(stored: dict[str, str], no_pipeline: Path, grpc_port: int) -> Iterator[httpx.Client]:
     """A client of the real service, with two workers."""
     pinned = no_pipeline / "pinned"
     tiny_models.pin(pinned, stored)
-    environment = {"MODELS_DIR": str(pinned), "WORKERS": "2", "MAX_BODY_BYTES": "2000000"}
+    environment = {
+        "MODELS_DIR": str(pinned),
+        "WORKERS": "2",
+        "MAX_BODY_BYTES": "2000000",
+        "GRPC_PORT": str(grpc_port),
+        "GRPC_MAX_MESSAGE_BYTES": "2000000",
+    }
     with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as opened:
         yield opened
