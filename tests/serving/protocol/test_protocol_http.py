@@ -1,5 +1,6 @@
 """``/v2`` of the real service, in the forms that its clients use."""
 
+import json
 import struct
 from typing import Any
 
@@ -84,8 +85,8 @@ def test_whole_numbers_may_come_as_integers(client: httpx.Client, dataset: Datas
         for one, content in zip(inputs, raws, strict=True):
             one["parameters"] = {"binary_data_size": len(content)}
         body, headers = binary({"inputs": inputs}, *raws)
-        content = client.post(f"/v2/models/{dataset.name}/infer", content=body, headers=headers).raise_for_status()
-        answered = output(content.json(), values_name(dataset))
+        reply = client.post(f"/v2/models/{dataset.name}/infer", content=body, headers=headers).raise_for_status()
+        answered = output(reply.json(), values_name(dataset))
     else:
         answered = output(infer(client, dataset, *inputs), values_name(dataset))
     assert np.array(answered).ravel().tolist() == wanted
@@ -116,7 +117,7 @@ def test_raw_tensors_in_and_out(client: httpx.Client, dataset: Dataset, back: st
         answer.content[int(answer.headers[JSON_LENGTH]) :],
     )
     position = 0
-    for one in httpx.Response(200, content=head).json()["outputs"]:
+    for one in json.loads(head)["outputs"]:
         size = one["parameters"]["binary_data_size"]
         if one["name"] == name:
             assert np.frombuffer(tail[position : position + size], "<f8").tolist() == wanted
@@ -135,7 +136,7 @@ def test_labels_are_bytes_with_their_length_before_each(client: httpx.Client) ->
         (size,) = struct.unpack("<I", tail[:4])
         labels.append(tail[4 : 4 + size].decode())
         tail = tail[4 + size :]
-    document = httpx.Response(200, content=answer.content[:length]).json()
+    document = json.loads(answer.content[:length])
     assert labels == [IRIS.target.classes[index] for (index,) in output(document, "predict")]
 
 

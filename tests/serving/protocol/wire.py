@@ -1,10 +1,13 @@
 """Requests as they are on the wire, written by hand: what a client library would never send included."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from open_inference.grpc import protocol as pb
 
@@ -76,3 +79,10 @@ def predictions(client: httpx.Client, dataset: Dataset, rows: FloatMatrix) -> li
 def values_name(dataset: Dataset) -> str:
     """The output that holds what ``predictions`` gives."""
     return "predict" if dataset.task is Task.REGRESSION else "probabilities"
+
+
+def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """The status code of a gRPC call that is refused, and its sentence."""
+    with pytest.raises(grpc.RpcError) as refused:
+        call()
+    return refused.value.code(), refused.value.details() or ""
