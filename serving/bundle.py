@@ -94,8 +94,9 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
             model.predict,
             max_batch_size=settings.MAX_BATCH_SIZE,
             max_latency_ms=settings.MAX_LATENCY_MS,
+            timeout_seconds=settings.TIMEOUT_SECONDS,
         )
-        predictors[dataset.name] = Predictor(model, runner, timeout_seconds=settings.TIMEOUT_SECONDS)
+        predictors[dataset.name] = Predictor(model, runner)
         logger.info("model=%s:%s loaded in %.2f s", dataset.name, model.version, perf_counter() - started)
     return Bundle(predictors)
 
