@@ -104,8 +104,6 @@ def test_the_server_and_its_models_tell_what_they_are(
             assert [(one.name, one.datatype, list(one.shape)) for one in getattr(model, kind)] == [
                 (one["name"], one["datatype"], one["shape"]) for one in document[kind]
             ]
-        assert model.properties["feature_names"].split(",") == list(IRIS.feature_names)
-        assert model.properties["classes"].split(",") == list(IRIS.target.classes)
 
 
 @pytest.mark.parametrize(("name", "version"), [("unknown", ""), ("iris", "9"), ("", "")])
