@@ -64,7 +64,7 @@ class PredictionService:
     @bentoml.on_startup
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
-        await self.bundle.warm_up()
+        self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()
         self.bundle.open()

@@ -10,7 +10,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
@@ -43,10 +42,10 @@ class Bundle:
         """It was opened, and is not draining."""
         return self.opened and not self._draining
 
-    async def warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Warm every model up, then set the heap aside from the garbage collector."""
         for predictor in self.predictors.values():
-            await _warm_up(predictor)
+            predictor.runner.warm_up(predictor.model.golden_rows)
         # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
         gc.collect()
         gc.freeze()
@@ -99,13 +98,6 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
         predictors[dataset.name] = Predictor(model, runner)
         logger.info("model=%s:%s loaded in %.2f s", dataset.name, model.version, perf_counter() - started)
     return Bundle(predictors)
-
-
-async def _warm_up(predictor: Predictor) -> None:
-    """Run the golden rows in batches of growing size: the first caller finds everything hot, and the timer knows."""
-    rows = predictor.model.golden_rows
-    for size in (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256):
-        await predictor.runner.run(np.resize(rows, (size, rows.shape[1])))
 
 
 def _info(model: LoadedModel) -> dict[str, Any]:

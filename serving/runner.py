@@ -28,6 +28,8 @@ Model = Callable[[FloatMatrix], FloatMatrix]
 LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
 
+WARM_UP_SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256)
+
 
 @dataclass(eq=False, slots=True)
 class _Request:
@@ -76,6 +78,20 @@ class Runner:
         self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"runner-{name}")
         self.timer = BatchTimer()
+
+    def warm_up(self, rows: FloatMatrix) -> None:
+        """Run these rows ``[N, F]`` over and over in batches of growing size, before there are callers.
+
+        The first caller finds everything hot, and the timer knows what a batch takes. No limit of time applies.
+
+        Raises:
+            InferenceFailed: the model raised.
+        """
+        for size in WARM_UP_SIZES:
+            batch = np.resize(rows, (min(size, self._max_batch_size), rows.shape[1]))
+            started = perf_counter()
+            self._call(batch)
+            self.timer.observe(len(batch), perf_counter() - started)
 
     async def run(self, rows: FloatMatrix) -> FloatMatrix:
         """The model's outputs ``[N, K]`` for rows ``[N, F]``, N at least 1, in their order.

@@ -329,6 +329,14 @@ def test_a_model_that_hangs_does_not_hold_its_callers() -> None:
     in_loop(test)
 
 
+def test_warming_up_has_no_limits_and_teaches_the_timer() -> None:
+    model = Recorder(0.002)
+    runner = runner_of(model, max_batch_size=16, max_latency_ms=0.001, timeout_seconds=0.001)
+    runner.warm_up(rows_of(1, 2, 3))
+    assert {1, 2, 4, 8, 16} == set(model.sizes)
+    assert 0.002 <= runner.timer.predict(8) < 0.2
+
+
 def test_a_model_that_exits_fails_its_callers() -> None:
     def model(_: FloatMatrix) -> FloatMatrix:
         raise SystemExit(3)
