@@ -2,8 +2,9 @@
 
 import gc
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import locust.log
 from locust.env import Environment
@@ -25,13 +26,13 @@ class LoadTest:
 
     Args:
         environment: Locust's; options that were not given are set to those of the shape's profile.
-        user_classes: the names that limits may be given for.
+        user_classes: those that limits may be given for, in the order in which they are told.
 
     Raises:
         LoadTestError: an option or a file will not do.
     """
 
-    def __init__(self, environment: Environment, user_classes: list[str]) -> None:
+    def __init__(self, environment: Environment, user_classes: Sequence[type[LoadUser]]) -> None:
         if not isinstance(environment.runner, LocalRunner):
             raise LoadTestError("Arrivals are shared by the users of one process: run Locust without --processes.")
         self._environment = environment
@@ -39,12 +40,13 @@ class LoadTest:
         self._options = options
         self._summary: Summary | None = None
         self._started_at: datetime | None = None
-        thresholds = Thresholds.read(options.thresholds, user_classes)
+        self._user_classes = [user_class for user_class in user_classes if user_class in environment.user_classes]
+        thresholds = Thresholds.read(options.thresholds, [user_class.__name__ for user_class in user_classes])
         profile = thresholds.profile(Shape(options.shape))
         self._set_load(profile.load)
         self._profile = None if options.no_thresholds else self._checked(profile)
         traffic = {name: Traffic.read(dataset, options.features, options.seed) for name, dataset in DATASETS.items()}
-        for user_class in self._user_classes():
+        for user_class in self._user_classes:
             user_class.prepare(traffic)
         # Locust and what it imports are a large heap: to search it for garbage would stall every user.
         gc.collect()
@@ -53,7 +55,7 @@ class LoadTest:
     def start(self, **_: Any) -> None:
         """Start the arrivals of every class anew: ``test_start``."""
         options = self._options
-        for number, user_class in enumerate(self._user_classes()):
+        for number, user_class in enumerate(self._user_classes):
             user_class.bad_share = options.bad_share
             user_class.arrivals = Arrivals(
                 Process(options.arrivals), options.rate / options.num_users, options.variation, options.seed + number
@@ -66,7 +68,7 @@ class LoadTest:
             return
         stats = self._environment.stats
         exceptions = self._environment.runner.exceptions.values() if self._environment.runner else ()
-        figures = {user_class.__name__: self._figures(user_class) for user_class in self._user_classes()}
+        figures = {user_class.__name__: self._figures(user_class) for user_class in self._user_classes}
         errors = {f"{error.name}: {error.error}": error.occurrences for error in stats.errors.values()}
         errors |= {f"exception in a user: {raised['msg']}": raised["count"] for raised in exceptions}
         breaches = None
@@ -123,9 +125,6 @@ class LoadTest:
         return Load(
             users=options.num_users, rate=options.rate, arrivals=options.arrivals, run_seconds=max(1, options.run_time)
         )
-
-    def _user_classes(self) -> list[type[LoadUser]]:
-        return cast(list[type[LoadUser]], self._environment.user_classes)
 
     def _figures(self, user_class: type[LoadUser]) -> Figures:
         stats = self._environment.stats

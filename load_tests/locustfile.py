@@ -75,7 +75,7 @@ class ProfileShape(LoadTestShape):
 def set_up(environment: Environment, **_: Any) -> None:
     """Make the test ready, or say why it cannot start; then follow its events."""
     try:
-        test = LoadTest(environment, [user_class.__name__ for user_class in USER_CLASSES])
+        test = LoadTest(environment, USER_CLASSES)
     except LoadTestError as error:
         sys.exit(str(error))
     environment.events.test_start.add_listener(test.start)
