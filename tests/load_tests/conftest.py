@@ -27,6 +27,14 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables with which a service serves the tiny models."""
+    pinned = tmp_path_factory.mktemp("models")
+    tiny_models.pin(pinned, {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()})
+    return {"MODELS_DIR": str(pinned), "WORKERS": "1"}
+
+
 @dataclass(frozen=True)
 class Service:
     """Where the real service with the tiny models is."""
@@ -36,12 +44,10 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tiny: dict[str, str]) -> Iterator[Service]:
     """The real service with the tiny models."""
-    pinned = tmp_path_factory.mktemp("models")
-    tiny_models.pin(pinned, {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()})
     port = free_port()
-    with running_service(environment={"MODELS_DIR": str(pinned), "WORKERS": "1", "GRPC_PORT": str(port)}) as url:
+    with running_service(environment={**tiny, "GRPC_PORT": str(port)}) as url:
         yield Service(url, f"127.0.0.1:{port}")
 
 
@@ -69,7 +75,16 @@ class Locust:
             [
                 *(sys.executable, "-m", "locust", "-f", "load_tests/locustfile.py", "--headless", "--only-summary"),
                 *("--host", service.url, "--grpc-target", service.grpc_target, "--features", str(self._features)),
-                *("--summary", str(summary), "--json-file", str(lines), "--stop-timeout", "10", "--run-time", "2s"),
+                *(
+                    "--summary",
+                    str(summary),
+                    "--json-file",
+                    str(lines.with_suffix("")),
+                    "--stop-timeout",
+                    "10",
+                    "--run-time",
+                    "2s",
+                ),
                 *arguments,
             ],
             cwd=PROJECT,
