@@ -18,8 +18,8 @@ RAMP_END = 0.8
 SPIKE_BASE = 0.25
 """Share of the users outside the spike."""
 SPIKE_START, SPIKE_END = 0.4, 0.6
-SOAK_RAMP_SECONDS = 30.0
-"""A soak is long and starts gently."""
+SOAK_RAMP_END = 0.05
+"""Share of a soak after which all users are there; it is meant to be long."""
 
 
 def users_at(shape: Shape, elapsed: float, duration: float, peak: int) -> int | None:
@@ -27,7 +27,7 @@ def users_at(shape: Shape, elapsed: float, duration: float, peak: int) -> int | 
 
     Args:
         shape: ``STEADY`` has all users all the time; ``RAMP`` grows in a line and then holds; ``SPIKE`` has a quarter
-            of them, and all for the fifth in the middle; ``SOAK`` grows for half a minute and then holds.
+            of them, and all for the fifth in the middle; ``SOAK`` grows for a twentieth and then holds.
         elapsed, duration: seconds since the start, and of the whole.
         peak: the most users.
 
@@ -45,5 +45,5 @@ def users_at(shape: Shape, elapsed: float, duration: float, peak: int) -> int | 
         case Shape.SPIKE:
             height = 1.0 if SPIKE_START <= share < SPIKE_END else SPIKE_BASE
         case Shape.SOAK:
-            height = elapsed / SOAK_RAMP_SECONDS
+            height = share / SOAK_RAMP_END
     return max(1, min(peak, ceil(peak * height)))

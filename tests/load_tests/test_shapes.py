@@ -19,8 +19,8 @@ from load_tests.shapes import Shape, users_at
         (Shape.SPIKE, 59.9, 20),
         (Shape.SPIKE, 60, 5),
         (Shape.SOAK, 0, 1),
-        (Shape.SOAK, 15, 10),
-        (Shape.SOAK, 30, 20),
+        (Shape.SOAK, 2.5, 10),
+        (Shape.SOAK, 5, 20),
         (Shape.SOAK, 99, 20),
     ],
 )
