@@ -7,6 +7,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+MUCH_LATE = 0.25
+"""Share of late arrivals from which the figures are of another load than the one that was asked for."""
 SUMMARY_FILE = Path("reports/load_test.json")
 
 
@@ -74,6 +76,7 @@ class Summary(_Part):
             *(_line(name, figures) for name, figures in self.users.items()),
             *(f"{count} × {error}" for error, count in self.errors.items()),
             "",
+            *(_lateness(name, figures) for name, figures in self.users.items() if figures.late_share > MUCH_LATE),
             *self._verdict(),
         ]
         return "\n".join(lines)
@@ -90,4 +93,11 @@ def _line(name: str, figures: Figures) -> str:
     return (
         f"{name:18}{figures.requests:10d}{figures.failures:8d}{figures.requests_per_second:9.1f}"
         f"{figures.p50_ms:9.1f}{figures.p95_ms:9.1f}{figures.p99_ms:9.1f}{figures.late_share * 100:7.1f}%"
+    )
+
+
+def _lateness(name: str, figures: Figures) -> str:
+    return (
+        f"{name}: {figures.late_share:.0%} of the requests started late, up to {figures.longest_late_ms:.0f} ms: its "
+        "users are too few, the service too slow, or this machine too busy to send the load."
     )
