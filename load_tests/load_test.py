@@ -20,6 +20,10 @@ from load_tests.thresholds import Load, Profile, Thresholds
 from load_tests.traffic import Traffic
 from load_tests.users import LoadUser
 
+BAD_SHARE = 0.02
+VARIATION = 3.0
+"""Of gamma arrivals: bursts."""
+
 
 class LoadTest:
     """A run, from Locust's options to its exit status.
@@ -111,6 +115,11 @@ class LoadTest:
         options = self._options
         changed = [
             name for name in ("config_users", "user_classes", "tags", "exclude_tags") if getattr(options, name, None)
+        ]
+        changed += [
+            name
+            for name, value in {"bad_share": BAD_SHARE, "variation": VARIATION}.items()
+            if getattr(options, name) != value
         ]
         if not self._load().same_pressure(profile.load) or changed:
             other = f"with {', '.join(changed)}" if changed else str(self._load())

@@ -7,16 +7,17 @@ given comes from the profile of the shape in ``thresholds.yaml``.
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import locust.stats
 from locust import LoadTestShape, events
 from locust.env import Environment
+from locust.runners import Runner
 
 from contract.errors import LoadTestError
 from load_tests.arrivals import Process
 from load_tests.grpc_user import GrpcUser
-from load_tests.load_test import LoadTest
+from load_tests.load_test import BAD_SHARE, VARIATION, LoadTest
 from load_tests.shapes import Shape, users_at
 from load_tests.summary import SUMMARY_FILE
 from load_tests.thresholds import THRESHOLDS_FILE
@@ -42,9 +43,9 @@ def add_options(parser: Any) -> None:
     """Our options."""
     parser.add_argument("--shape", choices=[*Shape], default=Shape.STEADY.value, help="Users over time")
     parser.add_argument("--arrivals", choices=[*Process], help="Arrival process; default: the profile's")
-    parser.add_argument("--variation", type=float, default=3.0, help="Coefficient of variation of gamma arrivals")
+    parser.add_argument("--variation", type=float, default=VARIATION, help="Coefficient of variation of gamma arrivals")
     parser.add_argument("--rate", type=float, help="Requests a second of all users; default: the profile's")
-    parser.add_argument("--bad-share", type=float, default=0.02, help="Share of requests with a bad row")
+    parser.add_argument("--bad-share", type=float, default=BAD_SHARE, help="Share of requests with a bad row")
     parser.add_argument("--grpc-target", default="127.0.0.1:8001", help="Where the service speaks gRPC")
     parser.add_argument("--seed", type=int, default=0, help="Of the rows and the arrivals")
     for name, default, what in (
@@ -65,7 +66,7 @@ class ProfileShape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """The users now; new ones start at once."""
-        options: Any = self.runner.environment.parsed_options if self.runner else None
+        options: Any = cast(Runner, self.runner).environment.parsed_options  # set before the first tick
         elapsed = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust does not annotate it
         count = users_at(Shape(options.shape), elapsed, options.run_time, options.num_users)
         return None if count is None else (count, max(1.0, float(options.num_users)))

@@ -114,7 +114,7 @@ def test_no_answer_is_a_failure(locust: Locust, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--rate", "10"), r"this run has a load of its own \(10 requests/s of .*--no-thresholds"),
-        (("--tags", "iris"), r"this run has a load of its own \(with tags\)"),
+        (("--tags", "iris", "--bad-share", "1"), r"this run has a load of its own \(with tags, bad_share\)"),
         (("--features", "nowhere", "--no-thresholds"), "nowhere/housing/test.parquet is missing.*`make train`"),
         (("--processes", "2"), "without --processes"),
     ],
