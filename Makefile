@@ -40,6 +40,17 @@ test: lint ## Lint, then run the tests with coverage
 integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, existing clients (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
 
+# Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
+LOAD ?=
+
+.PHONY: load
+load: train $(VENV)/.dev ## Put load on a service of its own, report, check the thresholds; options: LOAD="…"
+	$(call step,Run the load test (Locust),python -m load_tests.run $(LOAD))
+
+.PHONY: load-ui
+load-ui: train $(VENV)/.dev ## Show Locust's page on port 8089, for a service of its own
+	@exec python -m load_tests.run --ui $(LOAD)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types
 	$(call step,Check style (ruff),ruff check . && ruff format --check .)

@@ -11,8 +11,9 @@ BundleError                 500
 ├── NotReady                503  starting or draining
 ├── DeadlineExceeded        504  no prediction within the time limit
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
-└── PipelineError           –    a pipeline stage cannot go on
-    └── DataError           –    raw data that breaks the contract
+├── PipelineError           –    a pipeline stage cannot go on
+│   └── DataError           –    raw data that breaks the contract
+└── LoadTestError           –    a load test cannot start
 """
 
 from collections.abc import Sequence
@@ -114,3 +115,7 @@ class DataError(PipelineError):
     def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+
+class LoadTestError(BundleError):
+    """A load test cannot start: no rows to send, thresholds that do not parse; the sentence says what to do."""

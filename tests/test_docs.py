@@ -64,8 +64,8 @@ def test_every_error_status_is_told() -> None:
 
 
 def test_every_make_target_is_listed() -> None:
-    targets = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)`", section("Commands"))) == targets
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", section("Commands"))) == targets
 
 
 def test_every_direct_dependency_has_its_reason() -> None:
@@ -87,7 +87,8 @@ def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
     ours = re.findall(
-        r"`((?:contract|training|serving|tests|examples|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text
+        r"`((?:contract|training|serving|load_tests|tests|examples|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`",
+        text,
     )
     assert ours
     for path in ours:

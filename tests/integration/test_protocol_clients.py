@@ -15,8 +15,8 @@ import pytest
 from contract import DATASETS
 from contract.housing import HOUSING
 from contract.iris import IRIS
+from local_service import free_port, running_service
 from tests.serving import tiny_models
-from training.local_service import free_port, running_service
 
 PROJECT = Path(__file__).parents[2]
 BIN = PROJECT / ".venv" / "clients" / "bin"

@@ -5,8 +5,8 @@ import httpx
 import pytest
 
 from contract import DATASETS
+from local_service import free_port, running_service
 from tests.serving import tiny_models
-from training.local_service import free_port, running_service
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import pytest
 from contract.errors import PipelineError
 from contract.housing import HOUSING
 from contract.iris import IRIS
+from local_service import METRICS_DIRECTORY, free_port, running_service
 from tests.serving import tiny_models
-from training.local_service import METRICS_DIRECTORY, free_port, running_service
 
 PROJECT = Path(__file__).parents[2]
 

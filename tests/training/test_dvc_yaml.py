@@ -2,7 +2,6 @@
 
 import ast
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,15 +20,25 @@ def module(stage: str) -> str:
     return name
 
 
+LOCAL_SERVICE = "local_service"
+"""Of no room: ``training`` and ``load_tests`` share it."""
+
+
+def path_of(name: str) -> str:
+    return f"{name}.py" if name == LOCAL_SERVICE else f"training/{name}.py"
+
+
 @cache
 def imported(name: str) -> frozenset[str]:
-    """The modules of ``training`` that a module imports, wherever in it."""
+    """The modules of ``training``, and ``local_service``, that a module imports, wherever in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / "training" / f"{name}.py").read_text())):
+    for node in ast.walk(ast.parse((ROOT / path_of(name)).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "training":
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("training."):
             found.add(node.module.removeprefix("training."))
+        elif isinstance(node, ast.ImportFrom) and node.module == LOCAL_SERVICE:
+            found.add(LOCAL_SERVICE)
     return frozenset(found)
 
 
@@ -62,10 +71,8 @@ def test_stages() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_the_code_it_imports(stage: str) -> None:
-    listed = {
-        Path(path).stem for path in STAGES[stage]["deps"] if path.startswith("training/") and path.endswith(".py")
-    }
-    assert listed == needed(module(stage))
+    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py") and path != "service.py"}
+    assert listed == {path_of(name) for name in needed(module(stage))}
     assert "contract" in STAGES[stage]["deps"]
 
 

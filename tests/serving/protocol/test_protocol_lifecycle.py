@@ -19,10 +19,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract.iris import IRIS
+from local_service import free_port, running_service
 from tests.serving import tiny_models
 from tests.serving.protocol.test_protocol_grpc import series
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
-from training.local_service import free_port, running_service
 
 SLOW = {"WORKERS": "1", "MAX_BATCH_SIZE": "1", "MAX_LATENCY_MS": "60000"}
 """One row a batch makes a tiny model slow: 10,000 rows take some 100 ms of turns of the event loop."""

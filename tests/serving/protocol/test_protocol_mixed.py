@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from contract.housing import HOUSING
+from local_service import free_port, running_service
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, predictions, rows_of, tensor
-from training.local_service import free_port, running_service
 
 CALLERS = 6
 """Of each entrance."""

@@ -16,7 +16,7 @@ from contract.errors import PipelineError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Each server has its own: one that starts empties it."""
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent
 
 
 @contextmanager

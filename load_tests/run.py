@@ -1,0 +1,65 @@
+"""Load on a service of its own: starts ``bentoml serve``, runs Locust against it, stops the service.
+
+``python -m load_tests.run [--ui] [options of Locust and of locustfile.py]``; see ``make load`` and ``make load-ui``.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from contract.errors import BundleError
+from local_service import PROJECT, free_port, running_service
+
+LOCUSTFILE = Path("load_tests/locustfile.py")
+REPORT_FILE = Path("reports/load_test.html")
+HEADLESS = ("--headless", "--only-summary", "--html", str(REPORT_FILE))
+UI = ("--web-host", "127.0.0.1", "--no-thresholds")
+STOP_SECONDS = 15
+"""Time that users have, at the end, for the request they have sent."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run Locust to its end and return its exit status: 1 if a threshold is broken."""
+    mode = UI if "--ui" in arguments else HEADLESS
+    passed = [argument for argument in arguments if argument != "--ui"]
+    grpc_port = free_port()
+    # A run that is stopped unwinds as one that ends: neither Locust nor the service stays.
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        with running_service(environment={"GRPC_PORT": str(grpc_port)}) as url:
+            return _run_locust(
+                [
+                    *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE)),
+                    *("--host", url, "--grpc-target", f"127.0.0.1:{grpc_port}", "--stop-timeout", str(STOP_SECONDS)),
+                    *mode,
+                    *passed,  # last, so that they win
+                ]
+            )
+    except BundleError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:  # while the service started
+        return 128 + signal.SIGINT
+
+
+def _run_locust(command: list[str]) -> int:
+    with subprocess.Popen(command, cwd=PROJECT) as locust:  # noqa: S603 # our own command
+        try:
+            while True:
+                try:
+                    return locust.wait()
+                except KeyboardInterrupt:  # it reached Locust too, which now ends the run and tells its figures
+                    continue
+        finally:
+            locust.terminate()
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

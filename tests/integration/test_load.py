@@ -1,0 +1,40 @@
+"""The load test, as the README has it, for half a minute on the models that a newcomer trained."""
+
+import yaml
+
+from contract import DATASETS
+from load_tests.summary import SUMMARY_FILE, Summary
+from load_tests.thresholds import THRESHOLDS_FILE
+from tests.integration.conftest import Newcomer
+
+
+def summary(newcomer: Newcomer) -> Summary:
+    return Summary.model_validate_json((newcomer.clone / SUMMARY_FILE).read_bytes())
+
+
+def test_the_thresholds_hold_and_the_report_is_written(served_once: Newcomer) -> None:
+    ran = served_once.run('make load LOAD="--run-time 30s"', check=False)
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+    told = summary(served_once)
+    assert told.table() in ran.stdout
+    assert (told.shape, told.errors, told.breaches) == ("steady", {}, [])
+    assert 25 < told.seconds < 40
+    thresholds = yaml.safe_load((served_once.clone / THRESHOLDS_FILE).read_text())
+    assert set(told.users) == set(thresholds["steady"]["limits"])
+    for figures in told.users.values():
+        assert figures.failures == 0
+        assert 0 < figures.p50_ms <= figures.p95_ms <= figures.p99_ms
+    page = (served_once.clone / "reports/load_test.html").read_text()
+    for name in told.users:
+        assert all(f"{name} {dataset}" in page for dataset in DATASETS)
+
+
+def test_a_lowered_threshold_fails_it_and_is_named(served_once: Newcomer) -> None:
+    thresholds = yaml.safe_load((served_once.clone / THRESHOLDS_FILE).read_text())
+    thresholds["steady"]["limits"]["SingleRowUser"]["p99_ms"] = 0.1
+    (served_once.home / "lowered.yaml").write_text(yaml.safe_dump(thresholds))
+    ran = served_once.run(f'make load LOAD="--run-time 5s --thresholds {served_once.home}/lowered.yaml"', check=False)
+    assert ran.returncode
+    told = f"SingleRowUser p99 {summary(served_once).users['SingleRowUser'].p99_ms:g} ms > 0.1 ms"
+    assert told in ran.stdout
+    assert told in (summary(served_once).breaches or [])

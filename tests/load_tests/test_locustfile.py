@@ -1,0 +1,177 @@
+"""Locust itself, in its own process, against the real service."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from open_inference.grpc import protocol as pb
+
+from contract import DATASETS
+from local_service import PROJECT, free_port
+from tests.load_tests.conftest import Locust, Service
+
+USER_CLASSES = ("SingleRowUser", "BatchUser", "InferJsonUser", "InferBinaryUser", "GrpcUser")
+FREE_OF_LOCUST = (
+    *("answers", "arrivals", "grpc_protocol", "http_protocols"),
+    *("run", "shapes", "summary", "thresholds", "traffic"),
+)
+LOAD = "load: {users: 12, rate: 120, arrivals: poisson, run_seconds: 2}"
+
+
+def python(code: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
+@pytest.mark.parametrize("module", FREE_OF_LOCUST)
+def test_what_tests_import_does_not_patch_the_standard_library(module: str) -> None:
+    assert python(f"import sys, load_tests.{module}; print('gevent' in sys.modules)") == "False"
+
+
+def test_a_dataset_of_the_registry_is_a_task_of_every_user_class() -> None:
+    names = python(
+        "import dataclasses, contract; from contract.iris import IRIS;"
+        "contract.DATASETS['third'] = dataclasses.replace(IRIS, name='third');"
+        "from load_tests.locustfile import USER_CLASSES;"
+        "print(*[task.__name__ for user in USER_CLASSES for task in user.tasks])"
+    )
+    assert names.split() == [f"predict_{name}" for name in (*DATASETS, "third")] * len(USER_CLASSES)
+
+
+def test_every_user_class_asks_for_every_dataset_and_counts_refusals_as_success(
+    service: Service, locust: Locust
+) -> None:
+    options = ("--bad-share", "0.5", "--users", "12", "--rate", "300", "--run-time", "4s")
+    run = locust(service, "--no-thresholds", *options)
+    assert run.status == 0, run.output
+    assert set(run.lines) == {
+        f"{user} {name}{bad}" for user in USER_CLASSES for name in DATASETS for bad in ("", " bad rows")
+    }
+    for line in run.lines.values():
+        assert line["num_requests"]
+        assert line["num_failures"] == 0
+        assert line["total_content_length"] > 20 * line["num_requests"]
+    assert run.summary is not None
+    assert run.summary.breaches is None
+    assert run.summary.errors == {}
+    assert list(run.summary.users) == list(USER_CLASSES)
+    # 300 a second for 4 s, but for the start and the chance of the draw.
+    assert 800 < sum(figures.requests for figures in run.summary.users.values()) < 1400
+    for name, figures in run.summary.users.items():
+        lines = [line for title, line in run.lines.items() if title.split()[0] == name]
+        assert figures.requests == sum(line["num_requests"] for line in lines)
+        assert 0 < figures.p50_ms <= figures.p95_ms <= figures.p99_ms
+    for name in USER_CLASSES:
+        assert f"\n{name}" in run.output
+
+
+def test_thresholds_that_hold_let_it_pass(service: Service, locust: Locust, tmp_path: Path) -> None:
+    limits = {name: {"failure_rate": 0, "p99_ms": 10_000, "requests_per_second": 0.1} for name in USER_CLASSES}
+    (tmp_path / "own.yaml").write_text(f"ramp: {{{LOAD.replace('poisson', 'gamma')}, limits: {limits}}}")
+    run = locust(service, "--thresholds", str(tmp_path / "own.yaml"), "--shape", "ramp", "--run-time", "3s")
+    assert run.status == 0, run.output
+    assert run.summary is not None
+    assert (run.summary.shape, run.summary.load) == ("ramp", "120 requests/s of 12 users, gamma arrivals")
+    assert run.summary.breaches == []
+    assert "Thresholds: all hold." in run.output
+
+
+def test_a_broken_threshold_fails_the_run_and_is_named(service: Service, locust: Locust, tmp_path: Path) -> None:
+    limits = "{SingleRowUser: {p99_ms: 0.01}, BatchUser: {p99_ms: 10000, requests_per_second: 900}}"
+    (tmp_path / "own.yaml").write_text(f"steady: {{{LOAD}, limits: {limits}}}")
+    run = locust(service, "--thresholds", str(tmp_path / "own.yaml"))
+    assert run.status == 1
+    assert run.summary is not None
+    assert run.summary.breaches is not None
+    single, batch = run.summary.breaches
+    assert single == f"SingleRowUser p99 {run.summary.users['SingleRowUser'].p99_ms:g} ms > 0.01 ms"
+    assert batch == f"BatchUser {run.summary.users['BatchUser'].requests_per_second:g} requests/s < 900 requests/s"
+    assert f"Thresholds broken:\n  {single}\n  {batch}" in run.output
+
+
+def test_no_answer_is_a_failure(locust: Locust, tmp_path: Path) -> None:
+    closed = free_port()
+    limits = {name: {"failure_rate": 0} for name in USER_CLASSES}
+    (tmp_path / "own.yaml").write_text(f"steady: {{{LOAD}, limits: {limits}}}")
+    nowhere = Service(f"http://127.0.0.1:{closed}", f"127.0.0.1:{closed}")
+    run = locust(nowhere, "--thresholds", str(tmp_path / "own.yaml"))
+    assert run.status == 1
+    assert run.summary is not None
+    assert run.summary.breaches == [f"{name} failure rate 100 % > 0 %" for name in USER_CLASSES]
+    assert any("UNAVAILABLE instead of OK" in error for error in run.summary.errors)
+    assert any("ConnectionRefusedError" in error for error in run.summary.errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--rate", "10"), r"this run has a load of its own \(10 requests/s of .*--no-thresholds"),
+        (("--tags", "iris", "--bad-share", "1"), r"this run has a load of its own \(with tags, bad_share\)"),
+        (("--features", "nowhere", "--no-thresholds"), "nowhere/housing/test.parquet is missing.*`make train`"),
+        (("--processes", "2"), "without --processes"),
+    ],
+)
+def test_what_cannot_start_is_told(service: Service, locust: Locust, arguments: tuple[str, ...], sentence: str) -> None:
+    run = locust(service, *arguments)
+    assert run.status != 0
+    assert run.summary is None
+    assert "Traceback" not in run.output
+    assert re.search(sentence, run.output), run.output
+
+
+class SlowService:
+    """A gRPC server that takes its time: every answer waits, and costs nothing."""
+
+    SECONDS = 0.05
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._server = grpc.server(ThreadPoolExecutor(32))
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
+        )
+        name = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ModelInfer": handler}),))
+        self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+
+    def __enter__(self) -> "SlowService":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(0).wait()
+
+    def _infer(self, request: pb.ModelInferRequest, _: grpc.ServicerContext) -> pb.ModelInferResponse:
+        time.sleep(self.SECONDS)
+        rows = request.inputs[0].shape[0]
+        output = pb.ModelInferResponse.InferOutputTensor(name="predict", datatype="FP64", shape=[rows, 1])
+        return pb.ModelInferResponse(outputs=[output], raw_output_contents=[np.ones(rows).tobytes()])
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowService]:
+    with SlowService() as server:
+        yield server
+
+
+def test_grpc_users_do_not_wait_for_each_other(service: Service, locust: Locust, slow: SlowService) -> None:
+    """Without gevent in gRPC one call would stop all users: 8 of them would get no more answers than 1."""
+    rates = {}
+    for users in (1, 8):
+        run = locust(
+            replace(service, grpc_target=f"127.0.0.1:{slow.port}"),
+            *("--no-thresholds", "--arrivals", "closed", "--bad-share", "0", "--users", str(users), "GrpcUser"),
+        )
+        assert run.status == 0, run.output
+        assert run.summary is not None
+        rates[users] = run.summary.users["GrpcUser"].requests_per_second
+    assert rates[1] <= 1 / slow.SECONDS
+    assert rates[8] > 4 * rates[1]
