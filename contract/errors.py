@@ -73,7 +73,7 @@ class UnsupportedMediaType(BundleError):
 
 
 class Overloaded(BundleError):
-    """Shed: the estimated wait is over ``max_latency_ms``.
+    """Shed: an answer would take longer than ``max_latency_ms``.
 
     ``retry_after`` is in whole seconds, as in the HTTP header.
     """

@@ -41,8 +41,8 @@ _ERRORS = {
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
     "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
     "429": (
-        "Shed: the estimated wait is too long. `Retry-After` has the seconds after which to try again.",
-        "The model housing is overloaded: the estimated wait is 612 ms, over the limit of 500 ms.",
+        "Shed: an answer would take too long. `Retry-After` has the seconds after which to try again.",
+        "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
     ),
     "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),

@@ -54,7 +54,8 @@ class Runner:
         name: of the model, for error sentences.
         model: rows ``[N, F]`` to outputs ``[N, K]``.
         max_batch_size: most rows the model is given at once; a larger request is split.
-        max_latency_ms: a request whose estimated wait is longer is refused at once.
+        max_latency_ms: a request whose answer is estimated to take longer is refused at once; so is later what the
+            estimate was wrong about, before it is run. An idle runner refuses nobody.
         timeout_seconds: a request that has waited longer is given up.
     """
 
@@ -71,7 +72,7 @@ class Runner:
         self._next_rows = 0
         """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
         self._watcher: asyncio.TimerHandle | None = None
-        self._scheduled = False
+        self._scheduled_at: float | None = None
         self._running_until: float | None = None
         self._closing = False
         self._idle = asyncio.Event()
@@ -97,7 +98,7 @@ class Runner:
         """The model's outputs ``[N, K]`` for rows ``[N, F]``, N at least 1, in their order.
 
         Raises:
-            Overloaded: the estimated wait is over ``max_latency_ms``; nothing was run.
+            Overloaded: the answer would take longer than ``max_latency_ms``; nothing was run.
             DeadlineExceeded: there is no answer after ``timeout_seconds``.
             NotReady: the runner is draining.
             InferenceFailed: the model raised, for this batch.
@@ -105,13 +106,9 @@ class Runner:
         if self._closing:
             raise NotReady(f"The model {self._name} is shutting down.")
         now = perf_counter()
-        wait = self.estimated_wait(len(rows), now)
-        if wait > self._max_latency:
-            raise Overloaded(
-                f"The model {self._name} is overloaded: the estimated wait is {wait * 1000:.0f} ms, "
-                f"over the limit of {self._max_latency * 1000:.0f} ms.",
-                retry_after=math.ceil(wait),
-            )
+        busy = self._next_rows or self._running_until is not None
+        if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
+            raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
         request = _Request(rows, loop.create_future(), now, missing=len(rows))
         self._count(request, 1)
@@ -123,21 +120,21 @@ class Runner:
             self._forget(request)
             raise
 
-    def estimated_wait(self, rows: int, now: float) -> float:
-        """Seconds until ``rows`` that come ``now`` are begun; of more than a batch, until their last part may be.
+    def estimated_latency(self, rows: int, now: float) -> float:
+        """Seconds until ``rows`` that come ``now`` are answered; of more than a batch, until the first part is.
 
-        A part of a batch's size of each request in the queue goes before them, and all of it before the last part.
+        A part of a batch's size of each request in the queue goes before a small request, and all of it before the last
+        part of a large one.
         """
-        wait = 0.0
+        latency = 0.0
         if self._running_until is not None:
-            wait = max(self._running_until - now, 0.0)
+            latency = max(self._running_until - now, 0.0)
         before = self._next_rows if rows <= self._max_batch_size else self._queued_rows
-        if before:
-            full, rest = divmod(before, self._max_batch_size)
-            wait += full * self.timer.predict(self._max_batch_size)
-            if rest:
-                wait += self.timer.predict(rest)
-        return wait
+        full, rest = divmod(before + min(rows, self._max_batch_size), self._max_batch_size)
+        latency += full * (self.timer.gap + self.timer.predict(self._max_batch_size))
+        if rest:
+            latency += self.timer.gap + self.timer.predict(rest)
+        return latency
 
     async def close(self) -> None:
         """Refuse what comes, finish what was taken."""
@@ -147,8 +144,8 @@ class Runner:
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         # A turn of the event loop later, every request that was read in this turn is in the queue.
-        if self._running_until is None and not self._scheduled:
-            self._scheduled = True
+        if self._running_until is None and self._scheduled_at is None:
+            self._scheduled_at = perf_counter()
             self._idle.clear()
             loop.call_soon(self._run_batch, loop)
 
@@ -164,12 +161,22 @@ class Runner:
             self._count(request, -1)
             request.taken = len(request.rows)
 
-    def _give_up(self, request: _Request) -> None:
+    def _overloaded(self, what: str, seconds: float) -> Overloaded:
+        return Overloaded(
+            f"The model {self._name} is overloaded: {what} {seconds * 1000:.0f} ms, "
+            f"over the limit of {self._max_latency * 1000:.0f} ms.",
+            retry_after=math.ceil(seconds),
+        )
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds.")
+
+    def _give_up(self, request: _Request, error: DeadlineExceeded | Overloaded) -> None:
         self._forget(request)
         if not request.future.done():
-            request.future.set_exception(DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds."))
+            request.future.set_exception(error)
 
-    def _take(self) -> list[tuple[_Request, int, int]]:
+    def _take(self, now: float) -> list[tuple[_Request, int, int]]:
         """The next batch: slices of requests, first come first served.
 
         The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
@@ -177,11 +184,14 @@ class Runner:
         """
         batch = []
         room = self._max_batch_size
-        latest = perf_counter() - self._timeout
         while room and self._queue:
             request = self._queue[0]
-            if request.arrived < latest:
-                self._give_up(request)
+            age = now - request.arrived
+            if age > self._timeout:
+                self._give_up(request, self._late())
+                continue
+            if age > self._max_latency and not request.taken:
+                self._give_up(request, self._overloaded("the request has waited", age))
                 continue
             self._queue.popleft()
             self._count(request, -1)
@@ -202,13 +212,16 @@ class Runner:
         waiting += [request for request in self._queue if request not in waiting]
         for request in waiting:
             if request.arrived <= now - self._timeout:
-                self._give_up(request)
+                self._give_up(request, self._late())
         first = min((request.arrived for request in waiting if not request.future.done()), default=now)
         self._watcher = loop.call_later(first + self._timeout - now, self._watch, loop, batch)
 
     def _run_batch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._scheduled = False
-        batch = self._take()
+        now = perf_counter()
+        if self._scheduled_at is not None:
+            self.timer.observe_gap(now - self._scheduled_at)
+        self._scheduled_at = None
+        batch = self._take(now)
         if not batch:
             self._idle.set()
             return

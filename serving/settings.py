@@ -30,7 +30,7 @@ class Settings(BaseModel):
     )
     MAX_BATCH_SIZE: int = Field(default=512, ge=1, le=100_000, description="Most rows the model is given at once.")
     MAX_LATENCY_MS: float = Field(
-        default=500, gt=0, le=600_000, description="Longest estimated wait before a request is refused with 429."
+        default=500, gt=0, le=600_000, description="Longest estimated time to an answer; over it, 429."
     )
     MAX_BODY_BYTES: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest body, in bytes; over it, 413.")
     GRPC_MAX_MESSAGE_BYTES: int = Field(

@@ -167,8 +167,10 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         assert outcomes.count("failed") >= 3000 // 97
         assert outcomes.count("cancelled") > 0
         assert (await runner.run(rows_of(4))).tolist() == [[8.0]]
-        assert runner.estimated_wait(1, time.perf_counter()) == 0
-        assert runner.estimated_wait(1000, time.perf_counter()) == 0
+        # Nothing is left in the sums of the queue: a request waits for its own batch alone.
+        for rows in (1, 1000):
+            own = runner.timer.gap + runner.timer.predict(min(rows, 50))
+            assert runner.estimated_latency(rows, time.perf_counter()) == own
         await runner.close()
 
     in_loop(test)
@@ -223,16 +225,65 @@ def test_a_model_that_loses_rows_is_caught() -> None:
 def test_beyond_the_longest_wait_requests_are_refused_at_once() -> None:
     async def test() -> None:
         model = Recorder(seconds=0.2)
-        runner = slow(runner_of(model, max_batch_size=1, max_latency_ms=300), 0.2)
+        runner = slow(runner_of(model, max_batch_size=1, max_latency_ms=500), 0.2)
         accepted = [asyncio.create_task(runner.run(rows_of(number))) for number in range(2)]
         await asyncio.sleep(0)
         started = time.perf_counter()
-        with pytest.raises(Overloaded, match=r"estimated wait is 4\d\d ms, over the limit of 300 ms") as refusal:
+        with pytest.raises(Overloaded, match=r"take 6\d\d ms, over the limit of 500 ms") as refusal:
             await runner.run(rows_of(3))
         assert time.perf_counter() - started < 0.1
         assert refusal.value.retry_after == 1
         assert [(await task).item() for task in accepted] == [0, 1]
         assert (await runner.run(rows_of(4))).tolist() == [[4.0]]
+
+    in_loop(test)
+
+
+def test_an_idle_runner_refuses_nobody() -> None:
+    async def test() -> None:
+        runner = slow(runner_of(Recorder(seconds=0.05), max_latency_ms=1), 0.05)
+        assert (await runner.run(rows_of(1))).tolist() == [[1.0]]
+        assert (await runner.run(rows_of(2))).tolist() == [[2.0]]
+
+    in_loop(test)
+
+
+def test_what_the_estimate_was_wrong_about_is_refused_before_it_is_run() -> None:
+    async def test() -> None:
+        model = Recorder(seconds=0.3)
+        runner = slow(runner_of(model, max_batch_size=1, max_latency_ms=100), 0.01)
+        tasks = [asyncio.create_task(runner.run(rows_of(number))) for number in range(3)]
+        assert (await tasks[0]).tolist() == [[0.0]]
+        for task in tasks[1:]:
+            with pytest.raises(Overloaded, match=r"has waited \d\d\d ms, over the limit of 100 ms"):
+                await task
+        assert model.sizes == [1]
+        assert (await runner.run(rows_of(4))).tolist() == [[4.0]]
+
+    in_loop(test)
+
+
+def test_a_busy_event_loop_counts_too() -> None:
+    """Every turn of the loop takes 30 ms beside the model: ten batches of one row take 300 ms."""
+
+    async def test() -> None:
+        busy = True
+
+        def occupy() -> None:
+            time.sleep(0.03)
+            if busy:
+                asyncio.get_running_loop().call_soon(occupy)
+
+        runner = runner_of(Recorder(), max_batch_size=1, max_latency_ms=200)
+        occupy()
+        for number in range(30):
+            await runner.run(rows_of(number))
+        tasks = [asyncio.create_task(runner.run(rows_of(number))) for number in range(10)]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        busy = False
+        refused = [isinstance(outcome, Overloaded) for outcome in outcomes]
+        assert refused[-1]
+        assert 3 <= refused.count(False) <= 7
 
     in_loop(test)
 
