@@ -1,0 +1,144 @@
+"""The tables of a report, as text: for the terminal, the page and the README."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from load_tests.benchmark.results import Figure, LineNote, Report
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text; the first column names the line."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+
+def tables(report: Report) -> list[TextTable]:
+    """Speed, latency, rows, footprint, and what was compared."""
+    return [_speed(report), _latency(report), _rows(report), _footprint(report), _compared(report)]
+
+
+def title_of(report: Report, line: LineNote) -> str:
+    """Server and line, as in "MLServer · REST"."""
+    server = next(server for server in report.servers if server.key == line.server)
+    return server.title if server.floor else f"{server.title} · {line.title}"
+
+
+def markdown(table: TextTable) -> str:
+    """A table as GitHub reads it."""
+    rule = tuple("---" if index == 0 else "---:" for index in range(len(table.columns)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows)) + "\n"
+
+
+def _speed(report: Report) -> TextTable:
+    reference = report.requests_per_second("ours")
+    rows = []
+    for line in _measured(report, rows=1):
+        speed = report.requests_per_second(line.key)
+        if speed is None:
+            reason = report.problem(line.key, 64) or "not measured"
+            rows.append((title_of(report, line), f"invalid: {reason}", *[NONE] * 6))
+            continue
+        rows.append(
+            (
+                title_of(report, line),
+                f"{speed.median:,.0f}",
+                f"± {speed.spread:.0%}",
+                f"{reference.median / speed.median:.1f} ×" if reference else NONE,
+                _text(report.cpu_ms(line.key), 3),
+                _text(report.latency(line.key, "p50_ms"), 1),
+                _text(report.latency(line.key, "p99_ms"), 1),
+                _text(report.latency(line.key, "max_ms"), 0),
+            )
+        )
+    columns = ("", "requests/s", "spread", "this service is", "CPU ms a request", "p50 ms", "p99 ms", "longest ms")
+    rounds = len({sample.round for sample in report.samples})
+    note = f"One row a request, 64 connections; medians of {rounds} rounds, spread: half of lowest to highest."
+    return TextTable("One row a request, 64 connections", columns, rows, note)
+
+
+def _latency(report: Report) -> TextTable:
+    rows = []
+    for line in _measured(report, rows=1):
+        cells = []
+        for count in report.connections:
+            p50, p99 = (report.latency(line.key, which, count) for which in ("p50_ms", "p99_ms"))
+            speed = report.requests_per_second(line.key, count)
+            if p50 is None or p99 is None or speed is None:
+                cells.append("invalid" if report.taken(line.key, count) else NONE)
+            else:
+                cells.append(f"{_ms(p50.median)} / {_ms(p99.median)} / {speed.median:,.0f}")
+        rows.append((title_of(report, line), *cells))
+    columns = ("", *(f"{count} connection{'s' * (count > 1)}" for count in report.connections))
+    return TextTable("p50 ms / p99 ms / requests/s by connections", columns, rows)
+
+
+def _rows(report: Report) -> TextTable:
+    rows = []
+    for line in report.lines:
+        speeds = [report.rows_per_second(line.key, count) for count in report.rows]
+        taken = [report.taken(line.key, report.rows_connections, count) for count in report.rows]
+        if not any(one for one, count in zip(taken, report.rows, strict=True) if count > 1):
+            continue
+        cells = [
+            f"{speed.median:,.0f}" if speed else ("invalid" if samples else NONE)
+            for speed, samples in zip(speeds, taken, strict=True)
+        ]
+        rows.append((title_of(report, line), *cells))
+    direct = report.direct_rows_per_second()
+    if direct is not None:
+        empty = [NONE] * (len(report.rows) - 1)
+        rows.append((f"onnxruntime called directly, {report.workers} processes", *empty, f"{direct.median:,.0f}"))
+    columns = ("", *(f"{count:,} row{'s' * (count > 1)} a request" for count in report.rows))
+    return TextTable(f"Rows/s by rows a request, {report.rows_connections} connections", columns, rows)
+
+
+def _footprint(report: Report) -> TextTable:
+    rows = []
+    for server in report.servers:
+        ready = report.ready_seconds(server.key)
+        memory, worker = report.peak_memory(server.key), report.worker_memory(server.key)
+        if ready is None or not memory:
+            continue
+        rows.append((server.title, _text(ready, 1), f"{memory / 1e6:,.0f}", f"{worker / 1e6:,.0f}"))
+    return TextTable(
+        "Start and memory",
+        ("", "start to first answer, s", "memory, MB", "a worker, MB"),
+        rows,
+        "Memory is the largest PSS of the process tree that was seen after a measure; a worker: of a worker process.",
+    )
+
+
+def _compared(report: Report) -> TextTable:
+    rows = [
+        (
+            server.title,
+            server.model,
+            "; ".join(dict.fromkeys(line.protocol for line in report.lines if line.server == server.key)),
+            server.settings,
+            ", ".join(f"{name} {version}" for name, version in server.versions.items()),
+        )
+        for server in report.servers
+    ]
+    return TextTable("What was compared", ("", "model", "requests", "settings", "versions"), rows)
+
+
+def _measured(report: Report, rows: int) -> Iterable[LineNote]:
+    return (
+        line
+        for line in report.lines
+        if any(sample.line == line.key and sample.rows == rows and not sample.stall for sample in report.samples)
+    )
+
+
+def _text(figure: Figure | None, digits: int) -> str:
+    return NONE if figure is None else f"{figure.median:,.{digits}f}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
