@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from load_tests.benchmark import deployment, machine, measure, terminal, wrk, writing
+from load_tests.benchmark import deployment, machine, measure, terminal, writing, wrk
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.plan import FULL, QUICK, QUICK_SERVERS
 from load_tests.benchmark.results import Report

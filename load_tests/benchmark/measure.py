@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol as Interface
 
@@ -16,6 +17,7 @@ from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.load import Load
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import Plan, Step
+from load_tests.benchmark.process_tree import machine_cpu_seconds, own_cpu_seconds
 from load_tests.benchmark.results import Direct, Failure, Sample, Start
 from load_tests.benchmark.running import NoAnswer, Running, running
 from load_tests.benchmark.servers import WORKERS, Line, Server
@@ -101,7 +103,9 @@ class Benchmark:
         with running(server, commands, self._deployment, self._table[:1]) as target:
             self.run.starts.append(Start(server=server.key, round=number, seconds=target.ready_seconds))
             for line in server.lines:
-                steps = self._plan.steps(line, server)
+                steps = self._plan.steps(line, server, number)
+                if not steps:
+                    continue
                 self._progress.doing(f"round {number + 1} of {self._plan.rounds}: {server.title}, {line.title}")
                 self._load(target, line, Step(64, steps[0].rows, self._plan.warm_up_seconds), bodies)
                 for step in steps:
@@ -151,9 +155,10 @@ class Benchmark:
     def _sample(
         self, target: Running, line: Line, step: Step, bodies: "_Bodies", number: int, *, stall: bool = False
     ) -> None:
-        before = process_tree.cpu_seconds(target.pid)
+        clocks = (partial(process_tree.cpu_seconds, target.pid), own_cpu_seconds, machine_cpu_seconds, time.monotonic)
+        before = [clock() for clock in clocks]
         load = self._load(target, line, step, bodies)
-        used = process_tree.cpu_seconds(target.pid) - before
+        used, generator, machine, elapsed = (clock() - first for clock, first in zip(clocks, before, strict=True))
         memory = process_tree.memory(target.pid)
         sample = Sample(
             line=line.key,
@@ -162,6 +167,7 @@ class Benchmark:
             round=number,
             load=load,
             cpu_seconds=used,
+            others_cores=max(machine - used - generator, 0.0) / elapsed,
             memory_bytes=memory.total,
             worker_bytes=sum(memory.processes[:WORKERS]) // WORKERS,
             stall=stall,

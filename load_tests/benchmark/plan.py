@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from load_tests.benchmark.servers import Line, Server
 
-START_SECONDS = 6
-"""Of a server, start, warm-up and stop together: a guess for the estimate."""
+START_SECONDS = 4
+"""Of a server, start and stop together: a guess for the estimate."""
+PAUSE_SECONDS = 0.4
+"""Between measures: a few requests whose answers are checked, a reading of memory."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Step:
 class Plan:
     """How much is measured.
 
-    Each round starts each server anew and measures it once: noise that comes and goes shows between rounds. ``rows``
-    are measured over ``rows_connections``; ``stalls`` are the lines that are loaded for ``stall_seconds`` at the end.
+    Each round starts each server anew and measures it once: noise that comes and goes shows between rounds. ``main`` is
+    measured in each round, the other ``connections`` and the ``rows`` in the first ``side_rounds``, for ``seconds`` each.
+    ``rows`` go over ``rows_connections``; ``stalls`` are the lines that are loaded for ``stall_seconds`` at the end.
     """
 
     rounds: int
+    side_rounds: int
     main: Step
     connections: tuple[int, ...]
     rows: tuple[int, ...]
@@ -37,33 +41,33 @@ class Plan:
     stalls: tuple[str, ...]
     stall_seconds: int
 
-    def steps(self, line: Line, server: Server) -> list[Step]:
-        """The measures of a line in one round; of a floor no requests of several rows."""
-        steps = []
-        if not line.rows_only:
-            steps = [
-                self.main if count == self.main.connections else Step(count, 1, self.seconds)
-                for count in self.connections
-            ]
-        if not server.floor:
-            covered = {1} if not line.rows_only and self.rows_connections in self.connections else set()
-            steps += [Step(self.rows_connections, rows, self.seconds) for rows in self.rows if rows not in covered]
-        return steps
+    def steps(self, line: Line, server: Server, number: int) -> list[Step]:
+        """The measures of a line in a round; of a floor no requests of several rows, of a brief server the main one."""
+        steps = [] if line.rows_only else [self.main]
+        if number >= self.side_rounds or server.brief:
+            return steps
+        rows = {(self.rows_connections, count) for count in self.rows} if not server.floor else set()
+        connections = {(count, 1) for count in self.connections} if not line.rows_only else set()
+        side = sorted(rows | connections, key=lambda pair: (pair[1], pair[0]))
+        return steps + [Step(*pair, self.seconds) for pair in side if pair != (self.main.connections, self.main.rows)]
 
     def estimate(self, servers: Sequence[Server]) -> float:
         """Seconds that it will take, environments apart."""
-        a_round = sum(START_SECONDS + self._server_seconds(server) for server in servers) + self.direct_seconds + 2
-        stalled = [server for server in servers for line in server.lines if line.key in self.stalls]
-        return self.rounds * a_round + len(stalled) * (START_SECONDS + self.stall_seconds)
+        total = self.rounds * (self.direct_seconds + 2)
+        for server in servers:
+            for number in range(self.rounds):
+                total += START_SECONDS + sum(self._line_seconds(line, server, number) for line in server.lines)
+            total += sum(START_SECONDS + self.stall_seconds for line in server.lines if line.key in self.stalls)
+        return total
 
-    def _server_seconds(self, server: Server) -> float:
-        return sum(
-            self.warm_up_seconds + sum(step.seconds + 0.4 for step in self.steps(line, server)) for line in server.lines
-        )
+    def _line_seconds(self, line: Line, server: Server, number: int) -> float:
+        steps = self.steps(line, server, number)
+        return self.warm_up_seconds + sum(step.seconds + PAUSE_SECONDS for step in steps) if steps else 0.0
 
 
 FULL = Plan(
     rounds=3,
+    side_rounds=2,
     main=Step(64, 1, 4),
     connections=(1, 16, 64, 256),
     rows=(1, 10, 100, 1000),
@@ -76,6 +80,7 @@ FULL = Plan(
 )
 QUICK = Plan(
     rounds=1,
+    side_rounds=1,
     main=Step(64, 1, 4),
     connections=(1, 64),
     rows=(1, 1000),

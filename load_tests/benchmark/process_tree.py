@@ -38,6 +38,18 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def machine_cpu_seconds() -> float:
+    """CPU time that all processes of the machine have used since it started, in seconds."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def own_cpu_seconds() -> float:
+    """CPU time of this process and of the children that it waited for: of the load generators, in seconds."""
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
 def memory(pid: int) -> Memory:
     """Memory of a process and all that descend from it, now."""
     sizes = []

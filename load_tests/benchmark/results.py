@@ -18,7 +18,8 @@ class Sample(_Record):
     """One measure of one line: ``rows`` a request over ``connections``, in a round (from 0).
 
     ``cpu_seconds`` are of the server's whole process tree; ``memory_bytes`` its PSS right after, ``worker_bytes`` the
-    mean PSS of its largest processes, one a worker.
+    mean PSS of its largest processes, one a worker. ``others_cores`` is how many cores were busy with neither the
+    server nor the load generator.
     """
 
     line: str
@@ -27,6 +28,7 @@ class Sample(_Record):
     round: int
     load: Load
     cpu_seconds: float
+    others_cores: float
     memory_bytes: int
     worker_bytes: int
     stall: bool = False
@@ -189,6 +191,11 @@ class Report(_Record):
     def direct_rows_per_second(self) -> Figure | None:
         """Rows a second of onnxruntime called directly."""
         return Figure.of(one.rows_per_second for one in self.direct)
+
+    def others_cores(self) -> float:
+        """How many cores were busy with something else, on average over the measures."""
+        weight = sum(sample.load.seconds for sample in self.samples)
+        return sum(sample.others_cores * sample.load.seconds for sample in self.samples) / weight if weight else 0.0
 
     def _figure(self, line: str, connections: int, rows: int, what: str) -> Figure | None:
         if self.problem(line, connections, rows):

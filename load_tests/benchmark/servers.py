@@ -43,8 +43,8 @@ class Server:
     """A server: its environment, its command, the lines of the report it answers for.
 
     ``command`` and ``environment`` may name {port}, {grpc_port}, {metrics_port}, {workers}, {onnx}, {estimator},
-    {mlflow_model} and {scratch}, a folder that is empty at each start. ``model`` and ``settings`` tell the reader what it
-    runs and how.
+    {mlflow_model} and {scratch}, a folder that is empty at each start. ``model`` and ``settings`` tell the reader what
+    it runs and how. A ``floor`` has no model; of a ``brief`` one only the main measure is taken.
     """
 
     key: str
@@ -58,6 +58,7 @@ class Server:
     lock: Path = Path()
     folder: Path = PROJECT
     floor: bool = False
+    brief: bool = False
 
 
 def _peer(key: str, name: str, title: str, command: tuple[str, ...], **rest: object) -> Server:
@@ -119,24 +120,38 @@ BENTOML = _peer(
     settings="batchable=True, max_batch_size=512, access log and tracing off, uvloop, httptools; the same pydantic row",
     lines=(Line("bentoml", "batchable=True", payloads.ROWS_TO_LIST, "/predict/housing/batch"),),
 )
+MLSERVER_ENVIRONMENT = {
+    "BENCHMARK_ONNX": "{onnx}",
+    "MLSERVER_HTTP_PORT": "{port}",
+    "MLSERVER_GRPC_PORT": "{grpc_port}",
+    "MLSERVER_METRICS_PORT": "{metrics_port}",
+    "MLSERVER_METRICS_DIR": "{scratch}",
+}
 MLSERVER = _peer(
     "mlserver",
     "mlserver",
     "MLServer",
     ("mlserver", "start", "."),
-    environment={
-        "BENCHMARK_ONNX": "{onnx}",
-        "MLSERVER_HTTP_PORT": "{port}",
-        "MLSERVER_GRPC_PORT": "{grpc_port}",
-        "MLSERVER_METRICS_PORT": "{metrics_port}",
-        "MLSERVER_METRICS_DIR": "{scratch}",
-        "MLSERVER_PARALLEL_WORKERS": "{workers}",
-    },
+    environment={**MLSERVER_ENVIRONMENT, "MLSERVER_PARALLEL_WORKERS": "{workers}"},
     model=SESSION + ", in a custom runtime",
     settings="debug off, parallel_workers=2, max_batch_size=64, max_batch_time=2 ms",
     lines=(
         Line("mlserver", "REST", payloads.V2_JSON, "/v2/models/housing/infer"),
         Line("mlserver-grpc", "gRPC", payloads.V2_GRPC, grpc=True),
+    ),
+)
+MLSERVER_ALONE = _peer(
+    "mlserver-alone",
+    "mlserver",
+    "MLServer, one process",
+    ("mlserver", "start", "."),
+    environment={**MLSERVER_ENVIRONMENT, "MLSERVER_PARALLEL_WORKERS": "0"},
+    model=SESSION + ", in a custom runtime",
+    settings="as above with parallel_workers=0: less CPU a request, and one core at most",
+    brief=True,
+    lines=(
+        Line("mlserver-alone", "REST", payloads.V2_JSON, "/v2/models/housing/infer"),
+        Line("mlserver-alone-grpc", "gRPC", payloads.V2_GRPC, grpc=True),
     ),
 )
 LITSERVE = _peer(
@@ -153,8 +168,10 @@ MLFLOW = _peer(
     "mlflow",
     "mlflow",
     "mlflow models serve",
-    ("mlflow", "models", "serve", "--model-uri", "{mlflow_model}", "--env-manager", "local")
-    + ("--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}"),
+    (
+        *("mlflow", "models", "serve", "--model-uri", "{mlflow_model}", "--env-manager", "local"),
+        *("--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}"),
+    ),
     environment={"MLFLOW_DISABLE_TELEMETRY": "true"},
     model="the MLflow model: scikit-learn estimator",
     settings="2 workers, OMP_NUM_THREADS=1, dataframe_split",
@@ -168,6 +185,7 @@ ECHO = _peer(
     model="none",
     settings="uvicorn, uvloop, httptools; answers the body. The floor of HTTP, and the limit of wrk beside it",
     floor=True,
+    brief=True,
     lines=(Line("echo", "no framework", payloads.ROW_UNREAD, "/predict/housing"),),
 )
 EMPTY = _peer(
@@ -188,6 +206,7 @@ GRPC_ECHO = _peer(
     model="none",
     settings="grpc.aio; answers the bytes. The floor of gRPC in Python, and the limit of its client beside it",
     floor=True,
+    brief=True,
     lines=(Line("grpc-echo", "no model", payloads.GRPC_UNREAD, grpc=True),),
 )
-SERVERS = (OURS, FASTAPI, FASTAPI_ONNX, BENTOML, MLSERVER, LITSERVE, MLFLOW, ECHO, EMPTY, GRPC_ECHO)
+SERVERS = (OURS, FASTAPI, FASTAPI_ONNX, BENTOML, MLSERVER, MLSERVER_ALONE, LITSERVE, MLFLOW, ECHO, EMPTY, GRPC_ECHO)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from load_tests.benchmark.results import Figure, LineNote, Report
 
 NONE = "–"
+BUSY_CORES = 0.15
+"""Cores that other processes may use before figures are told to be too low."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class TextTable:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
+    words: bool = False
 
 
 def tables(report: Report) -> list[TextTable]:
@@ -35,10 +38,17 @@ def markdown(table: TextTable) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows)) + "\n"
 
 
+def quietness(report: Report) -> str:
+    """How much of the machine the benchmark did not have: figures of a busy machine are too low."""
+    others = report.others_cores()
+    busy = " The machine was busy: run it again when it is quiet." if others > BUSY_CORES else ""
+    return f"Other processes kept {others:.2f} of {report.machine.cores} cores busy.{busy}"
+
+
 def _speed(report: Report) -> TextTable:
     reference = report.requests_per_second("ours")
     rows = []
-    for line in _measured(report, rows=1):
+    for line in _measured(report):
         speed = report.requests_per_second(line.key)
         if speed is None:
             reason = report.problem(line.key, 64) or "not measured"
@@ -59,12 +69,12 @@ def _speed(report: Report) -> TextTable:
     columns = ("", "requests/s", "spread", "this service is", "CPU ms a request", "p50 ms", "p99 ms", "longest ms")
     rounds = len({sample.round for sample in report.samples})
     note = f"One row a request, 64 connections; medians of {rounds} rounds, spread: half of lowest to highest."
-    return TextTable("One row a request, 64 connections", columns, rows, note)
+    return TextTable("One row a request, 64 connections", columns, rows, f"{note} {quietness(report)}")
 
 
 def _latency(report: Report) -> TextTable:
     rows = []
-    for line in _measured(report, rows=1):
+    for line in _measured(report):
         cells = []
         for count in report.connections:
             p50, p99 = (report.latency(line.key, which, count) for which in ("p50_ms", "p99_ms"))
@@ -125,15 +135,12 @@ def _compared(report: Report) -> TextTable:
         )
         for server in report.servers
     ]
-    return TextTable("What was compared", ("", "model", "requests", "settings", "versions"), rows)
+    return TextTable("What was compared", ("", "model", "requests", "settings", "versions"), rows, words=True)
 
 
-def _measured(report: Report, rows: int) -> Iterable[LineNote]:
-    return (
-        line
-        for line in report.lines
-        if any(sample.line == line.key and sample.rows == rows and not sample.stall for sample in report.samples)
-    )
+def _measured(report: Report) -> Iterable[LineNote]:
+    """The lines that were asked for one row over 64 connections."""
+    return (line for line in report.lines if report.taken(line.key, 64))
 
 
 def _text(figure: Figure | None, digits: int) -> str:

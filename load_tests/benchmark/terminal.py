@@ -13,12 +13,17 @@ from load_tests.benchmark.results import Failure, Report, Sample
 from load_tests.benchmark.servers import Line
 from load_tests.benchmark.tables import tables
 
+WIDTH = 200
+"""Columns of what is written to a file or a pipe, where no line should be broken."""
+
 
 class Terminal:
     """Tells people."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
+        if not self._console.is_terminal:
+            self._console.width = WIDTH
 
     @contextmanager
     def progress(self, seconds: float) -> Iterator["Steps"]:
@@ -35,7 +40,7 @@ class Terminal:
         for table in tables(report):
             shown = Table(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
             for index, name in enumerate(table.columns):
-                shown.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+                shown.add_column(name, justify="left" if index == 0 or table.words else "right", overflow="fold")
             for row in table.rows:
                 shown.add_row(*row)
             self._console.print(shown)

@@ -41,9 +41,10 @@ def run(url: str, bodies: Path, headers: Mapping[str, str], *, connections: int,
         BenchmarkError: wrk failed; has what it printed.
     """
     flat = [text for pair in headers.items() for text in pair]
+    command = [find(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    command += ["--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT), url, "--", str(bodies), *flat]
     ended = subprocess.run(  # noqa: S603 # our own command
-        [find(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
-        + ["--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT), url, "--", str(bodies), *flat],
+        command,
         capture_output=True,
         text=True,
         check=False,
