@@ -28,7 +28,7 @@ def draw(report: Report, path: Path) -> None:
     lines = [line for line in report.lines if report.taken(line.key, 64)]
     batches = [line for line in report.lines if report.rows_per_second(line.key, max(report.rows))]
     height = 0.27 * (2 * len(lines) + len(batches) + 1) / 2 + 4.2
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(dict(STYLE)):  # type: ignore[arg-type]  # the stubs want a literal of each of 300 keys
         figure = Figure(figsize=(13, max(height, 6)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, 2, height_ratios=(max(len(lines), 2), max(len(batches) + 1, len(lines), 2)))

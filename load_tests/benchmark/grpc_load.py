@@ -70,7 +70,7 @@ async def _connection(
     failed = 0
     async with channel(target, number) as opened:
         await opened.channel_ready()
-        call = opened.unary_unary(METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary(METHOD)
         begin_at = await begin
         until = begin_at + seconds
         position = number

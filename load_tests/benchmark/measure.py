@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Protocol as Interface
 
@@ -17,7 +16,7 @@ from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.load import Load
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import Plan, Step
-from load_tests.benchmark.process_tree import machine_cpu_seconds, own_cpu_seconds
+from load_tests.benchmark.process_tree import cpu_seconds, machine_cpu_seconds, own_cpu_seconds
 from load_tests.benchmark.results import Direct, Failure, Sample, Start
 from load_tests.benchmark.running import NoAnswer, Running, running
 from load_tests.benchmark.servers import WORKERS, Line, Server
@@ -155,10 +154,9 @@ class Benchmark:
     def _sample(
         self, target: Running, line: Line, step: Step, bodies: "_Bodies", number: int, *, stall: bool = False
     ) -> None:
-        clocks = (partial(process_tree.cpu_seconds, target.pid), own_cpu_seconds, machine_cpu_seconds, time.monotonic)
-        before = [clock() for clock in clocks]
+        before = _clocks(target.pid)
         load = self._load(target, line, step, bodies)
-        used, generator, machine, elapsed = (clock() - first for clock, first in zip(clocks, before, strict=True))
+        used, generator, machine, elapsed = np.subtract(_clocks(target.pid), before).tolist()
         memory = process_tree.memory(target.pid)
         sample = Sample(
             line=line.key,
@@ -174,6 +172,11 @@ class Benchmark:
         )
         self.run.samples.append(sample)
         self._progress.measured(line, sample)
+
+
+def _clocks(pid: int) -> tuple[float, float, float, float]:
+    """CPU-seconds of the server, of the load generators and of the machine, and the time, in seconds."""
+    return cpu_seconds(pid), own_cpu_seconds(), machine_cpu_seconds(), time.monotonic()
 
 
 class _Bodies:

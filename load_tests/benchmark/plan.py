@@ -25,7 +25,7 @@ class Plan:
     """How much is measured.
 
     Each round starts each server anew and measures it once: noise that comes and goes shows between rounds. ``main`` is
-    measured in each round, the other ``connections`` and the ``rows`` in the first ``side_rounds``, for ``seconds`` each.
+    measured in each round, the other ``connections`` and the ``rows`` in the first ``side_rounds``, ``seconds`` each.
     ``rows`` go over ``rows_connections``; ``stalls`` are the lines that are loaded for ``stall_seconds`` at the end.
     """
 

@@ -65,8 +65,9 @@ class Running:
 
     def _call(self, body: bytes) -> bytes:
         with grpc.insecure_channel(self.grpc_target) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
             try:
-                return bytes(channel.unary_unary(METHOD)(body, timeout=ANSWER_WITHIN))
+                return call(body, timeout=ANSWER_WITHIN)
             except grpc.RpcError as error:
                 raise NoAnswer(str(error)) from None
 

@@ -1,6 +1,6 @@
 """The tables of a report, as text: for the terminal, the page and the README."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from load_tests.benchmark.results import Figure, LineNote, Report
@@ -16,7 +16,7 @@ class TextTable:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
     words: bool = False
 
