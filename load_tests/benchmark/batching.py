@@ -39,7 +39,8 @@ FEWEST_ARRIVALS = 200
 LONGEST_SECONDS = 20.0
 CALLERS_OF_ONE = 16
 """With batching off; more would only wait, and be shed."""
-IDLE_CALLS = 400
+IDLE_CALLS = 2000
+IDLE_SECONDS = 2.0
 
 
 @dataclass
@@ -70,7 +71,14 @@ def slow_model(rows: FloatMatrix) -> FloatMatrix:
 
 
 async def curve(
-    name: str, model: Model, *, max_batch_size: int, settings: Settings, seconds: float, say: Callable[[str], None]
+    name: str,
+    model: Model,
+    *,
+    max_batch_size: int,
+    settings: Settings,
+    seconds: float,
+    say: Callable[[str], object],
+    shares: Sequence[float] = SHARES,
 ) -> Curve:
     """Measure one model with one batch size: alone, at capacity, and at each share of its capacity."""
     table = payloads.table()
@@ -91,7 +99,7 @@ async def curve(
         request, Overloaded, callers=max_batch_size * 2 if max_batch_size > 1 else CALLERS_OF_ONE, seconds=seconds
     )
     points = []
-    for share in SHARES:
+    for share in shares:
         rate = share * capacity
         measured_seconds = min(max(seconds, FEWEST_ARRIVALS / rate), LONGEST_SECONDS)
         counted.mean_batch()
@@ -122,14 +130,17 @@ async def curve(
 async def _alone(request: Request) -> float:
     """Median milliseconds of a request that meets nobody else."""
     times = []
+    until = time.perf_counter() + IDLE_SECONDS
     for number in range(IDLE_CALLS):
         started = time.perf_counter()
         await request(number)
         times.append(time.perf_counter() - started)
+        if time.perf_counter() > until:
+            break
     return float(np.median(times)) * 1000
 
 
-async def measure(seconds: float, say: Callable[[str], None]) -> list[Curve]:
+async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
     """Both models, with batching and without."""
     settings = Settings()
     found = deployment.find()

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from load_tests.benchmark import machine
 from load_tests.benchmark.tables import TextTable, markdown
@@ -181,6 +182,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
             )
             latency.set_yscale("log")
             latency.yaxis.set_major_formatter("{x:g}")
+            latency.yaxis.set_minor_formatter(NullFormatter())
             latency.set_title(f"{model}: latency of accepted requests", loc="left")
             latency.set_ylabel("ms")
             batch.set_title("Rows a batch", loc="left")

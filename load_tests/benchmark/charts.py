@@ -1,5 +1,6 @@
 """The chart of a report."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from load_tests.benchmark.results import Figure as Value
 from load_tests.benchmark.results import LineNote, Report
@@ -36,16 +38,17 @@ def draw(report: Report, path: Path) -> None:
         axes[0][0].set_title("Requests a second (more is better)", loc="left")
         axes[0][0].set_xlabel("requests/s, one row each, 64 connections")
         _bars(axes[0][1], report, lines, [report.cpu_ms(line.key) for line in lines], digits=2)
-        axes[0][1].set_title("CPU of the server for a request (less is better)", loc="left")
-        axes[0][1].set_xlabel("CPU-milliseconds of all its processes, one row, 64 connections")
+        axes[0][1].set_title("CPU a request (less is better)", loc="left")
+        axes[0][1].set_xlabel("CPU-milliseconds of all processes of the server")
         _latencies(axes[1][0], report, lines)
         rows = max(report.rows)
         _bars(axes[1][1], report, batches, [report.rows_per_second(line.key, rows) for line in batches])
-        axes[1][1].set_title(f"Rows a second in requests of {rows:,} rows (more is better)", loc="left")
-        axes[1][1].set_xlabel(f"rows/s, {report.rows_connections} connections; dashed: onnxruntime called directly")
+        axes[1][1].set_title(f"Rows a second, {rows:,} a request (more is better)", loc="left")
+        axes[1][1].set_xlabel(f"rows/s, {report.rows_connections} connections; dashed: onnxruntime itself")
         direct = report.direct_rows_per_second()
         if direct is not None:
             axes[1][1].axvline(direct.median, color="black", linestyle="--", linewidth=1)
+            axes[1][1].set_xlim(0, max(axes[1][1].get_xlim()[1], direct.median * 1.05))
         rounds = len({sample.round for sample in report.samples})
         figure.suptitle(
             f"One model, {report.workers} workers, {report.machine.cores} cores: {report.machine.cpu}; medians of "
@@ -66,7 +69,12 @@ def _colour(report: Report, line: LineNote) -> str:
 def _bars(
     axes: Axes, report: Report, lines: Sequence[LineNote], values: Sequence[Value | None], digits: int = 0
 ) -> None:
-    most = max((value.high for value in values if value), default=1.0)
+    # A floor that is much faster than all else would squeeze the others: its bar is cut off, its figure is not.
+    compared = [
+        value.high for line, value in zip(lines, values, strict=True) if value and _colour(report, line) != FLOOR
+    ]
+    every = [value.high for value in values if value]
+    most = min(max(every, default=1.0), 3 * max(compared, default=1.0) if compared else math.inf)
     for position, (line, value) in enumerate(zip(lines, values, strict=True)):
         if value is None:
             axes.text(0, position, " no valid measure", va="center", color="#D55E00")
@@ -82,8 +90,18 @@ def _bars(
             edgecolor="white" if hatch else None,
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-        axes.text(value.high + most * 0.01, position, f"{value.median:,.{digits}f}", va="center")
+        cut = value.high > most
+        text = f"{value.median:,.{digits}f}" + " →" * cut
+        axes.text(
+            most * 1.13 if cut else value.high + most * 0.01,
+            position,
+            text,
+            va="center",
+            ha="right" if cut else "left",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1} if cut else None,
+        )
     axes.set_xlim(0, most * 1.14)
+    axes.xaxis.set_major_formatter("{x:,g}")
     _names(axes, report, lines)
 
 
@@ -99,10 +117,11 @@ def _latencies(axes: Axes, report: Report, lines: Sequence[LineNote]) -> None:
         axes.text(p99.median * 1.12, position, f"{p50.median:,.1f} – {p99.median:,.0f}", va="center")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 4)
     axes.set_title("Latency (less is better)", loc="left")
-    axes.set_xlabel("ms, p50 (dot) to p99 (bar), one row, 64 connections; logarithmic")
+    axes.set_xlabel("ms, p50 (dot) to p99 (bar), 64 connections; logarithmic")
     _names(axes, report, lines)
 
 

@@ -1,6 +1,7 @@
 """The deployed model, as every server of the benchmark gets it."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from contract.housing import HOUSING
 from load_tests.benchmark.errors import BenchmarkError
 
 PROJECT = Path(__file__).parents[2]
-DEPLOYED = PROJECT / "models" / "deployed.json"
+DEPLOYED_FILE = "deployed.json"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ def find() -> Deployment:
         BenchmarkError: there is no such model in the store; says how to get it.
     """
     tag = f"{HOUSING.name}:latest"
-    if DEPLOYED.exists():
-        tag = json.loads(DEPLOYED.read_text()).get(HOUSING.name, tag)
+    deployed = Path(os.environ.get("MODELS_DIR") or PROJECT / "models") / DEPLOYED_FILE
+    if deployed.exists():
+        tag = json.loads(deployed.read_text()).get(HOUSING.name, tag)
     try:
         model = bentoml.models.get(tag)
     except NotFound:

@@ -20,6 +20,7 @@ from load_tests.benchmark.grpc_load import METHOD
 from load_tests.benchmark.payloads import FloatMatrix
 from load_tests.benchmark.servers import PROJECT, WORKERS, Line, Server
 
+INHERITED = ("HOME", "LANG", "TMPDIR", "BENTOML_HOME", "MODELS_DIR")
 READY_WITHIN = 90
 """Seconds after which a server that gives no answer is given up."""
 ANSWER_WITHIN = 20
@@ -137,7 +138,7 @@ def running(server: Server, commands: Path, deployment: Deployment, rows: FloatM
 
 
 def _environment(server: Server, commands: Path, places: dict[str, str]) -> dict[str, str]:
-    inherited = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "BENTOML_HOME") if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return inherited | {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT),

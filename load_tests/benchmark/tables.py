@@ -27,9 +27,10 @@ def tables(report: Report) -> list[TextTable]:
 
 
 def title_of(report: Report, line: LineNote) -> str:
-    """Server and line, as in "MLServer · REST"."""
+    """Server and line, as in "MLServer · REST"; the server alone where it has one line."""
     server = next(server for server in report.servers if server.key == line.server)
-    return server.title if server.floor else f"{server.title} · {line.title}"
+    alone = sum(one.server == line.server for one in report.lines) == 1
+    return server.title if alone else f"{server.title} · {line.title}"
 
 
 def markdown(table: TextTable) -> str:
