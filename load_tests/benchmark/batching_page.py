@@ -105,7 +105,7 @@ def claims(curves: Sequence[Curve]) -> list[Claim]:
 def tables(curves: Sequence[Curve]) -> list[TextTable]:
     """What must hold, and every point."""
     rows = [(claim.subject, claim.demand, claim.measured, "yes" if claim.holds else "NO") for claim in claims(curves)]
-    found = [TextTable("What must hold", ("", "demand", "measured", "holds"), rows)]
+    found = [TextTable("What must hold", ("", "demand", "measured", "holds"), rows, words=True)]
     columns = (
         "offered",
         "requests/s",

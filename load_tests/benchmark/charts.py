@@ -28,7 +28,8 @@ STYLE = {
 def draw(report: Report, path: Path) -> None:
     """Draw requests/s, CPU a request, latency and rows/s of every line into a PNG."""
     lines = [line for line in report.lines if report.taken(line.key, 64)]
-    batches = [line for line in report.lines if report.rows_per_second(line.key, max(report.rows))]
+    most_rows = max(report.rows)
+    batches = [line for line in report.lines if report.taken(line.key, report.rows_connections, most_rows)]
     height = 0.27 * (2 * len(lines) + len(batches) + 1) / 2 + 4.2
     with mpl.rc_context(dict(STYLE)):  # type: ignore[arg-type]  # the stubs want a literal of each of 300 keys
         figure = Figure(figsize=(13, max(height, 6)), layout="constrained")
@@ -127,6 +128,6 @@ def _latencies(axes: Axes, report: Report, lines: Sequence[LineNote]) -> None:
 
 def _names(axes: Axes, report: Report, lines: Sequence[LineNote]) -> None:
     axes.set_yticks(range(len(lines)), [title_of(report, line) for line in lines])
-    axes.invert_yaxis()
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(visible=True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)

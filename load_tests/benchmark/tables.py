@@ -34,9 +34,10 @@ def title_of(report: Report, line: LineNote) -> str:
 
 
 def markdown(table: TextTable) -> str:
-    """A table as GitHub reads it."""
-    rule = tuple("---" if index == 0 else "---:" for index in range(len(table.columns)))
-    return "\n".join("| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows)) + "\n"
+    """A table as GitHub reads it, and its note."""
+    rule = tuple("---" if index == 0 or table.words else "---:" for index in range(len(table.columns)))
+    text = "\n".join("| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows)) + "\n"
+    return text + (f"\n{table.note}\n" if table.note else "")
 
 
 def quietness(report: Report) -> str:
@@ -106,7 +107,15 @@ def _rows(report: Report) -> TextTable:
         empty = [NONE] * (len(report.rows) - 1)
         rows.append((f"onnxruntime called directly, {report.workers} processes", *empty, f"{direct.median:,.0f}"))
     columns = ("", *(f"{count:,} row{'s' * (count > 1)} a request" for count in report.rows))
-    return TextTable(f"Rows/s by rows a request, {report.rows_connections} connections", columns, rows)
+    problems = [
+        f"{title_of(report, line)}, {count:,} rows: {report.problem(line.key, report.rows_connections, count)}."
+        for line in report.lines
+        for count in report.rows
+        if report.taken(line.key, report.rows_connections, count)
+        and report.problem(line.key, report.rows_connections, count)
+    ]
+    note = "Invalid: " + " ".join(problems) if problems else ""
+    return TextTable(f"Rows/s by rows a request, {report.rows_connections} connections", columns, rows, note)
 
 
 def _footprint(report: Report) -> TextTable:
