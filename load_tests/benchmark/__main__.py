@@ -1,6 +1,7 @@
 """``python -m load_tests.benchmark``: run, show, write the report."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ REPORTS = PROJECT / "reports"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status: 1 if the benchmark cannot go on, 0 else, also where a target is missed."""
     asked = _arguments(arguments)
+    # A benchmark that is stopped unwinds as one that fails: its servers end.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     screen = terminal.Terminal()
     try:
         report = Report.model_validate_json(asked.render.read_bytes()) if asked.render else _measure(asked, screen)

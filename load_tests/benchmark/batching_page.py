@@ -175,7 +175,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
                 latency.axhline(curve.max_latency_ms, color=LIMIT, linewidth=1)
             latency.annotate(
                 "max_latency_ms",
-                (0.01, curve.max_latency_ms),
+                (0.55, curve.max_latency_ms),
                 xycoords=("axes fraction", "data"),
                 color=LIMIT,
                 va="bottom",
