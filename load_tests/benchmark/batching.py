@@ -23,7 +23,7 @@ from contract.housing import HOUSING
 from load_tests.benchmark import batching_page, deployment, payloads
 from load_tests.benchmark.batching_page import Curve, Point
 from load_tests.benchmark.errors import BenchmarkError
-from load_tests.benchmark.open_loop import Request, offer, saturate
+from load_tests.benchmark.open_loop import offer, saturate
 from serving.models import load
 from serving.runner import FloatMatrix, Model, Runner
 from serving.settings import Settings
@@ -39,8 +39,9 @@ FEWEST_ARRIVALS = 200
 LONGEST_SECONDS = 20.0
 CALLERS_OF_ONE = 16
 """With batching off; more would only wait, and be shed."""
-IDLE_CALLS = 2000
-IDLE_SECONDS = 2.0
+IDLE_CALLS = 10
+"""In turn."""
+IDLE_SECONDS = 4.0
 
 
 @dataclass
@@ -77,10 +78,11 @@ async def curve(
     max_batch_size: int,
     settings: Settings,
     seconds: float,
+    alone_ms: float,
     say: Callable[[str], object],
     shares: Sequence[float] = SHARES,
 ) -> Curve:
-    """Measure one model with one batch size: alone, at capacity, and at each share of its capacity."""
+    """Measure one model with one batch size: at capacity, and at each share of its capacity."""
     table = payloads.table()
     rows = [table[number : number + 1] for number in range(len(table))]
     counted = Counted(model)
@@ -94,7 +96,6 @@ async def curve(
     # As the service does: what is loaded now stays, and the collector need not go over it.
     gc.collect()
     gc.freeze()
-    alone = await _alone(request)
     capacity = await saturate(
         request, Overloaded, callers=max_batch_size * 2 if max_batch_size > 1 else CALLERS_OF_ONE, seconds=seconds
     )
@@ -121,23 +122,30 @@ async def curve(
         model=name,
         max_batch_size=max_batch_size,
         max_latency_ms=settings.MAX_LATENCY_MS,
-        alone_ms=alone,
+        alone_ms=alone_ms,
         capacity=capacity,
         points=points,
     )
 
 
-async def _alone(request: Request) -> float:
-    """Median milliseconds of a request that meets nobody else."""
-    times = []
+async def idle(name: str, model: Model, sizes: Sequence[int], settings: Settings) -> dict[int, float]:
+    """Median milliseconds of a request that meets nobody else, by largest batch.
+
+    The runners take turns, so that what else the machine does slows all of them alike.
+    """
+    row = payloads.table()[:1]
+    runners = {size: Runner(name, model, max_batch_size=size, max_latency_ms=settings.MAX_LATENCY_MS) for size in sizes}
+    times: dict[int, list[float]] = {size: [] for size in sizes}
     until = time.perf_counter() + IDLE_SECONDS
-    for number in range(IDLE_CALLS):
-        started = time.perf_counter()
-        await request(number)
-        times.append(time.perf_counter() - started)
-        if time.perf_counter() > until:
-            break
-    return float(np.median(times)) * 1000
+    while time.perf_counter() < until:
+        for size, runner in runners.items():
+            for _ in range(IDLE_CALLS):
+                started = time.perf_counter()
+                await runner.run(row)
+                times[size].append(time.perf_counter() - started)
+    for runner in runners.values():
+        await runner.close()
+    return {size: float(np.median(found)) * 1000 for size, found in times.items()}
 
 
 async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
@@ -151,9 +159,14 @@ async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
         (batching_page.SLOW, slow_model, SLOW_BATCH),
     ]
     for name, model, largest in models:
-        for size in (largest, 1):
+        sizes = (largest, 1)
+        alone = await idle(name, model, sizes, settings)
+        for size in sizes:
             say(f"{name}, max_batch_size={size}")
-            curves.append(await curve(name, model, max_batch_size=size, settings=settings, seconds=seconds, say=say))
+            measured = await curve(
+                name, model, max_batch_size=size, settings=settings, seconds=seconds, alone_ms=alone[size], say=say
+            )
+            curves.append(measured)
     return curves
 
 
@@ -162,13 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The figures and tables of docs/batching.md.")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measure (default: 4)")
     parser.add_argument("--page", type=Path, default=batching_page.PAGE, help="where the tables go")
+    parser.add_argument("--render", action="store_true", help="measure nothing; draw and write the last run anew")
     asked = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        curves = uvloop.run(measure(asked.seconds, console.print))
+        curves = batching_page.read() if asked.render else uvloop.run(measure(asked.seconds, console.print))
     except BenchmarkError as error:
         console.print(str(error), style="red", markup=False)
         return 1
+    batching_page.save(curves)
     for path in batching_page.write(curves, asked.page):
         console.print(f"Written: {path}", soft_wrap=True)
     return 0

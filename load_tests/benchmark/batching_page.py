@@ -8,12 +8,17 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
+from pydantic import TypeAdapter
 
 from load_tests.benchmark import machine
+from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.tables import TextTable, markdown
 
-PAGE = Path(__file__).parents[2] / "docs" / "batching.md"
+PROJECT = Path(__file__).parents[2]
+PAGE = PROJECT / "docs" / "batching.md"
+RAW = PROJECT / "reports" / "batching.json"
+"""The curves of the last run."""
 ONNX = "ONNX model"
 SLOW = "slow model"
 MARKS = re.compile(r"(<!-- measured: begin -->\n).*?(<!-- measured: end -->)", re.DOTALL)
@@ -69,6 +74,9 @@ class Curve:
     def label(self) -> str:
         """For legends."""
         return "with the runner" if self.batching else "batching off"
+
+
+CURVES = TypeAdapter(list[Curve])
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,23 @@ def tables(curves: Sequence[Curve]) -> list[TextTable]:
     return found
 
 
+def save(curves: Sequence[Curve]) -> None:
+    """Keep the curves, to be drawn anew."""
+    RAW.parent.mkdir(exist_ok=True)
+    RAW.write_bytes(CURVES.dump_json(list(curves), indent=1))
+
+
+def read() -> list[Curve]:
+    """The curves of the last run.
+
+    Raises:
+        BenchmarkError: there was none.
+    """
+    if not RAW.exists():
+        raise BenchmarkError(f"There is no {RAW}: measure first, without --render.")
+    return CURVES.validate_json(RAW.read_bytes())
+
+
 def write(curves: Sequence[Curve], page: Path) -> list[Path]:
     """Draw the figure beside the page and write the tables between the page's marks; both paths."""
     figure = page.parent / "img" / "batching.png"
@@ -156,6 +181,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         panels = figure.subplots(len(models), 3, squeeze=False)
         for row, model in zip(panels, models, strict=True):
             latency, batch, shed = row
+            limit: str | None = "max_latency_ms"
             for curve in (curve for curve in curves if curve.model == model):
                 offered = [point.offered for point in curve.points]
                 colour, marker = (ON, "o") if curve.batching else (OFF, "s")
@@ -172,15 +198,10 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
                 shed.plot(offered, [point.refused * 100 for point in curve.points], label=curve.label, **style)
                 for panel in row:
                     panel.axvline(curve.capacity, color=colour, linestyle=":", linewidth=1)
-                latency.axhline(curve.max_latency_ms, color=LIMIT, linewidth=1)
-            latency.annotate(
-                "max_latency_ms",
-                (0.55, curve.max_latency_ms),
-                xycoords=("axes fraction", "data"),
-                color=LIMIT,
-                va="bottom",
-            )
+                latency.axhline(curve.max_latency_ms, color=LIMIT, linewidth=1.5, label=limit)
+                limit = None
             latency.set_yscale("log")
+            latency.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
             latency.yaxis.set_major_formatter("{x:g}")
             latency.yaxis.set_minor_formatter(NullFormatter())
             latency.set_title(f"{model}: latency of accepted requests", loc="left")
@@ -194,7 +215,9 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
             shed.set_ylim(-2, 102)
             for panel in row:
                 panel.set_xscale("log")
+                panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 panel.xaxis.set_major_formatter("{x:,.0f}")
+                panel.xaxis.set_minor_formatter(NullFormatter())
                 panel.set_xlabel("offered requests/s, logarithmic; dotted: capacity")
                 panel.grid(visible=True, alpha=0.3)
                 panel.legend(fontsize=8)

@@ -7,6 +7,7 @@ import pytest
 
 from load_tests.benchmark import batching, batching_page
 from load_tests.benchmark.batching_page import ONNX, SLOW, Curve, Point
+from load_tests.benchmark.errors import BenchmarkError
 from serving.runner import FloatMatrix
 from serving.settings import Settings
 
@@ -68,6 +69,24 @@ def test_the_page_keeps_what_is_outside_of_the_marks(tmp_path: Path) -> None:
     assert written[0].read_bytes().startswith(PNG)
 
 
+def test_an_idle_request_takes_as_long_as_its_model() -> None:
+    def slow(rows: FloatMatrix) -> FloatMatrix:
+        time.sleep(0.01)
+        return rows[:, :1]
+
+    found = asyncio.run(batching.idle("idle", slow, (32, 1), Settings()))
+    assert found.keys() == {32, 1}
+    assert all(milliseconds >= 10 for milliseconds in found.values())
+
+
+def test_curves_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching_page, "RAW", tmp_path / "reports" / "batching.json")
+    with pytest.raises(BenchmarkError, match="measure first"):
+        batching_page.read()
+    batching_page.save(four())
+    assert batching_page.read() == four()
+
+
 def test_a_curve_of_a_slow_model() -> None:
     """Batching multiplies the capacity of a model whose calls take as long for many rows as for one."""
 
@@ -77,9 +96,11 @@ def test_a_curve_of_a_slow_model() -> None:
 
     async def both() -> tuple[Curve, Curve]:
         on = await batching.curve(
-            "on", slow, max_batch_size=32, settings=Settings(), seconds=0.5, say=str, shares=(0.1,)
+            "on", slow, max_batch_size=32, settings=Settings(), seconds=0.5, alone_ms=10, say=str, shares=(0.1,)
         )
-        off = await batching.curve("off", slow, max_batch_size=1, settings=Settings(), seconds=0.5, say=str, shares=())
+        off = await batching.curve(
+            "off", slow, max_batch_size=1, settings=Settings(), seconds=0.5, alone_ms=10, say=str, shares=()
+        )
         return on, off
 
     on, off = asyncio.run(both())
