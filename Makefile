@@ -51,6 +51,10 @@ load: train $(VENV)/.dev ## Put load on a service of its own, report, check the 
 load-ui: train $(VENV)/.dev ## Show Locust's page on port 8089, for a service of its own
 	@exec python -m load_tests.run --ui $(LOAD)
 
+.PHONY: benchmark
+benchmark: $(VENV)/.dev train ## Measure the service beside its alternatives (15 minutes; ARGS=--quick: 2); needs wrk
+	$(call step,Measure (python -m load_tests.benchmark),python -m load_tests.benchmark $(ARGS))
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types
 	$(call step,Check style (ruff),ruff check . && ruff format --check .)
@@ -72,10 +76,13 @@ lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at thei
 	$(call lock,training,pyproject.toml --group training --constraint requirements/dev.txt)
 	$(call lock,serving,pyproject.toml --constraint requirements/dev.txt)
 	$(call lock,clients,--group clients)
+	for folder in load_tests/benchmark/peers/*/; do rm -f $$folder/requirements.txt; \
+		$(compile) --output-file $$folder/requirements.txt $$folder/requirements.in || exit 1; done
+
+compile = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 define lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--output-file requirements/$(1).txt $(2)
+	$(compile) --output-file requirements/$(1).txt $(2)
 endef
 
 .PHONY: clean

@@ -82,7 +82,7 @@ def test_every_direct_dependency_has_its_reason() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/batching.md"])
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")

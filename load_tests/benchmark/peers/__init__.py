@@ -1,0 +1,1 @@
+"""The servers of the benchmark: what each is started with, in an environment of its own."""

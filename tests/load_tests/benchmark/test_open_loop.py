@@ -1,0 +1,58 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from contract.errors import Overloaded
+from load_tests.benchmark.open_loop import offer, poisson, saturate
+
+
+def test_arrivals_are_poisson() -> None:
+    times = np.array(list(poisson(rate=1000, seconds=20)))
+    assert np.all(np.diff(times) > 0)
+    assert len(times) == pytest.approx(20_000, rel=0.05)
+    gaps = np.diff(times)
+    # Exponential gaps: the deviation is the mean.
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+
+
+async def every_fourth_is_refused(number: int) -> None:
+    if number % 4 == 0:
+        raise Overloaded("full", retry_after=1)
+    await asyncio.sleep(0.01)
+
+
+def test_the_refused_are_counted_apart() -> None:
+    arrivals = asyncio.run(offer(every_fourth_is_refused, Overloaded, rate=400, seconds=1, settle=0.2))
+    assert arrivals.offered == pytest.approx(400, rel=0.3)
+    assert arrivals.refused == pytest.approx(arrivals.offered / 4, abs=2)
+    assert len(arrivals.latencies) + arrivals.refused == arrivals.offered
+    assert arrivals.latency_ms(0.5) >= 10
+
+
+def test_a_busy_loop_does_not_hide_its_delay() -> None:
+    """Requests that block the loop for longer than the gap between arrivals: later ones wait for their turn."""
+
+    async def blocking(_: int) -> None:
+        until = asyncio.get_running_loop().time() + 0.02
+        while asyncio.get_running_loop().time() < until:
+            pass
+
+    arrivals = asyncio.run(offer(blocking, Overloaded, rate=100, seconds=0.5))
+    assert arrivals.latency_ms(0.99) > 200
+    assert arrivals.delay_ms(0.99) > 150
+
+
+def test_an_error_that_is_no_refusal_is_raised() -> None:
+    async def broken(_: int) -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        asyncio.run(offer(broken, Overloaded, rate=100, seconds=0.1))
+
+
+def test_a_closed_loop_counts_what_was_accepted() -> None:
+    async def request(_: int) -> None:
+        await asyncio.sleep(0.02)
+
+    assert 100 < asyncio.run(saturate(request, Overloaded, callers=10, seconds=0.5)) <= 600
