@@ -27,7 +27,8 @@ Model = Callable[[FloatMatrix], FloatMatrix]
 
 LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
-
+CAUTION = 1.1
+"""Of an estimated latency: estimates err by some per cent, and the limit is for the slowest of those accepted."""
 WARM_UP_SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256)
 
 
@@ -134,7 +135,7 @@ class Runner:
         latency += full * (self.timer.gap + self.timer.predict(self._max_batch_size))
         if rest:
             latency += self.timer.gap + self.timer.predict(rest)
-        return latency
+        return CAUTION * latency
 
     async def close(self) -> None:
         """Refuse what comes, finish what was taken."""
@@ -180,7 +181,7 @@ class Runner:
         """The next batch: slices of requests, first come first served.
 
         The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
-        wait for the whole of it.
+        wait for the whole of it; the rest of one that only met a full batch is next.
         """
         batch = []
         room = self._max_batch_size
@@ -202,7 +203,8 @@ class Runner:
             batch.append((request, start, count))
             if request.queued:
                 self._count(request, 1)
-                self._queue.append(request)
+                large = len(request.rows) > self._max_batch_size
+                (self._queue.append if large else self._queue.appendleft)(request)
         return batch
 
     def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[_Request, int, int]]) -> None:

@@ -36,6 +36,8 @@ SLOW_BATCH = 64
 FEWEST_ARRIVALS = 200
 """That a p99 is read from, where it does not take longer than ``LONGEST_SECONDS``."""
 LONGEST_SECONDS = 20.0
+ONNX_ROWS = 100
+"""Rows of a request to the ONNX model: with one row the event loop of this process is the limit, not the model."""
 CALLERS_OF_ONE = 16
 """With batching off; more would only wait, and be shed."""
 IDLE_CALLS = 10
@@ -74,6 +76,7 @@ async def curve(
     name: str,
     model: Model,
     *,
+    request_rows: int,
     max_batch_size: int,
     settings: Settings,
     seconds: float,
@@ -83,7 +86,7 @@ async def curve(
 ) -> Curve:
     """Measure one model with one batch size: at capacity, and at each share of its capacity."""
     table = payloads.table()
-    rows = [table[number : number + 1] for number in range(len(table))]
+    rows = [np.roll(table, number, axis=0)[:request_rows] for number in range(len(table))]
     counted = Counted(model)
     runner = _runner(name, counted, max_batch_size, settings)
 
@@ -94,9 +97,9 @@ async def curve(
     # As the service does: what is loaded now stays, and the collector need not go over it.
     gc.collect()
     gc.freeze()
-    capacity = await saturate(
-        request, Overloaded, callers=max_batch_size * 2 if max_batch_size > 1 else CALLERS_OF_ONE, seconds=seconds
-    )
+    batch_requests = max_batch_size // request_rows
+    callers = batch_requests * 2 if batch_requests > 1 else CALLERS_OF_ONE
+    capacity = await saturate(request, Overloaded, callers=callers, seconds=seconds)
     points = []
     for share in shares:
         rate = share * capacity
@@ -118,6 +121,7 @@ async def curve(
     await runner.close()
     return Curve(
         model=name,
+        request_rows=request_rows,
         max_batch_size=max_batch_size,
         max_latency_ms=settings.MAX_LATENCY_MS,
         alone_ms=alone_ms,
@@ -136,12 +140,14 @@ def _runner(name: str, model: Model, max_batch_size: int, settings: Settings) ->
     )
 
 
-async def idle(name: str, model: Model, sizes: Sequence[int], settings: Settings) -> dict[int, float]:
+async def idle(
+    name: str, model: Model, request_rows: int, sizes: Sequence[int], settings: Settings
+) -> dict[int, float]:
     """Median milliseconds of a request that meets nobody else, by largest batch.
 
     The runners take turns, so that what else the machine does slows all of them alike.
     """
-    row = payloads.table()[:1]
+    rows = payloads.table()[:request_rows]
     runners = {size: _runner(name, model, size, settings) for size in sizes}
     times: dict[int, list[float]] = {size: [] for size in sizes}
     until = time.perf_counter() + IDLE_SECONDS
@@ -149,7 +155,7 @@ async def idle(name: str, model: Model, sizes: Sequence[int], settings: Settings
         for size, runner in runners.items():
             for _ in range(IDLE_CALLS):
                 started = time.perf_counter()
-                await runner.run(row)
+                await runner.run(rows)
                 times[size].append(time.perf_counter() - started)
     for runner in runners.values():
         await runner.close()
@@ -162,17 +168,24 @@ async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
     found = deployment.find()
     onnx = load(HOUSING, bentoml.models.get(found.tag)).predict
     curves = []
-    models: list[tuple[str, Model, int]] = [
-        (batching_page.ONNX, onnx, settings.MAX_BATCH_SIZE),
-        (batching_page.SLOW, slow_model, SLOW_BATCH),
+    models: list[tuple[str, Model, int, int]] = [
+        (batching_page.ONNX, onnx, ONNX_ROWS, settings.MAX_BATCH_SIZE),
+        (batching_page.SLOW, slow_model, 1, SLOW_BATCH),
     ]
-    for name, model, largest in models:
-        sizes = (largest, 1)
-        alone = await idle(name, model, sizes, settings)
+    for name, model, request_rows, largest in models:
+        sizes = (largest, request_rows)
+        alone = await idle(name, model, request_rows, sizes, settings)
         for size in sizes:
             say(f"{name}, max_batch_size={size}")
             measured = await curve(
-                name, model, max_batch_size=size, settings=settings, seconds=seconds, alone_ms=alone[size], say=say
+                name,
+                model,
+                request_rows=request_rows,
+                max_batch_size=size,
+                settings=settings,
+                seconds=seconds,
+                alone_ms=alone[size],
+                say=say,
             )
             curves.append(measured)
     return curves

@@ -59,6 +59,7 @@ class Curve:
     """One model with one batch size. ``alone_ms``: the median of a request that meets nobody else."""
 
     model: str
+    request_rows: int
     max_batch_size: int
     max_latency_ms: float
     alone_ms: float
@@ -67,8 +68,8 @@ class Curve:
 
     @property
     def batching(self) -> bool:
-        """Whether a batch may have more than one row."""
-        return self.max_batch_size > 1
+        """Whether a batch may have the rows of more than one request."""
+        return self.max_batch_size > self.request_rows
 
     @property
     def label(self) -> str:
@@ -138,7 +139,8 @@ def tables(curves: Sequence[Curve]) -> list[TextTable]:
             )
             for point in curve.points
         ]
-        title = f"{curve.model}, {curve.label} (`MAX_BATCH_SIZE={curve.max_batch_size}`)"
+        asked = "a row" if curve.request_rows == 1 else f"{curve.request_rows} rows"
+        title = f"{curve.model}, {asked} a request, {curve.label} (`MAX_BATCH_SIZE={curve.max_batch_size}`)"
         found.append(TextTable(f"{title}: capacity {curve.capacity:,.0f} requests/s", columns, cells))
     return found
 

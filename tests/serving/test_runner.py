@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
-from serving.runner import LOOP_SECONDS, FloatMatrix, Model, Runner
+from serving.runner import CAUTION, LOOP_SECONDS, FloatMatrix, Model, Runner
 
 
 class Recorder:
@@ -130,6 +130,23 @@ def test_a_small_request_does_not_wait_for_the_whole_of_a_large_one() -> None:
     in_loop(test)
 
 
+def test_the_rest_of_a_request_that_met_a_full_batch_is_next() -> None:
+    async def test() -> None:
+        model = Recorder()
+        runner = runner_of(model, max_batch_size=10)
+        answered: list[int] = []
+
+        async def caller(number: int) -> None:
+            await runner.run(rows_of(*[number] * 7))
+            answered.append(number)
+
+        await asyncio.gather(*(caller(number) for number in range(20)))
+        assert answered == list(range(20))
+        assert model.sizes == [10] * 14
+
+    in_loop(test)
+
+
 def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fail() -> None:
     poison = -1.0
 
@@ -170,7 +187,7 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         # Nothing is left in the sums of the queue: a request waits for its own batch alone.
         for rows in (1, 1000):
             own = runner.timer.gap + runner.timer.predict(min(rows, 50))
-            assert runner.estimated_latency(rows, time.perf_counter()) == own
+            assert runner.estimated_latency(rows, time.perf_counter()) == CAUTION * own
         await runner.close()
 
     in_loop(test)
@@ -229,7 +246,7 @@ def test_beyond_the_longest_wait_requests_are_refused_at_once() -> None:
         accepted = [asyncio.create_task(runner.run(rows_of(number))) for number in range(2)]
         await asyncio.sleep(0)
         started = time.perf_counter()
-        with pytest.raises(Overloaded, match=r"take 6\d\d ms, over the limit of 500 ms") as refusal:
+        with pytest.raises(Overloaded, match=r"take [67]\d\d ms, over the limit of 500 ms") as refusal:
             await runner.run(rows_of(3))
         assert time.perf_counter() - started < 0.1
         assert refusal.value.retry_after == 1

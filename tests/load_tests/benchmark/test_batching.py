@@ -28,7 +28,7 @@ def made_up(model: str, size: int, capacity: float, *, alone_ms: float = 1.0, p9
         )
         for share in (0.1, 1.0, 1.5)
     ]
-    return Curve(model, size, max_latency_ms=500, alone_ms=alone_ms, capacity=capacity, points=points)
+    return Curve(model, 1, size, max_latency_ms=500, alone_ms=alone_ms, capacity=capacity, points=points)
 
 
 def four(slow_gain: float = 10, slow_p99: float = 100, idle: float = 1.0) -> list[Curve]:
@@ -74,7 +74,7 @@ def test_an_idle_request_takes_as_long_as_its_model() -> None:
         time.sleep(0.01)
         return rows[:, :1]
 
-    found = asyncio.run(batching.idle("idle", slow, (32, 1), Settings()))
+    found = asyncio.run(batching.idle("idle", slow, 1, (32, 1), Settings()))
     assert found.keys() == {32, 1}
     assert all(milliseconds >= 10 for milliseconds in found.values())
 
@@ -96,10 +96,26 @@ def test_a_curve_of_a_slow_model() -> None:
 
     async def both() -> tuple[Curve, Curve]:
         on = await batching.curve(
-            "on", slow, max_batch_size=32, settings=Settings(), seconds=0.5, alone_ms=10, say=str, shares=(0.1,)
+            "on",
+            slow,
+            request_rows=1,
+            max_batch_size=32,
+            settings=Settings(),
+            seconds=0.5,
+            alone_ms=10,
+            say=str,
+            shares=(0.1,),
         )
         off = await batching.curve(
-            "off", slow, max_batch_size=1, settings=Settings(), seconds=0.5, alone_ms=10, say=str, shares=()
+            "off",
+            slow,
+            request_rows=1,
+            max_batch_size=1,
+            settings=Settings(),
+            seconds=0.5,
+            alone_ms=10,
+            say=str,
+            shares=(),
         )
         return on, off
 
