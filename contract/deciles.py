@@ -5,6 +5,7 @@ stability index: https://en.wikipedia.org/wiki/Population_Stability_Index
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 DECILES = 10
 
 
-def edges(values: ArrayLike) -> list[float]:
+def edges(values: NDArray[np.floating[Any]] | Sequence[float]) -> list[float]:
     """The 0 %, 10 %, …, 100 % quantiles of values ``[N]``: 11 numbers, ascending, equal where values are tied."""
     quantiles: list[float] = np.quantile(values, np.linspace(0, 1, DECILES + 1)).tolist()
     return quantiles

@@ -64,7 +64,7 @@ def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
 
 
 def _describe(column: "pd.Series[float]") -> dict[str, Any]:
-    edges = deciles.edges(column)
+    edges = deciles.edges(column.to_numpy())
     return {
         "deciles": edges,
         "decile_shares": deciles.shares(edges, column),

@@ -35,7 +35,7 @@ def test_a_bucket_holds_its_lower_edge(edges: list[float], value: float, bucket:
 
 
 def test_distinct_values_are_a_tenth_each() -> None:
-    values = np.random.default_rng(0).permutation(1000)
+    values = np.random.default_rng(0).permutation(1000).astype(float)
     edges = deciles.edges(values)
     assert (edges[0], edges[5], edges[10]) == (0, 499.5, 999)
     assert deciles.shares(edges, values) == [0.1] * 10
@@ -49,4 +49,4 @@ def test_shares_are_those_of_the_counts_whatever_is_tied(values: list[int]) -> N
     assert counted.sum() == len(values)
     assert deciles.shares(edges, values) == pytest.approx((counted / len(values)).tolist())
     # Counted one by one, as they are served, or all together, as they were trained on.
-    assert sum(deciles.count(edges, [value]) for value in values).tolist() == counted.tolist()
+    assert np.sum([deciles.count(edges, [value]) for value in values], axis=0).tolist() == counted.tolist()
