@@ -28,7 +28,7 @@ train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
 .PHONY: serve
-serve: train ## Serve the models over HTTP on API_PORT (8000); runs the pipeline first where something changed
+serve: train ## Serve the models over HTTP (API_PORT, 8000) and gRPC (GRPC_PORT, 8001); runs the pipeline first where something changed
 	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
 	@exec bentoml serve
 
@@ -37,7 +37,7 @@ test: lint ## Lint, then run the tests with coverage
 	$(call step,Run the tests (pytest),pytest --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
-integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages (takes minutes)
+integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, existing clients (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
 
 .PHONY: lint

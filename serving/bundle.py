@@ -101,8 +101,9 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
             model.predict,
             max_batch_size=settings.MAX_BATCH_SIZE,
             max_latency_ms=settings.MAX_LATENCY_MS,
+            timeout_seconds=settings.TIMEOUT_SECONDS,
         )
-        predictors[dataset.name] = Predictor(model, runner, timeout_seconds=settings.TIMEOUT_SECONDS)
+        predictors[dataset.name] = Predictor(model, runner)
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}
         logger.info("model loaded", extra=fields)

@@ -8,6 +8,14 @@ from pydantic.json_schema import models_json_schema
 
 from contract import DATASETS
 from contract.dataset import Dataset, Rows
+from serving.protocol.documents import (
+    BINARY_TYPE,
+    JSON_LENGTH_PARAMETER,
+    PATH_PARAMETERS,
+    PROTOCOL_ROUTES,
+    ProtocolError,
+    ProtocolRoute,
+)
 
 
 class ErrorReason(BaseModel):
@@ -29,6 +37,7 @@ class Error(BaseModel):
 
 _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
+    "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
     "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
     "429": (
@@ -55,6 +64,7 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
 def document(service: Service[Any]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service, from its API methods and their models."""
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
+    protocol_bodies: list[type[BaseModel]] = [ProtocolError]
     paths: dict[str, Any] = {}
     for method in service.apis.values():
         takes, gives = _declared(method.input_spec), _declared(method.output_spec)
@@ -67,7 +77,7 @@ def document(service: Service[Any]) -> dict[str, Any]:
                 "requestBody": {"required": True, "content": _content(takes, _example(takes))},
                 "responses": {
                     "200": {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
-                    **{status: _error(status) for status in _ERRORS},
+                    **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
                 },
             }
         }
@@ -77,8 +87,16 @@ def document(service: Service[Any]) -> dict[str, Any]:
         paths[path] = {
             "get": {"operationId": operation, "tags": ["operations"], "summary": route["summary"], "responses": answers}
         }
+    for path, protocol_route in PROTOCOL_ROUTES.items():
+        paths[path] = _protocol_item(path, protocol_route)
+        protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
     _, schemas = models_json_schema(
-        [(body, "serialization") for body in dict.fromkeys(bodies)], ref_template="#/components/schemas/{model}"
+        [
+            *((body, "serialization") for body in dict.fromkeys(bodies)),
+            # Here what has a default may be left out, of answers too.
+            *((body, "validation") for body in dict.fromkeys(protocol_bodies)),
+        ],
+        ref_template="#/components/schemas/{model}",
     )
     return {
         "openapi": "3.1.0",
@@ -88,10 +106,37 @@ def document(service: Service[Any]) -> dict[str, Any]:
             "description": (service.inner.__doc__ or "").strip(),
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": "predictions"}, {"name": "operations"}],
+        "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }
+
+
+def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, **parameter}
+        for name, parameter in PATH_PARAMETERS.items()
+        if f"{{{name}}}" in path
+    ]
+    gives = _content(route.gives)
+    operation: dict[str, Any] = {
+        "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
+        "tags": ["Open Inference Protocol"],
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": (route.gives.__doc__ or "").strip(), "content": gives},
+            **{status: _error(status, ProtocolError) for status in route.errors},
+        },
+    }
+    if route.takes is None:
+        return {"get": operation}
+    takes = _content(route.takes, route.example)
+    if path.endswith("/infer"):
+        parameters.append(JSON_LENGTH_PARAMETER)
+        takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
+    operation["requestBody"] = {"required": path.endswith("/infer"), "content": takes}
+    return {"post": operation}
 
 
 def _declared(spec: type[BaseModel]) -> type[BaseModel]:
@@ -127,11 +172,11 @@ def dataset_of(body: type[BaseModel]) -> Dataset:
     raise TypeError(f"{body.__name__} is the row of no dataset in contract.DATASETS")
 
 
-def _error(status: str) -> dict[str, Any]:
+def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, Any]:
     description, sentence = _ERRORS[status]
     answer: dict[str, Any] = {
         "description": description,
-        "content": _content(Error, {"error": sentence, "detail": []}),
+        "content": _content(body, {"error": sentence, **fields}),
     }
     if status == "429":
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}

@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import InferenceFailed, NotReady, Overloaded
+from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from serving import request_id
+from serving.batch_timer import BatchTimer
 
 logger = logging.getLogger(__name__)
 
@@ -41,48 +42,16 @@ LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
 
 
-class BatchTimer:
-    """Predicts the seconds a batch takes: ``fixed + per_row * rows``, by least squares, the recent weighing more."""
-
-    def __init__(self, decay: float = 0.98) -> None:
-        self._decay = decay
-        self._weight = self._rows = self._seconds = self._rows_squared = self._product = 0.0
-        self.fixed = 0.0
-        self.per_row = 0.0
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Learn from one batch."""
-        decay = self._decay
-        self._weight = self._weight * decay + 1
-        self._rows = self._rows * decay + rows
-        self._seconds = self._seconds * decay + seconds
-        self._rows_squared = self._rows_squared * decay + rows * rows
-        self._product = self._product * decay + rows * seconds
-        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
-        variance = self._rows_squared / self._weight - mean_rows * mean_rows
-        if variance < 1e-9 * (1 + mean_rows * mean_rows):
-            # All batches had one size: the slope is unknown, and the line through the origin is the cautious guess.
-            self.per_row = mean_seconds / mean_rows
-        else:
-            covariance = self._product / self._weight - mean_rows * mean_seconds
-            self.per_row = min(max(covariance / variance, 0.0), mean_seconds / mean_rows)
-        self.fixed = mean_seconds - self.per_row * mean_rows
-
-    def predict(self, rows: int) -> float:
-        """Seconds for one batch of ``rows``; 0 before the first observation."""
-        return self.fixed + self.per_row * rows
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Request:
     """Rows of one caller, and how far they are."""
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
-    arrived: float = field(default_factory=perf_counter)
+    arrived: float
+    missing: int
     request_id: str = field(default_factory=request_id.CURRENT.get)
     taken: int = 0
-    missing: int = 0
     parts: list[FloatMatrix] = field(default_factory=list)
 
     @property
@@ -98,17 +67,24 @@ class Runner:
         model: rows ``[N, F]`` to outputs ``[N, K]``.
         max_batch_size: most rows the model is given at once; a larger request is split.
         max_latency_ms: a request whose estimated wait is longer is refused at once.
+        timeout_seconds: a request that has waited longer is given up.
 
     ``observer`` is told of every batch, once it is set.
     """
 
-    def __init__(self, name: str, model: Model, *, max_batch_size: int, max_latency_ms: float) -> None:
+    def __init__(
+        self, name: str, model: Model, *, max_batch_size: int, max_latency_ms: float, timeout_seconds: float
+    ) -> None:
         self._name = name
         self._model = model
         self._max_batch_size = max_batch_size
         self._max_latency = max_latency_ms / 1000
+        self._timeout = timeout_seconds
         self._queue: deque[_Request] = deque()
         self._queued_rows = 0
+        self._next_rows = 0
+        """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
+        self._watcher: asyncio.TimerHandle | None = None
         self._scheduled = False
         self._running_until: float | None = None
         self._closing = False
@@ -123,12 +99,14 @@ class Runner:
 
         Raises:
             Overloaded: the estimated wait is over ``max_latency_ms``; nothing was run.
+            DeadlineExceeded: there is no answer after ``timeout_seconds``.
             NotReady: the runner is draining.
             InferenceFailed: the model raised, for this batch.
         """
         if self._closing:
             raise NotReady(f"The model {self._name} is shutting down.")
-        wait = self.estimated_wait()
+        now = perf_counter()
+        wait = self.estimated_wait(len(rows), now)
         if wait > self._max_latency:
             if self.observer is not None:
                 self.observer.shed()
@@ -138,9 +116,9 @@ class Runner:
                 retry_after=math.ceil(wait),
             )
         loop = asyncio.get_running_loop()
-        request = _Request(rows, loop.create_future(), missing=len(rows))
+        request = _Request(rows, loop.create_future(), now, missing=len(rows))
+        self._count(request, 1)
         self._queue.append(request)
-        self._queued_rows += len(rows)
         self._schedule(loop)
         try:
             return await request.future
@@ -148,16 +126,17 @@ class Runner:
             self._forget(request)
             raise
 
-    def estimated_wait(self) -> float:
-        """Seconds of work that was taken before: the batch that runs, and all that is queued.
+    def estimated_wait(self, rows: int, now: float) -> float:
+        """Seconds until ``rows`` that come ``now`` are begun; of more than a batch, until their last part may be.
 
-        A small request may be begun sooner, between the parts of large ones; it is the work that must stay bounded.
+        A part of a batch's size of each request in the queue goes before them, and all of it before the last part.
         """
         wait = 0.0
         if self._running_until is not None:
-            wait = max(self._running_until - perf_counter(), 0.0)
-        if self._queued_rows:
-            full, rest = divmod(self._queued_rows, self._max_batch_size)
+            wait = max(self._running_until - now, 0.0)
+        before = self._next_rows if rows <= self._max_batch_size else self._queued_rows
+        if before:
+            full, rest = divmod(before, self._max_batch_size)
             wait += full * self.timer.predict(self._max_batch_size)
             if rest:
                 wait += self.timer.predict(rest)
@@ -176,11 +155,22 @@ class Runner:
             self._idle.clear()
             loop.call_soon(self._run_batch, loop)
 
+    def _count(self, request: _Request, sign: int) -> None:
+        """Add what a request has in the queue to the sums, or take it from them."""
+        queued = request.queued
+        self._queued_rows += sign * queued
+        self._next_rows += sign * min(queued, self._max_batch_size)
+
     def _forget(self, request: _Request) -> None:
         if request.queued:
             self._queue.remove(request)
-            self._queued_rows -= request.queued
+            self._count(request, -1)
             request.taken = len(request.rows)
+
+    def _give_up(self, request: _Request) -> None:
+        self._forget(request)
+        if not request.future.done():
+            request.future.set_exception(DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds."))
 
     def _take(self) -> list[tuple[_Request, int, int]]:
         """The next batch: slices of requests, first come first served.
@@ -190,19 +180,34 @@ class Runner:
         """
         batch = []
         room = self._max_batch_size
-        for _ in range(len(self._queue)):
-            request = self._queue.popleft()
+        latest = perf_counter() - self._timeout
+        while room and self._queue:
+            request = self._queue[0]
+            if request.arrived < latest:
+                self._give_up(request)
+                continue
+            self._queue.popleft()
+            self._count(request, -1)
             start = request.taken
             count = min(request.queued, room)
             request.taken += count
             room -= count
             batch.append((request, start, count))
             if request.queued:
+                self._count(request, 1)
                 self._queue.append(request)
-            if not room:
-                break
-        self._queued_rows -= self._max_batch_size - room
         return batch
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[_Request, int, int]]) -> None:
+        """While a batch runs in the thread: give up who has waited too long, and look again when the next one has."""
+        now = perf_counter()
+        waiting = [request for request, _, _ in batch if not request.future.done()]
+        waiting += [request for request in self._queue if request not in waiting]
+        for request in waiting:
+            if request.arrived <= now - self._timeout:
+                self._give_up(request)
+        first = min((request.arrived for request in waiting if not request.future.done()), default=now)
+        self._watcher = loop.call_later(first + self._timeout - now, self._watch, loop, batch)
 
     def _run_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = False
@@ -227,6 +232,7 @@ class Runner:
         else:
             started = perf_counter()
             self._running_until = started + predicted
+            self._watch(loop, batch)
             future = loop.run_in_executor(self._thread, self._call, rows)
             future.add_done_callback(lambda done: self._finish(loop, batch, rows, started, done))
 
@@ -239,8 +245,12 @@ class Runner:
         done: asyncio.Future[FloatMatrix],
     ) -> None:
         self._running_until = None
+        if self._watcher is not None:
+            self._watcher.cancel()
         error = done.exception()
-        if isinstance(error, InferenceFailed):
+        if error is not None:
+            if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: its callers must not wait
+                error = InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error!r}")
             self._fail(batch, error)
         else:
             self._succeed(batch, rows, done.result(), started)

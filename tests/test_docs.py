@@ -9,6 +9,8 @@ import pytest
 from contract import DATASETS
 from contract.errors import BundleError
 from serving.openapi import GET_ROUTES
+from serving.protocol.documents import PROTOCOL_ROUTES
+from serving.protocol.messages import Codec
 from serving.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
@@ -32,9 +34,27 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 
 def test_every_route_is_listed() -> None:
-    listed = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", section("The service")))
-    predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
-    assert listed == predictions | set(GET_ROUTES) | {"/", "/docs", "/docs.json"}
+    listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", section("The service")))
+    predictions = {("POST", f"/predict/{name}{end}") for name in DATASETS for end in ("", "/batch")}
+    protocol = {("POST" if route.takes else "GET", path) for path, route in PROTOCOL_ROUTES.items()}
+    assert listed == predictions | protocol | {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
+
+
+def test_every_example_is_listed() -> None:
+    listed = re.findall(r"\]\(examples/([\w.]+)\)", section("Clients"))
+    assert sorted(listed) == sorted(path.name for path in (PROJECT / "examples").iterdir() if path.is_file())
+
+
+def test_every_output_is_listed() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(\w+)` \| (\w+) `\[N, (\d+)\]`", section("Open Inference Protocol"), re.MULTILINE
+    )
+    listed = [(model, output, datatype, (-1, int(width))) for model, output, datatype, width in rows]
+    assert listed == [
+        (name, output.name, output.datatype, output.shape)
+        for name, dataset in DATASETS.items()
+        for output in Codec(dataset).outputs.values()
+    ]
 
 
 def test_every_error_status_is_told() -> None:
@@ -66,7 +86,9 @@ def test_every_direct_dependency_has_its_reason() -> None:
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
-    ours = re.findall(r"`((?:contract|training|serving|tests|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text)
+    ours = re.findall(
+        r"`((?:contract|training|serving|tests|examples|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text
+    )
     assert ours
     for path in ours:
         found = path.startswith(made) or any((base / path).exists() for base in (PROJECT, PROJECT / "data"))
@@ -75,7 +97,7 @@ def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
         assert (PROJECT / name).parent.joinpath(link).exists()
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev"])
+@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev", "clients"])
 def test_locks_have_hashes_and_no_addresses(name: str) -> None:
     lock = (PROJECT / "requirements" / f"{name}.txt").read_text()
     packages = re.findall(r"^[a-z0-9][^\s]*==", lock, re.MULTILINE)

@@ -188,12 +188,11 @@ class GrpcServer:
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
         metadata = self._inference.model_metadata(self._inference.predictor(request.name, request.version))
-        properties = {}
-        # These messages have no parameters for a tensor: they become properties of the model.
+        # Feature names and classes have no place here: these messages have no parameters for a tensor, and in the field
+        # of the model's properties MLServer's stubs expect other messages, so that they could not read the answer.
         for tensor in (*metadata["inputs"], *metadata["outputs"]):
-            for name, value in tensor.pop("parameters", {}).items():
-                properties[name] = value if isinstance(value, str) else ",".join(value)
-        return pb.ModelMetadataResponse(**metadata, properties=properties)
+            tensor.pop("parameters", None)
+        return pb.ModelMetadataResponse(**metadata)
 
     async def _model_infer(self, request: pb.ModelInferRequest) -> Message:
         self._inference.check_started()

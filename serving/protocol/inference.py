@@ -64,12 +64,12 @@ class Inference:
 
         Raises:
             InvalidInput: a tensor, a value or an output is refused.
-            Overloaded, NotReady, InferenceFailed, DeadlineExceeded: as the predictor says.
+            Overloaded, NotReady, InferenceFailed, DeadlineExceeded: as the runner says.
         """
         codec = self._codecs[predictor.model.dataset.name]
         codec.check_outputs(outputs)
         rows = codec.rows(tensors)
-        return codec.tensors(await predictor.run(rows), outputs)
+        return codec.tensors(await predictor.runner.run(rows), outputs)
 
     def server_metadata(self) -> dict[str, Any]:
         """Name, version and extensions of this server."""

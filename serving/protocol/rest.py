@@ -78,7 +78,7 @@ class RestApp:
         """Method and handler of a path, the model and the version in it."""
         parts = path.partition(PREFIX)[2].strip("/").split("/")
         version = ""
-        if len(parts) > 3 and parts[2] == "versions":
+        if len(parts) > 3 and parts[2] == "versions" and parts[3]:
             version = parts[3]
             del parts[2:4]
         match parts:

@@ -1,4 +1,5 @@
 import copy
+import json
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ from openapi_spec_validator import validate
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from serving.protocol.documents import PROTOCOL_ROUTES
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +20,14 @@ def document(client: httpx.Client) -> dict[str, Any]:
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
+
+
+@pytest.fixture(scope="module")
+def model(client: httpx.Client) -> dict[str, str]:
+    """What stands for the parameters of a path: the model of the examples."""
+    name = "housing"
+    (version,) = client.get(f"/v2/models/{name}").raise_for_status().json()["versions"]
+    return {"model_name": name, "model_version": version}
 
 
 def check(document: dict[str, Any], schema: dict[str, Any], content: object) -> None:
@@ -34,14 +44,26 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
     operational = {"/livez", "/readyz", "/health", "/models/info", "/metrics", "/metrics/prometheus"}
-    assert set(document["paths"]) == predictions | operational
+    assert set(document["paths"]) == predictions | operational | set(PROTOCOL_ROUTES)
 
 
-def test_the_examples_work_and_the_answers_hold_their_schema(client: httpx.Client, document: dict[str, Any]) -> None:
+def test_every_route_of_the_protocol_is_served(
+    client: httpx.Client, document: dict[str, Any], model: dict[str, str]
+) -> None:
+    for path in PROTOCOL_ROUTES:
+        (verb,) = document["paths"][path]
+        other = {"get": "POST", "post": "GET"}[verb]
+        refused = client.request(other, path.format(**model))
+        assert (refused.status_code, refused.headers["allow"]) == (405, verb.upper())
+
+
+def test_the_examples_work_and_the_answers_hold_their_schema(
+    client: httpx.Client, document: dict[str, Any], model: dict[str, str]
+) -> None:
     tried = 0
     for path, verb, operation in operations(document):
         body = operation["requestBody"]["content"]["application/json"] if verb == "post" else {}
-        answer = client.request(verb, path, json=body.get("example"))
+        answer = client.request(verb, path.format(**model), json=body.get("example"))
         assert answer.status_code == 200, path
         declared = operation["responses"]["200"]["content"]
         assert answer.headers["content-type"].partition(";")[0] in declared
@@ -50,7 +72,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(client: httpx.Clien
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
-    assert tried == 6
+    assert tried == 6 + len(PROTOCOL_ROUTES)
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
@@ -65,17 +87,36 @@ def test_every_field_has_description_unit_range_and_example(document: dict[str, 
         assert field["examples"] == [feature.example]
 
 
-def test_every_error_is_described_with_an_example(client: httpx.Client, document: dict[str, Any]) -> None:
+def test_every_error_is_described_with_an_example(
+    client: httpx.Client, document: dict[str, Any], model: dict[str, str]
+) -> None:
     for path, verb, operation in operations(document):
         if verb != "post":
             continue
-        assert {"400", "413", "415", "429", "503", "504"} <= set(operation["responses"])
+        expected = {"400", "413", "415"} | (set() if path.endswith("/index") else {"429", "503", "504"})
+        assert expected <= set(operation["responses"])
         for status, response in operation["responses"].items():
             if status != "200":
                 content = response["content"]["application/json"]
                 check(document, content["schema"], content["example"])
-        refused = client.post(path, json={"surprise": True})
+        refused = client.post(path.format(**model), json={"surprise": True, "ready": "surely"})
+        assert refused.status_code == 400
         check(document, operation["responses"]["400"]["content"]["application/json"]["schema"], refused.json())
+
+
+def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
+    client: httpx.Client, document: dict[str, Any], model: dict[str, str]
+) -> None:
+    operation = document["paths"]["/v2/models/{model_name}/infer"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    asked = example | {"id": "call-7", "parameters": {"binary_data_output": True}}
+    answer = client.post(f"/v2/models/{model['model_name']}/infer", json=asked)
+    assert answer.headers["content-type"] in operation["responses"]["200"]["content"]
+    length = int(answer.headers[operation["parameters"][-1]["name"]])
+    content = json.loads(answer.content[:length])
+    check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], content)
+    assert content["id"] == "call-7"
+    assert len(answer.content) == length + 2 * 8
 
 
 def test_names_of_the_framework_do_not_leak(document: dict[str, Any]) -> None:

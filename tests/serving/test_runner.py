@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 import pytest
 
-from contract.errors import InferenceFailed, NotReady, Overloaded
-from serving.runner import LOOP_SECONDS, BatchTimer, FloatMatrix, Model, Runner
+from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from serving.runner import LOOP_SECONDS, FloatMatrix, Model, Runner
 
 
 class Recorder:
@@ -27,8 +27,16 @@ class Recorder:
         return sums
 
 
-def runner_of(model: Model, *, max_batch_size: int = 64, max_latency_ms: float = 10_000) -> Runner:
-    return Runner("test", model, max_batch_size=max_batch_size, max_latency_ms=max_latency_ms)
+def runner_of(
+    model: Model, *, max_batch_size: int = 64, max_latency_ms: float = 10_000, timeout_seconds: float = 60
+) -> Runner:
+    return Runner(
+        "test",
+        model,
+        max_batch_size=max_batch_size,
+        max_latency_ms=max_latency_ms,
+        timeout_seconds=timeout_seconds,
+    )
 
 
 def slow(runner: Runner, seconds: float) -> Runner:
@@ -159,7 +167,8 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         assert outcomes.count("failed") >= 3000 // 97
         assert outcomes.count("cancelled") > 0
         assert (await runner.run(rows_of(4))).tolist() == [[8.0]]
-        assert runner.estimated_wait() == 0
+        assert runner.estimated_wait(1, time.perf_counter()) == 0
+        assert runner.estimated_wait(1000, time.perf_counter()) == 0
         await runner.close()
 
     in_loop(test)
@@ -277,28 +286,75 @@ def test_closing_finishes_what_was_taken_and_refuses_what_comes() -> None:
     in_loop(test)
 
 
-@pytest.mark.parametrize(("fixed", "per_row"), [(0.0, 1e-5), (1e-3, 1e-6), (0.02, 0.0)])
-def test_the_timer_learns_the_line(fixed: float, per_row: float) -> None:
-    timer = BatchTimer()
-    for rows in (1, 5, 64, 512, 3, 200, 17):
-        timer.observe(rows, fixed + per_row * rows)
-    assert timer.predict(100) == pytest.approx(fixed + per_row * 100, rel=1e-3)
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_who_waits_too_long_is_given_up_and_who_comes_later_is_answered(seconds: float) -> None:
+    """In the queue, in a thread's batch, and between the parts of a large request."""
+
+    async def test() -> None:
+        model = Recorder(seconds)
+        runner = slow(runner_of(model, max_batch_size=1, timeout_seconds=0.12), seconds)
+        runner.timer.observe(1, seconds)
+        large = asyncio.create_task(runner.run(rows_of(*range(100_000 if not seconds else 10))))
+        early = asyncio.create_task(runner.run(rows_of(7)))
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.12 seconds"):
+            await large
+        assert (await early).tolist() == [[7.0]]
+        assert (await runner.run(rows_of(8))).tolist() == [[8.0]]
+        assert sum(model.sizes) < 100_000
+        await runner.close()
+
+    in_loop(test)
 
 
-def test_the_timer_follows_a_model_that_becomes_slower() -> None:
-    timer = BatchTimer()
-    for _ in range(200):
-        timer.observe(10, 0.001)
-    for _ in range(200):
-        timer.observe(10, 0.01)
-    assert timer.predict(10) == pytest.approx(0.01, rel=0.05)
+def test_a_model_that_hangs_does_not_hold_its_callers() -> None:
+    release = threading.Event()
+
+    def model(rows: FloatMatrix) -> FloatMatrix:
+        release.wait(30)
+        return rows[:, :1]
+
+    async def test() -> None:
+        runner = slow(runner_of(model, timeout_seconds=0.1), LOOP_SECONDS * 10)
+        first = asyncio.create_task(runner.run(rows_of(1)))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(runner.run(rows_of(2)))
+        started = time.perf_counter()
+        for caller in (first, second):
+            with pytest.raises(DeadlineExceeded):
+                await caller
+        assert time.perf_counter() - started < 5
+        release.set()
+        await runner.close()
+
+    in_loop(test)
 
 
-def test_the_timer_never_predicts_less_for_more_rows() -> None:
-    timer = BatchTimer()
-    for rows, seconds in [(1, 0.9), (100, 0.1), (1, 0.8), (100, 0.2)]:
-        timer.observe(rows, seconds)
-    assert 0 < timer.predict(1) <= timer.predict(100)
+def test_a_model_that_exits_fails_its_callers() -> None:
+    def model(_: FloatMatrix) -> FloatMatrix:
+        raise SystemExit(3)
+
+    async def test() -> None:
+        runner = slow(runner_of(model), LOOP_SECONDS * 10)
+        with pytest.raises(InferenceFailed, match=r"SystemExit\(3\)"):
+            await runner.run(rows_of(1))
+
+    in_loop(test)
+
+
+def test_a_small_request_is_not_refused_for_the_rest_of_a_large_one() -> None:
+    async def test() -> None:
+        model = Recorder(seconds=0.02)
+        runner = slow(runner_of(model, max_batch_size=10, max_latency_ms=100), 0.02)
+        large = asyncio.create_task(runner.run(rows_of(*range(200))))
+        while not model.sizes:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Overloaded):
+            await runner.run(rows_of(*range(11)))
+        assert (await runner.run(rows_of(5))).tolist() == [[5.0]]
+        assert len(model.sizes) < 10
+        assert len(await large) == 200
+
+    in_loop(test)
 
 
 class Watcher:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ def refusal(environment: dict[str, str], *arguments: str) -> str:
             **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
             "API_HOST": "127.0.0.1",
             "API_PORT": str(free_port()),
+            "GRPC_PORT": str(free_port()),
             **environment,
         },
         capture_output=True,
@@ -82,10 +84,26 @@ def test_a_damaged_artifact_stops_the_start(tmp_path: Path, stored: dict[str, st
     assert "is damaged" in refusal({"MODELS_DIR": str(tmp_path)})
 
 
-def test_a_port_in_use_stops_the_start(pinned: Path, occupied: int) -> None:
-    said = refusal({"MODELS_DIR": str(pinned), "API_PORT": str(occupied)})
+@pytest.mark.parametrize("variable", ["API_PORT", "GRPC_PORT"])
+def test_a_port_in_use_stops_the_start(pinned: Path, occupied: int, variable: str) -> None:
+    said = refusal({"MODELS_DIR": str(pinned), variable: str(occupied)})
     assert f"Port {occupied} is in use" in said
-    assert "API_PORT" in said
+    assert f"set {variable} to" in said
+
+
+def test_the_grpc_port_of_another_service_stops_the_start(pinned: Path) -> None:
+    """Its workers share the port among them, but with nobody else."""
+    port = str(free_port())
+    with running_service(environment={"MODELS_DIR": str(pinned), "GRPC_PORT": port}):
+        assert f"Port {port} is in use" in refusal({"MODELS_DIR": str(pinned), "GRPC_PORT": port})
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_one_port_for_both_protocols_stops_the_start(pinned: Path, by_option: bool) -> None:
+    port = str(free_port())
+    environment = {"MODELS_DIR": str(pinned), "GRPC_PORT": port} | ({} if by_option else {"API_PORT": port})
+    said = refusal(environment, *(["--port", port] if by_option else []))
+    assert f"cannot share port {port}" in said
 
 
 def test_a_start_that_fails_leaves_the_metrics_of_who_runs(pinned: Path) -> None:
@@ -175,8 +193,9 @@ def test_stopping_finishes_what_was_taken(pinned: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             calls = pool.map(call, range(4))
             # The worker reports its requests in progress: all four have been taken.
+            deadline = time.monotonic() + 30
             while in_progress(client) < 4:
-                pass
+                assert time.monotonic() < deadline
             os.kill(worker, signal.SIGTERM)
             assert [answer.status_code for answer in calls] == [200] * 4
 

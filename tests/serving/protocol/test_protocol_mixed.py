@@ -1,0 +1,98 @@
+"""Callers of every entrance at once: each gets its own answer, and their rows meet in one batch."""
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from open_inference.grpc.service import GRPCInferenceServiceStub
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from contract.housing import HOUSING
+from tests.serving import tiny_models
+from tests.serving.protocol.wire import message, predictions, rows_of, tensor
+from training.local_service import free_port, running_service
+
+CALLERS = 6
+"""Of each entrance."""
+CALLS = 10
+"""Of each caller."""
+ROWS = {"predict": 1, "v2": 2, "grpc": 3}
+"""Rows a request, by entrance: a batch's log line tells by them who is in it."""
+
+Call = Callable[[httpx.Client, GRPCInferenceServiceStub, Any], Any]
+
+
+def predict(client: httpx.Client, _: GRPCInferenceServiceStub, rows: Any) -> Any:
+    body = dict(zip(HOUSING.feature_names, rows[0].tolist(), strict=True))
+    return [client.post("/predict/housing", json=body).raise_for_status().json()["prediction"]]
+
+
+def v2(client: httpx.Client, _: GRPCInferenceServiceStub, rows: Any) -> Any:
+    answer = client.post("/v2/models/housing/infer", json={"inputs": [tensor("x", rows)]})
+    return answer.raise_for_status().json()["outputs"][0]["data"]
+
+
+def grpc_call(_: httpx.Client, stub: GRPCInferenceServiceStub, rows: Any) -> Any:
+    answer = stub.ModelInfer(message("housing", tensor("x", rows), raw=True), timeout=30)
+    return np.frombuffer(answer.raw_output_contents[0], "<f8").tolist()
+
+
+ENTRANCES: dict[str, Call] = {"predict": predict, "v2": v2, "grpc": grpc_call}
+
+
+@pytest.fixture(scope="module")
+def slow_model() -> str:
+    """The version of a Housing model that takes some milliseconds a batch, so that callers gather behind it."""
+    network = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(1000, 1000), max_iter=1, tol=1e9))
+    return str(tiny_models.store(HOUSING, estimator=network).tag.version)
+
+
+# One iteration is enough to be slow, and is no convergence.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_callers_of_all_entrances_share_batches_and_get_their_own(
+    tmp_path: Path, stored: dict[str, str], slow_model: str
+) -> None:
+    tiny_models.pin(tmp_path / "pinned", {**stored, "housing": slow_model})
+    log, grpc_port = tmp_path / "service.log", free_port()
+    environment = {
+        "MODELS_DIR": str(tmp_path / "pinned"),
+        "WORKERS": "1",
+        "LOG_LEVEL": "DEBUG",
+        "GRPC_PORT": str(grpc_port),
+        "MAX_LATENCY_MS": "30000",
+    }
+    total = CALLERS * CALLS * sum(ROWS.values())
+    rows = rows_of(HOUSING, total)
+    rows[:, 0] = np.linspace(1, 10, total)  # no two are the same
+    with (
+        running_service(environment=environment, log=log) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        wanted = predictions(client, HOUSING, rows)
+        assert len(set(wanted)) > total / 2  # the model tells them apart
+        jobs = []
+        position = 0
+        for _ in range(CALLERS * CALLS):
+            for name, count in ROWS.items():
+                jobs.append((ENTRANCES[name], slice(position, position + count)))
+                position += count
+
+        def answer(job: tuple[Call, slice]) -> Any:
+            call, part = job
+            return call(client, stub, rows[part])
+
+        with ThreadPoolExecutor(CALLERS * len(ENTRANCES)) as pool:
+            answers = list(pool.map(answer, jobs))
+    assert answers == [wanted[part] for _, part in jobs]
+    batches = [set(line.split("+")) for line in re.findall(r"batch of rows ([\d+]+)", log.read_text())]
+    assert any(batch == {"1", "2", "3"} for batch in batches)
