@@ -7,6 +7,8 @@ from prometheus_client import Counter, Gauge
 
 from serving.metrics.bulk import BulkHistogram
 
+WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, those that replace others included.")
+
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = BulkHistogram(
     "ml_batch_rows", "Rows of a batch that the model was given.", ["model"], buckets=[2**power for power in range(10)]
