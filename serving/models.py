@@ -12,16 +12,15 @@ import bentoml
 import numpy as np
 import onnxruntime as ort
 from bentoml.exceptions import NotFound as NotInStore
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import StartupError
+from contract.table import FloatMatrix
 
 logger = logging.getLogger(__name__)
 
-FloatMatrix = NDArray[np.float64]
 
 DEPLOYED_FILE = "deployed.json"
 """The pipeline's word on which tag of each model is deployed. Without it, the latest in the store is."""
@@ -56,7 +55,8 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
                 "Run `make train` (or `dvc repro`) to train and import it."
             ) from None
         found = bentoml.models.import_model(str(exported))
-        logger.info("model=%s imported into the BentoML store from %s", found.tag, exported.name)
+        fields = {"model": name, "version": str(found.tag.version), "file": exported.name}
+        logger.info("model imported into the BentoML store", extra=fields)
     return bentoml.models.BentoModel(found.tag)
 
 
@@ -128,7 +128,8 @@ def _session(onnx: bytes) -> ort.InferenceSession:
     # Batches are small and workers are processes: threads in the session would only wait for each other.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What goes wrong is raised, and logged with the request; onnxruntime would also print it, in a form of its own.
+    options.log_severity_level = 4
     return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 

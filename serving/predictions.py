@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.dataset import Dataset, Row
-from serving.models import FloatMatrix, LoadedModel
+from contract.table import FloatMatrix
+from serving.models import LoadedModel
 from serving.runner import Runner
 
 # Names of answers, no secrets: as unlikely to meet twice as a UUID, without the system call of each.

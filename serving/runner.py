@@ -7,45 +7,40 @@ as large as the load makes it, and nobody waits for a timer.
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from contract.table import FloatMatrix
+from serving.batch_queue import BatchQueue, Request, Slice
 from serving.batch_timer import BatchTimer
 
 logger = logging.getLogger(__name__)
 
-FloatMatrix = NDArray[np.float64]
 Model = Callable[[FloatMatrix], FloatMatrix]
 """Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
+
+
+class Observer(Protocol):
+    """Is told what a runner does."""
+
+    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
+        """Rows ``[N, F]`` became outputs ``[N, K]``; each request that began with it had waited so many seconds."""
+
+    def shed(self) -> None:
+        """A request was refused because of the load."""
+
 
 LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
 CAUTION = 1.1
 """Of an estimated latency: estimates err by some per cent, and the limit is for the slowest of those accepted."""
 WARM_UP_SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256)
-
-
-@dataclass(eq=False, slots=True)
-class _Request:
-    """Rows of one caller, and how far they are."""
-
-    rows: FloatMatrix
-    future: asyncio.Future[FloatMatrix]
-    arrived: float
-    missing: int
-    taken: int = 0
-    parts: list[FloatMatrix] = field(default_factory=list)
-
-    @property
-    def queued(self) -> int:
-        return len(self.rows) - self.taken
 
 
 class Runner:
@@ -58,6 +53,8 @@ class Runner:
         max_latency_ms: a request whose answer is estimated to take longer is refused at once; so is later what the
             estimate was wrong about, before it is run. An idle runner refuses nobody.
         timeout_seconds: a request that has waited longer is given up.
+
+    ``observer`` is told of every batch, once it is set.
     """
 
     def __init__(
@@ -68,10 +65,7 @@ class Runner:
         self._max_batch_size = max_batch_size
         self._max_latency = max_latency_ms / 1000
         self._timeout = timeout_seconds
-        self._queue: deque[_Request] = deque()
-        self._queued_rows = 0
-        self._next_rows = 0
-        """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
+        self._queue = BatchQueue(max_batch_size)
         self._watcher: asyncio.TimerHandle | None = None
         self._scheduled_at: float | None = None
         self._running_until: float | None = None
@@ -80,6 +74,7 @@ class Runner:
         self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"runner-{name}")
         self.timer = BatchTimer()
+        self.observer: Observer | None = None
 
     def warm_up(self, rows: FloatMatrix) -> None:
         """Run these rows ``[N, F]`` over and over in batches of growing size, before there are callers.
@@ -107,18 +102,17 @@ class Runner:
         if self._closing:
             raise NotReady(f"The model {self._name} is shutting down.")
         now = perf_counter()
-        busy = self._next_rows or self._running_until is not None
+        busy = self._queue.rows or self._running_until is not None
         if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
             raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
-        request = _Request(rows, loop.create_future(), now, missing=len(rows))
-        self._count(request, 1)
+        request = Request(rows, loop.create_future(), now, missing=len(rows))
         self._queue.append(request)
         self._schedule(loop)
         try:
             return await request.future
         except asyncio.CancelledError:
-            self._forget(request)
+            self._queue.forget(request)
             raise
 
     def estimated_latency(self, rows: int, now: float) -> float:
@@ -130,7 +124,7 @@ class Runner:
         latency = 0.0
         if self._running_until is not None:
             latency = max(self._running_until - now, 0.0)
-        before = self._next_rows if rows <= self._max_batch_size else self._queued_rows
+        before = self._queue.next_rows if rows <= self._max_batch_size else self._queue.rows
         full, rest = divmod(before + min(rows, self._max_batch_size), self._max_batch_size)
         latency += full * (self.timer.gap + self.timer.predict(self._max_batch_size))
         if rest:
@@ -150,19 +144,9 @@ class Runner:
             self._idle.clear()
             loop.call_soon(self._run_batch, loop)
 
-    def _count(self, request: _Request, sign: int) -> None:
-        """Add what a request has in the queue to the sums, or take it from them."""
-        queued = request.queued
-        self._queued_rows += sign * queued
-        self._next_rows += sign * min(queued, self._max_batch_size)
-
-    def _forget(self, request: _Request) -> None:
-        if request.queued:
-            self._queue.remove(request)
-            self._count(request, -1)
-            request.taken = len(request.rows)
-
     def _overloaded(self, what: str, seconds: float) -> Overloaded:
+        if self.observer is not None:
+            self.observer.shed()
         return Overloaded(
             f"The model {self._name} is overloaded: {what} {seconds * 1000:.0f} ms, "
             f"over the limit of {self._max_latency * 1000:.0f} ms.",
@@ -172,49 +156,23 @@ class Runner:
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds.")
 
-    def _give_up(self, request: _Request, error: DeadlineExceeded | Overloaded) -> None:
-        self._forget(request)
-        if not request.future.done():
-            request.future.set_exception(error)
+    def _refusal(self, request: Request, now: float) -> DeadlineExceeded | Overloaded | None:
+        """Why a request that waited is not run any more."""
+        age = now - request.arrived
+        if age > self._timeout:
+            return self._late()
+        if age > self._max_latency and not request.taken:
+            return self._overloaded("the request has waited", age)
+        return None
 
-    def _take(self, now: float) -> list[tuple[_Request, int, int]]:
-        """The next batch: slices of requests, first come first served.
-
-        The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
-        wait for the whole of it; the rest of one that only met a full batch is next.
-        """
-        batch = []
-        room = self._max_batch_size
-        while room and self._queue:
-            request = self._queue[0]
-            age = now - request.arrived
-            if age > self._timeout:
-                self._give_up(request, self._late())
-                continue
-            if age > self._max_latency and not request.taken:
-                self._give_up(request, self._overloaded("the request has waited", age))
-                continue
-            self._queue.popleft()
-            self._count(request, -1)
-            start = request.taken
-            count = min(request.queued, room)
-            request.taken += count
-            room -= count
-            batch.append((request, start, count))
-            if request.queued:
-                self._count(request, 1)
-                large = len(request.rows) > self._max_batch_size
-                (self._queue.append if large else self._queue.appendleft)(request)
-        return batch
-
-    def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[_Request, int, int]]) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[Slice]) -> None:
         """While a batch runs in the thread: give up who has waited too long, and look again when the next one has."""
         now = perf_counter()
-        waiting = [request for request, _, _ in batch if not request.future.done()]
-        waiting += [request for request in self._queue if request not in waiting]
+        waiting = dict.fromkeys([part.request for part in batch] + list(self._queue))
         for request in waiting:
             if request.arrived <= now - self._timeout:
-                self._give_up(request, self._late())
+                self._queue.forget(request)
+                request.fail(self._late())
         first = min((request.arrived for request in waiting if not request.future.done()), default=now)
         self._watcher = loop.call_later(first + self._timeout - now, self._watch, loop, batch)
 
@@ -223,12 +181,12 @@ class Runner:
         if self._scheduled_at is not None:
             self.timer.observe_gap(now - self._scheduled_at)
         self._scheduled_at = None
-        batch = self._take(now)
+        batch = self._queue.take(partial(self._refusal, now=now))
         if not batch:
             self._idle.set()
             return
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("model=%s batch of rows %s", self._name, "+".join(str(count) for _, _, count in batch))
+            logger.debug("batch", extra={"model": self._name, "rows": [count for _, _, count in batch]})
         slices = [request.rows[start : start + count] for request, start, count in batch]
         rows = slices[0] if len(slices) == 1 else np.concatenate(slices)
         predicted = self.timer.predict(len(rows))
@@ -239,21 +197,21 @@ class Runner:
             except InferenceFailed as error:
                 self._fail(batch, error)
             else:
-                self.timer.observe(len(rows), perf_counter() - started)
-                self._deliver(batch, outputs)
+                self._succeed(batch, rows, outputs, started)
             self._go_on(loop)
         else:
             started = perf_counter()
             self._running_until = started + predicted
-            self._watch(loop, batch)
+            oldest = min(part.request.arrived for part in batch)
+            self._watcher = loop.call_later(max(oldest + self._timeout - started, 0), self._watch, loop, batch)
             future = loop.run_in_executor(self._thread, self._call, rows)
-            future.add_done_callback(lambda done: self._finish(loop, batch, len(rows), started, done))
+            future.add_done_callback(lambda done: self._finish(loop, batch, rows, started, done))
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
-        batch: list[tuple[_Request, int, int]],
-        rows: int,
+        batch: list[Slice],
+        rows: FloatMatrix,
         started: float,
         done: asyncio.Future[FloatMatrix],
     ) -> None:
@@ -263,12 +221,19 @@ class Runner:
         error = done.exception()
         if error is not None:
             if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: its callers must not wait
-                error = InferenceFailed(f"The model {self._name} failed on a batch of {rows} rows: {error!r}")
+                error = InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error!r}")
             self._fail(batch, error)
         else:
-            self.timer.observe(rows, perf_counter() - started)
-            self._deliver(batch, done.result())
+            self._succeed(batch, rows, done.result(), started)
         self._go_on(loop)
+
+    def _succeed(self, batch: list[Slice], rows: FloatMatrix, outputs: FloatMatrix, started: float) -> None:
+        seconds = perf_counter() - started
+        self.timer.observe(len(rows), seconds)
+        self._deliver(batch, outputs)
+        if self.observer is not None:
+            waits = [started - request.arrived for request, start, _ in batch if not start]
+            self.observer.batch(rows, outputs, waits, seconds)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
@@ -285,7 +250,7 @@ class Runner:
             raise InferenceFailed(f"The model {self._name} answered {len(rows)} rows with {len(outputs)} outputs.")
         return outputs
 
-    def _deliver(self, batch: list[tuple[_Request, int, int]], outputs: FloatMatrix) -> None:
+    def _deliver(self, batch: list[Slice], outputs: FloatMatrix) -> None:
         position = 0
         for request, _, count in batch:
             part = outputs[position : position + count]
@@ -297,10 +262,10 @@ class Runner:
             if not request.missing:
                 request.future.set_result(part if len(request.parts) == 1 else np.concatenate(request.parts))
 
-    def _fail(self, batch: list[tuple[_Request, int, int]], error: InferenceFailed) -> None:
-        logger.error("model=%s requests=%d %s", self._name, len(batch), error, exc_info=error)
+    def _fail(self, batch: list[Slice], error: InferenceFailed) -> None:
+        identifiers = [request.request_id for request, _, _ in batch]
+        logger.error("batch failed", extra={"model": self._name, "request_ids": identifiers}, exc_info=error)
         for request, _, _ in batch:
-            self._forget(request)
-            if not request.future.done():
-                # An exception of its own for each caller: a shared one would gather every caller's traceback.
-                request.future.set_exception(InferenceFailed(str(error)))
+            self._queue.forget(request)
+            # An exception of its own for each caller: a shared one would gather every caller's traceback.
+            request.fail(InferenceFailed(str(error)))

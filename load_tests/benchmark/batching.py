@@ -20,12 +20,13 @@ from rich.console import Console
 
 from contract.errors import Overloaded
 from contract.housing import HOUSING
+from contract.table import FloatMatrix
 from load_tests.benchmark import batching_page, deployment, payloads
 from load_tests.benchmark.batching_page import Curve, Point
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.open_loop import offer, saturate
 from serving.models import load
-from serving.runner import FloatMatrix, Model, Runner
+from serving.runner import Model, Runner
 from serving.settings import Settings
 
 SHARES = (0.10, 0.25, 0.50, 0.75, 0.90, 1.00, 1.25, 1.50)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.table import FloatMatrix
 from load_tests.benchmark import batching, batching_page
 from load_tests.benchmark.batching_page import ONNX, SLOW, Curve, Point
 from load_tests.benchmark.errors import BenchmarkError
-from serving.runner import FloatMatrix
 from serving.settings import Settings
 
 PNG = b"\x89PNG"

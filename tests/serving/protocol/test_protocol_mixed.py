@@ -1,6 +1,6 @@
 """Callers of every entrance at once: each gets its own answer, and their rows meet in one batch."""
 
-import re
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,5 +94,6 @@ def test_callers_of_all_entrances_share_batches_and_get_their_own(
         with ThreadPoolExecutor(CALLERS * len(ENTRANCES)) as pool:
             answers = list(pool.map(answer, jobs))
     assert answers == [wanted[part] for _, part in jobs]
-    batches = [set(line.split("+")) for line in re.findall(r"batch of rows ([\d+]+)", log.read_text())]
-    assert any(batch == {"1", "2", "3"} for batch in batches)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    batches = [set(event["rows"]) for event in events if event["message"] == "batch"]
+    assert any(batch == {1, 2, 3} for batch in batches)
