@@ -11,6 +11,7 @@ BundleError                 500
 ├── NotReady                503  starting or draining
 ├── DeadlineExceeded        504  no prediction within the time limit
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
+├── MonitoringError         –    metrics cannot be read
 └── PipelineError           –    a pipeline stage cannot go on
     └── DataError           –    raw data that breaks the contract
 """
@@ -102,6 +103,10 @@ class DeadlineExceeded(BundleError):
 
 class StartupError(BundleError):
     """Start-up cannot go on; the sentence says what to do."""
+
+
+class MonitoringError(BundleError):
+    """Metrics cannot be read, neither from Prometheus nor from the service."""
 
 
 class PipelineError(BundleError):

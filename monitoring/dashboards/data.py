@@ -5,7 +5,8 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from monitoring.dashboards.parts import MODEL_VARIABLE, RED, YELLOW, bars, dashboard, lines, number, variable
 
 MODEL = 'job="ml-api",model=~"$model"'
-FEATURE = f'{MODEL},feature=~"$feature"'
+FEATURE = f'{MODEL},feature="$feature"'
+FEATURE_VARIABLE = variable("feature", 'label_values(ml_feature_reference_share{model=~"$model"}, feature)', many=False)
 PSI_LIMITS = [(0.1, YELLOW), (0.2, RED)]
 """Below 0.1 nothing moved, above 0.2 something did; the alert is at 0.2."""
 
@@ -15,7 +16,9 @@ _PREDICTED = f"rate(ml_predictions_total{{{MODEL}}}[$__rate_interval])"
 DASHBOARD = (
     dashboard("ml-data", "Data", "Are the rows that arrive like those the models were trained on?")
     .with_variable(MODEL_VARIABLE)
-    .with_variable(variable("feature", 'label_values(ml_feature_reference_share{model=~"$model"}, feature)'))
+    .with_variable(
+        variable("feature", 'label_values(ml_feature_reference_share{model=~"$model"}, feature)', many=False)
+    )
     .with_row(Row("Drift"))
     .with_panel(
         bars(
@@ -30,7 +33,7 @@ DASHBOARD = (
         lines(
             "Drift of the features over time",
             "The same over 15 minutes.",
-            (f'model_feature:psi:sum{{{FEATURE},window="15m"}}', "{{model}} {{feature}}"),
+            (f'model_feature:psi:sum{{{MODEL},window="15m"}}', "{{model}} {{feature}}"),
             unit="none",
             limits=PSI_LIMITS,
         )
@@ -76,7 +79,7 @@ DASHBOARD = (
         bars(
             "$feature: reference",
             "Share of the training split's rows in each of its deciles.",
-            (f"model_feature_decile:reference_share:max{{{FEATURE}}}", "{{feature}} {{decile}}"),
+            (f"model_feature_decile:reference_share:max{{{FEATURE}}}", "decile {{decile}}"),
             unit="percentunit",
             width=12,
         )
@@ -85,7 +88,7 @@ DASHBOARD = (
         bars(
             "$feature: last hour",
             "Share of the last hour's rows in each of the training split's deciles.",
-            (f'model_feature_decile:recent_share:ratio{{{FEATURE},window="1h"}}', "{{feature}} {{decile}}"),
+            (f'model_feature_decile:recent_share:ratio{{{FEATURE},window="1h"}}', "decile {{decile}}"),
             unit="percentunit",
             width=12,
         )
@@ -115,6 +118,7 @@ DASHBOARD = (
             ),
             unit="percentunit",
             width=8,
+            height=8,
             limits=[(0.01, YELLOW), (0.1, RED)],
             none="no rows",
         )

@@ -53,6 +53,7 @@ DASHBOARD = (
             "Since training.",
             (f"time() - max by (model) (ml_model_trained_timestamp_seconds{{{MODEL}}})", "{{model}}"),
             unit="s",
+            height=8,
             limits=[(60 * DAY, YELLOW), (90 * DAY, RED)],
         )
     )
@@ -62,6 +63,7 @@ DASHBOARD = (
             "How long ago.",
             (f"time() - (max by (model) (ml_last_prediction_timestamp_seconds{{{MODEL}}}) > 0)", "{{model}}"),
             unit="s",
+            height=8,
             none="none yet",
         )
     )
@@ -75,6 +77,7 @@ DASHBOARD = (
                 "{{model}} {{version}}",
             ),
             unit="rowsps",
+            width=6,
         )
     )
     .with_panel(
@@ -83,6 +86,7 @@ DASHBOARD = (
             "Quantiles of a regression's predictions, in its target's unit.",
             *quantiles("ml_predicted_value", MODEL, by="model", levels=(0.1, 0.5, 0.9)),
             unit="none",
+            width=6,
             none="no regression is selected",
         )
     )
@@ -92,6 +96,7 @@ DASHBOARD = (
             "Share of each class in a classifier's predictions.",
             (f"{_CLASSES} / on (model) group_left () (sum by (model) ({_CLASSES}) > 0)", "{{model}} {{label}}"),
             unit="percentunit",
+            width=6,
             stacked=True,
             none="no classifier is selected",
         )
@@ -102,6 +107,7 @@ DASHBOARD = (
             "Quantiles of the probability of the predicted class.",
             *quantiles("ml_prediction_confidence", MODEL, by="model", levels=(0.1, 0.5)),
             unit="percentunit",
+            width=6,
             none="no classifier is selected",
         )
     )

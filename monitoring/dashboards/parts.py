@@ -57,7 +57,7 @@ GREEN, YELLOW, RED = "green", "orange", "red"
 Query = tuple[str, str]
 """PromQL and the legend of its series."""
 Limits = Sequence[tuple[float, str]]
-"""From which value on which colour; green below the first."""
+"""From which value on which colour; the base colour, green, below the first."""
 AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, BarGauge, Table)
 
 
@@ -157,13 +157,15 @@ def number(
     *queries: Query,
     unit: str,
     width: int = 3,
+    height: int = 4,
     limits: Limits = (),
+    base: str = GREEN,
     none: str = "no data",
 ) -> Stat:
     """The latest value, large, over its course."""
     return (
-        _common(Stat(), title, description, queries, unit, width, limits, none)
-        .height(4)
+        _common(Stat(), title, description, queries, unit, width, limits, none, base)
+        .height(height)
         .graph_mode(BigValueGraphMode.AREA)
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
     )
@@ -174,7 +176,7 @@ def bars(
 ) -> BarGauge:
     """The latest value of each series as a bar."""
     return (
-        _common(BarGauge(), title, description, queries, unit, width, limits, none)
+        _common(BarGauge(), title, description, queries, unit, width, limits, none, instant=True)
         .min(0)
         .orientation(VizOrientation.HORIZONTAL)
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
@@ -226,8 +228,11 @@ def _common(
     width: int,
     limits: Limits,
     none: str,
+    base: str = GREEN,
+    *,
+    instant: bool = False,
 ) -> AnyPanel:
-    steps = [Threshold(value=None, color=GREEN), *(Threshold(value=value, color=colour) for value, colour in limits)]
+    steps = [Threshold(value=None, color=base), *(Threshold(value=value, color=colour) for value, colour in limits)]
     panel = (
         panel.title(title)
         .description(description)
@@ -239,7 +244,8 @@ def _common(
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
     )
     for position, query in enumerate(queries):
-        panel = panel.with_target(_query(position, query))
+        target = _query(position, query)
+        panel = panel.with_target(target.instant() if instant else target)
     return panel
 
 

@@ -2,9 +2,10 @@
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-from monitoring.dashboards.parts import RED, YELLOW, dashboard, lines, number, quantiles
+from monitoring.dashboards.parts import GREEN, RED, YELLOW, dashboard, lines, number, quantiles
 
 SERVICE = 'job="ml-api"'
+BUDGET_LIMITS = [(0, YELLOW), (0.25, GREEN)]
 _HTTP_RATE = f"rate(bentoml_service_request_total{{{SERVICE}}}[$__rate_interval])"
 _GRPC_RATE = f"rate(grpc_server_handled_total{{{SERVICE}}}[$__rate_interval])"
 _SHED_RATE = 'sum by (model) (rate(ml_shed_requests_total{job="ml-api"}[$__rate_interval]))'
@@ -64,6 +65,8 @@ DASHBOARD = (
             "Of the 0.1 % of requests that may fail within 30 days; below 0 the objective is broken.",
             _budget_left("availability"),
             unit="percentunit",
+            limits=BUDGET_LIMITS,
+            base=RED,
             none="no traffic",
         )
     )
@@ -73,11 +76,20 @@ DASHBOARD = (
             "Of the 1 % of requests that may take over 100 ms within 30 days; below 0 the objective is broken.",
             _budget_left("latency"),
             unit="percentunit",
+            limits=BUDGET_LIMITS,
+            base=RED,
             none="no traffic",
         )
     )
     .with_panel(
-        number("Ready", "Instances that answer /readyz.", ('sum(up{job="ml-api-ready"}) or vector(0)', ""), unit="none")
+        number(
+            "Ready",
+            "Instances that answer /readyz.",
+            ('sum(up{job="ml-api-ready"}) or vector(0)', ""),
+            unit="none",
+            limits=[(1, GREEN)],
+            base=RED,
+        )
     )
     .with_panel(
         number(
@@ -188,6 +200,7 @@ DASHBOARD = (
             ('sum by (endpoint) (bentoml_service_request_in_progress{job="ml-api"})', "{{endpoint}}"),
             ('sum by (grpc_method) (grpc_server_in_progress{job="ml-api"})', "{{grpc_method}}"),
             unit="none",
+            width=6,
         )
     )
     .with_panel(
@@ -196,6 +209,7 @@ DASHBOARD = (
             "How long rows wait for the batch before them; over MAX_LATENCY_MS requests are shed.",
             *quantiles("ml_queue_wait_seconds", 'job="ml-api"', by="model"),
             unit="s",
+            width=6,
         )
     )
     .with_panel(
@@ -204,6 +218,7 @@ DASHBOARD = (
             "Requests refused by reason of overload.",
             (f"{_SHED_RATE} or 0 * max by (model) (ml_model_info)", "{{model}}"),
             unit="reqps",
+            width=6,
         )
     )
     .with_panel(
@@ -212,6 +227,7 @@ DASHBOARD = (
             "A step after the start of the service is a worker that died.",
             ('sum by (instance) (ml_worker_starts_total{job="ml-api"})', "{{instance}}"),
             unit="none",
+            width=6,
         )
     )
 )
