@@ -7,7 +7,7 @@ import bentoml
 from contract import DATASETS
 from contract.housing import HOUSING, HousingRow, HousingRows
 from contract.iris import IRIS, IrisRow, IrisRows
-from serving import logs, metrics_directory
+from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
@@ -28,7 +28,7 @@ metrics_directory.take_own()
 NAME = "ml_prediction_bundle"
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
-    logs.configure(SETTINGS.LOG_LEVEL)
+    logs.configure(SETTINGS)
     MODELS = {dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR) for dataset in DATASETS.values()}
 
 
@@ -39,8 +39,7 @@ with startup_errors():
     http={"host": SETTINGS.API_HOST, "port": SETTINGS.API_PORT},
     # A line a request halves the throughput; metrics count them, and errors are logged.
     logging={"access": {"enabled": False}},
-    # Spans cost a third of a request.
-    tracing={"excluded_urls": ".*"},
+    tracing=tracing.configuration(SETTINGS),
 )
 class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""

@@ -1,11 +1,12 @@
 """The model card: what an artifact says of itself. It travels with ``model.onnx`` from training to serving."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.dataset import Dataset, Task
+from contract.deciles import DECILES
 from contract.errors import StartupError
 
 CARD_FILE = "card.json"
@@ -22,10 +23,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Edges = Annotated[list[float], Field(min_length=DECILES + 1, max_length=DECILES + 1)]
+Shares = Annotated[list[float], Field(min_length=DECILES, max_length=DECILES)]
+Nothing = Annotated[list[float], Field(max_length=0)]
+"""What a card of the other task has in a field."""
+
+
 class FeatureCard(_Part):
     """A feature as the model saw it in training.
 
-    ``deciles`` are the 0 %, 10 %, …, 100 % quantiles of the training split: 11 values.
+    ``deciles`` are the 0 %, 10 %, …, 100 % quantiles of the training split: 11 values. ``decile_shares`` are the shares
+    of the training split in the ten buckets between them, as ``contract.deciles`` counts: where values are tied, as the
+    ages of houses are, they are not a tenth each.
     """
 
     name: str
@@ -33,7 +42,8 @@ class FeatureCard(_Part):
     description: str
     minimum: float
     maximum: float
-    deciles: Annotated[list[float], Field(min_length=11, max_length=11)]
+    deciles: Edges
+    decile_shares: Shares
     mean: float
     std: float
 
@@ -61,9 +71,10 @@ class ModelCard(_Part):
     """What an artifact says of itself.
 
     ``metrics`` are on the test split, ``cross_validation`` is (mean, deviation) by metric on the training split.
-    ``prediction_deciles`` (regression) are the 11 quantiles of the model's own predictions on the training split,
-    ``class_shares`` (classification) the share of each predicted class there. ``data_sha256`` is the checksum of the
-    raw CSV; ``git_revision`` ends in ``+dirty`` for an uncommitted tree.
+    ``prediction_deciles`` (regression) are the 11 quantiles of the model's own predictions on the training split and
+    ``prediction_decile_shares`` the shares of the predictions between them, ``class_shares`` (classification) the share
+    of each predicted class there. ``data_sha256`` is the checksum of the raw CSV; ``git_revision`` ends in ``+dirty``
+    for an uncommitted tree.
     """
 
     name: str
@@ -73,7 +84,8 @@ class ModelCard(_Part):
     unit: str
     classes: list[str]
     features: list[FeatureCard]
-    prediction_deciles: list[float]
+    prediction_deciles: Edges | Nothing
+    prediction_decile_shares: Shares | Nothing
     class_shares: dict[str, float]
     algorithm: str
     parameters: dict[str, str | int | float | bool | None]
@@ -87,6 +99,15 @@ class ModelCard(_Part):
     run_id: str
     trained_at: datetime
     libraries: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_its_reference(self) -> Self:
+        regression = self.task is Task.REGRESSION
+        if not bool(self.prediction_deciles) == bool(self.prediction_decile_shares) == regression:
+            raise ValueError("prediction_deciles and prediction_decile_shares belong to regression")
+        if set(self.class_shares) != set(self.classes):
+            raise ValueError("class_shares must have each of the classes")
+        return self
 
     def check(self, dataset: Dataset) -> None:
         """Refuse an artifact that was trained under another contract.

@@ -16,8 +16,10 @@ BundleError                 500
     └── DataError           –    raw data that breaks the contract
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar
 
 from contract.violation import Violation
@@ -42,10 +44,33 @@ class BundleError(Exception):
         self.detail = tuple(detail)
 
 
+class Reason(StrEnum):
+    """Why a row is refused: for metrics and logs, which must not have the value that the sentence has."""
+
+    MISSING = "missing"
+    NOT_A_NUMBER = "not_a_number"
+    OUT_OF_RANGE = "out_of_range"
+    UNKNOWN_FIELD = "unknown_field"
+    MALFORMED = "malformed"
+
+
+OTHER = "other"
+"""In the place of a feature, where the reason is not about one of the contract."""
+
+Refused = Mapping[tuple[str, Reason], int]
+"""How many rows were refused, by feature and reason."""
+
+
 class InvalidInput(BundleError):
-    """A malformed body, or a value that the contract refuses."""
+    """A malformed body, or a value that the contract refuses. Without ``refused`` the request itself is malformed."""
 
     status = 400
+
+    def __init__(
+        self, message: str, detail: Sequence[ErrorDetail] = (), *, refused: Refused = MappingProxyType({})
+    ) -> None:
+        super().__init__(message, detail)
+        self.refused = refused or {(OTHER, Reason.MALFORMED): 1}
 
 
 class NotFound(BundleError):

@@ -5,6 +5,7 @@ for every request that outlives it, and its page loads a tracker. ``service_clas
 to a service of one's own; the version is pinned, and the tests of the real service hold what we rely on.
 """
 
+from asyncio import to_thread
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from bentoml import server_context
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -22,8 +24,10 @@ from starlette.types import ASGIApp
 from contract.dataset import Rows
 from contract.errors import BundleError, UnsupportedMediaType
 from serving.bundle import Bundle
-from serving.errors import error_response, http_exception_response, internal_error_response, refusal
+from serving.errors import ERROR, error_response, http_exception_response, refusal
 from serving.http_body import CLIENT_CLOSED_REQUEST, read_body
+from serving.http_traffic import observed
+from serving.metrics import scrape
 from serving.openapi import DOCS_PAGE, document
 from serving.protocol import rest
 from serving.protocol.rest import RestApp
@@ -82,7 +86,6 @@ class BundleApp(ServiceAppFactory):
         # First, since every route before it costs a match.
         app.router.routes[:0] = [Route(rest.PREFIX, protocol), Mount(rest.PREFIX, protocol)]
         app.add_exception_handler(HTTPException, http_exception_response)
-        app.add_exception_handler(Exception, internal_error_response)
         # A redirect would have no body to tell anything.
         app.router.redirect_slashes = False
         app.add_route("/docs", self.index_page)
@@ -90,6 +93,15 @@ class BundleApp(ServiceAppFactory):
         app.add_route("/models/info", self.models_info)
         app.add_route("/metrics/prometheus", self.metrics)
         return app
+
+    @property
+    def middlewares(self) -> list[Middleware]:
+        """BentoML's, with ours in the place of the one that counts, and without spans that nobody collects."""
+        return observed(super().middlewares, self.service, self._settings)
+
+    async def metrics(self, _: Request) -> Response:  # type: ignore[override]  # BentoML's own is annotated so
+        """The series of all workers."""
+        return Response(await to_thread(scrape.latest), media_type=scrape.CONTENT_TYPE)
 
     @property
     def _instance(self) -> Any:
@@ -124,6 +136,7 @@ class BundleApp(ServiceAppFactory):
         try:
             return await self.api_endpoint(name, request)
         except BundleError as error:
+            request.scope[ERROR] = error
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody is there to read it; metrics count it

@@ -14,6 +14,7 @@ import numpy as np
 from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
+from serving.metrics.model import ModelObserver
 from serving.models import LoadedModel, load
 from serving.predictions import Predictor
 from serving.runner import Runner
@@ -29,6 +30,7 @@ class Bundle:
         self.predictors: Mapping[str, Predictor] = MappingProxyType(dict(predictors))
         self._opened_at: datetime | None = None
         self._draining = False
+        self._observers: list[ModelObserver] = []
 
     def __getitem__(self, name: str) -> Predictor:
         return self.predictors[name]
@@ -52,7 +54,10 @@ class Bundle:
         gc.freeze()
 
     def open(self) -> None:
-        """Be ready, from now on."""
+        """Be ready, from now on; and count from now on, for the rows of the warm-up are nobody's."""
+        for predictor in self.predictors.values():
+            observer = predictor.runner.observer = ModelObserver(predictor.model)
+            self._observers.append(observer)
         self._opened_at = datetime.now(UTC)
 
     def drain(self) -> None:
@@ -63,6 +68,8 @@ class Bundle:
         """Refuse what comes, finish what was taken."""
         self.drain()
         await asyncio.gather(*(predictor.runner.close() for predictor in self.predictors.values()))
+        for observer in self._observers:
+            observer.flush()
 
     def health(self) -> dict[str, Any]:
         """A summary for people: status, uptime in seconds, the version of each model."""
@@ -96,7 +103,9 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
             max_latency_ms=settings.MAX_LATENCY_MS,
         )
         predictors[dataset.name] = Predictor(model, runner, timeout_seconds=settings.TIMEOUT_SECONDS)
-        logger.info("model=%s:%s loaded in %.2f s", dataset.name, model.version, perf_counter() - started)
+        milliseconds = round((perf_counter() - started) * 1000)
+        fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}
+        logger.info("model loaded", extra=fields)
     return Bundle(predictors)
 
 

@@ -1,6 +1,7 @@
 """The only map from errors to HTTP and to gRPC."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from contract.errors import (
+    OTHER,
     BundleError,
     DeadlineExceeded,
     ErrorDetail,
@@ -23,6 +25,7 @@ from contract.errors import (
     NotReady,
     Overloaded,
     PayloadTooLarge,
+    Reason,
     StartupError,
     UnsupportedMediaType,
 )
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 MAXIMUM_DETAILS = 100
 """Most reasons listed in one answer; the sentence tells how many there are."""
+ERROR = "serving.error"
+"""Where a handler leaves, in the scope of the request, the error that it answered with: for metrics and the log."""
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
 """What a client is told of a bug of ours."""
 
@@ -41,10 +46,28 @@ MAXIMUM_NAME = 60
 
 def refusal(error: ValidationError) -> InvalidInput:
     """A body that the contract refuses, as one sentence with the first field and a detail for each."""
-    problems = error.errors(include_url=False, include_context=False)[:MAXIMUM_DETAILS]
-    details = [_detail(problem) for problem in problems]
-    rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return InvalidInput(f"{details[0].msg}{rest}", details)
+    problems = error.errors(include_url=False, include_context=False)
+    details = [_detail(problem) for problem in problems[:MAXIMUM_DETAILS]]
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(f"{details[0].msg}{rest}", details, refused=Counter(map(_reason, problems)))
+
+
+def _reason(problem: Any) -> tuple[str, Reason]:
+    """The feature and the reason of a problem in a row, which is the whole body or one of its ``rows``."""
+    loc = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        return OTHER, Reason.UNKNOWN_FIELD
+    if loc and isinstance(loc[-1], str):
+        return loc[-1], _REASONS.get(problem["type"], Reason.NOT_A_NUMBER)
+    return OTHER, Reason.MALFORMED
+
+
+_REASONS = {
+    "missing": Reason.MISSING,
+    "greater_than_equal": Reason.OUT_OF_RANGE,
+    "less_than_equal": Reason.OUT_OF_RANGE,
+}
+"""By pydantic's type of problem; any other of a feature is that it is no finite number."""
 
 
 def _detail(problem: Any) -> ErrorDetail:

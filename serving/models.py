@@ -56,7 +56,8 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
                 "Run `make train` (or `dvc repro`) to train and import it."
             ) from None
         found = bentoml.models.import_model(str(exported))
-        logger.info("model=%s imported into the BentoML store from %s", found.tag, exported.name)
+        fields = {"model": name, "version": str(found.tag.version), "file": exported.name}
+        logger.info("model imported into the BentoML store", extra=fields)
     return bentoml.models.BentoModel(found.tag)
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from contract import DATASETS
-from contract.dataset import Rows
+from contract.dataset import Dataset, Rows
 
 
 class ErrorReason(BaseModel):
@@ -109,11 +109,21 @@ def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
 
 def _example(body: type[BaseModel]) -> object:
     """A body that works when tried."""
+    example = dataset_of(body).example
+    return {"rows": [example, example]} if issubclass(body, Rows) else example
+
+
+def dataset_of(body: type[BaseModel]) -> Dataset:
+    """The dataset whose rows an API method takes.
+
+    Args:
+        body: a row, or rows, as declared or as BentoML wraps it.
+    """
     for dataset in DATASETS.values():
-        if body is dataset.row:
-            return dataset.example
+        if issubclass(body, dataset.row):
+            return dataset
         if issubclass(body, Rows) and body.model_fields["rows"].annotation == list[dataset.row]:  # type: ignore[name-defined]  # a type by value
-            return {"rows": [dataset.example, dataset.example]}
+            return dataset
     raise TypeError(f"{body.__name__} is the row of no dataset in contract.DATASETS")
 
 

@@ -8,21 +8,34 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InferenceFailed, NotReady, Overloaded
+from serving import request_id
 
 logger = logging.getLogger(__name__)
 
 FloatMatrix = NDArray[np.float64]
 Model = Callable[[FloatMatrix], FloatMatrix]
 """Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
+
+
+class Observer(Protocol):
+    """Is told what a runner does."""
+
+    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
+        """Rows ``[N, F]`` became outputs ``[N, K]``; each request that began with it had waited so many seconds."""
+
+    def shed(self) -> None:
+        """A request was refused because of the load."""
+
 
 LOOP_SECONDS = 0.002
 """A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
@@ -66,6 +79,8 @@ class _Request:
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
+    arrived: float = field(default_factory=perf_counter)
+    request_id: str = field(default_factory=request_id.CURRENT.get)
     taken: int = 0
     missing: int = 0
     parts: list[FloatMatrix] = field(default_factory=list)
@@ -83,6 +98,8 @@ class Runner:
         model: rows ``[N, F]`` to outputs ``[N, K]``.
         max_batch_size: most rows the model is given at once; a larger request is split.
         max_latency_ms: a request whose estimated wait is longer is refused at once.
+
+    ``observer`` is told of every batch, once it is set.
     """
 
     def __init__(self, name: str, model: Model, *, max_batch_size: int, max_latency_ms: float) -> None:
@@ -99,6 +116,7 @@ class Runner:
         self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"runner-{name}")
         self.timer = BatchTimer()
+        self.observer: Observer | None = None
 
     async def run(self, rows: FloatMatrix) -> FloatMatrix:
         """The model's outputs ``[N, K]`` for rows ``[N, F]``, N at least 1, in their order.
@@ -112,6 +130,8 @@ class Runner:
             raise NotReady(f"The model {self._name} is shutting down.")
         wait = self.estimated_wait()
         if wait > self._max_latency:
+            if self.observer is not None:
+                self.observer.shed()
             raise Overloaded(
                 f"The model {self._name} is overloaded: the estimated wait is {wait * 1000:.0f} ms, "
                 f"over the limit of {self._max_latency * 1000:.0f} ms.",
@@ -191,7 +211,7 @@ class Runner:
             self._idle.set()
             return
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("model=%s batch of rows %s", self._name, "+".join(str(count) for _, _, count in batch))
+            logger.debug("batch", extra={"model": self._name, "rows": [count for _, _, count in batch]})
         slices = [request.rows[start : start + count] for request, start, count in batch]
         rows = slices[0] if len(slices) == 1 else np.concatenate(slices)
         predicted = self.timer.predict(len(rows))
@@ -202,20 +222,19 @@ class Runner:
             except InferenceFailed as error:
                 self._fail(batch, error)
             else:
-                self.timer.observe(len(rows), perf_counter() - started)
-                self._deliver(batch, outputs)
+                self._succeed(batch, rows, outputs, started)
             self._go_on(loop)
         else:
             started = perf_counter()
             self._running_until = started + predicted
             future = loop.run_in_executor(self._thread, self._call, rows)
-            future.add_done_callback(lambda done: self._finish(loop, batch, len(rows), started, done))
+            future.add_done_callback(lambda done: self._finish(loop, batch, rows, started, done))
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[tuple[_Request, int, int]],
-        rows: int,
+        rows: FloatMatrix,
         started: float,
         done: asyncio.Future[FloatMatrix],
     ) -> None:
@@ -224,9 +243,18 @@ class Runner:
         if isinstance(error, InferenceFailed):
             self._fail(batch, error)
         else:
-            self.timer.observe(rows, perf_counter() - started)
-            self._deliver(batch, done.result())
+            self._succeed(batch, rows, done.result(), started)
         self._go_on(loop)
+
+    def _succeed(
+        self, batch: list[tuple[_Request, int, int]], rows: FloatMatrix, outputs: FloatMatrix, started: float
+    ) -> None:
+        seconds = perf_counter() - started
+        self.timer.observe(len(rows), seconds)
+        self._deliver(batch, outputs)
+        if self.observer is not None:
+            waits = [started - request.arrived for request, start, _ in batch if not start]
+            self.observer.batch(rows, outputs, waits, seconds)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
@@ -256,7 +284,8 @@ class Runner:
                 request.future.set_result(part if len(request.parts) == 1 else np.concatenate(request.parts))
 
     def _fail(self, batch: list[tuple[_Request, int, int]], error: InferenceFailed) -> None:
-        logger.error("model=%s requests=%d %s", self._name, len(batch), error, exc_info=error)
+        identifiers = [request.request_id for request, _, _ in batch]
+        logger.error("batch failed", extra={"model": self._name, "request_ids": identifiers}, exc_info=error)
         for request, _, _ in batch:
             self._forget(request)
             if not request.future.done():

@@ -13,6 +13,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lower)]
 
 
 class Settings(BaseModel):
@@ -25,6 +26,15 @@ class Settings(BaseModel):
     GRPC_PORT: Port = Field(default=8001, description="gRPC port; every worker listens on it.")
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: the cores.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    LOG_FORMAT: LogFormat = Field(
+        default="auto", description="json, console, or auto: console if standard output is a terminal, else json."
+    )
+    LOG_FILE: Path | None = Field(
+        default=None, description="File for the log too, as JSON; each worker adds its number to the name."
+    )
+    SLOW_REQUEST_MS: float = Field(
+        default=1000, gt=0, description="A request that takes longer is logged, in milliseconds."
+    )
     MODELS_DIR: Path = Field(
         default=PROJECT / "models", description="Where the pipeline leaves `deployed.json` and the exported models."
     )
@@ -38,6 +48,14 @@ class Settings(BaseModel):
     )
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
+    )
+    OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Base URL that spans are sent to over OTLP/HTTP; unset: no tracing.",
+    )
+    OTEL_TRACES_SAMPLER_ARG: float = Field(
+        default=1, ge=0, le=1, description="Share of the traces that are kept, where the caller has not decided."
     )
 
     @classmethod

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from contract import DATASETS
+from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from training import console, params
@@ -47,8 +46,9 @@ def split(
 def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
     """Reference statistics of the training split, for the model card and for drift.
 
-    Per feature, and for a regression target: ``deciles`` (the 0 %, 10 %, …, 100 % quantiles, 11 values), ``mean``,
-    ``std`` (of a sample), ``minimum`` and ``maximum``. For classes: the share of each.
+    Per feature, and for a regression target: ``deciles`` (the 0 %, 10 %, …, 100 % quantiles, 11 values),
+    ``decile_shares`` (of the rows between them, 10 values), ``mean``, ``std`` (of a sample), ``minimum`` and
+    ``maximum``. For classes: the share of each.
     """
     target = train[dataset.target.name]
     if dataset.task is Task.CLASSIFICATION:
@@ -64,8 +64,10 @@ def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
 
 
 def _describe(column: "pd.Series[float]") -> dict[str, Any]:
+    edges = deciles.edges(column.to_numpy())
     return {
-        "deciles": [float(value) for value in np.quantile(column, np.linspace(0, 1, 11))],
+        "deciles": edges,
+        "decile_shares": deciles.shares(edges, column),
         "mean": float(column.mean()),
         "std": float(column.std()),
         "minimum": float(column.min()),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
-from contract import DATASETS
+from contract import DATASETS, deciles
 from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
@@ -219,11 +219,16 @@ def describe_features(dataset: Dataset, statistics: Path) -> list[FeatureCard]:
 def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
     """What a model answers on the training split, given as ``[N, 1]`` or ``[N, C]``: the reference for drift."""
     if dataset.task is Task.REGRESSION:
-        deciles = np.quantile(answers[:, 0], np.linspace(0, 1, 11))
-        return {"prediction_deciles": deciles.tolist(), "class_shares": {}}
+        edges = deciles.edges(answers[:, 0])
+        return {
+            "prediction_deciles": edges,
+            "prediction_decile_shares": deciles.shares(edges, answers[:, 0]),
+            "class_shares": {},
+        }
     shares = np.bincount(answers.argmax(axis=1), minlength=len(dataset.target.classes)) / len(answers)
     return {
         "prediction_deciles": [],
+        "prediction_decile_shares": [],
         "class_shares": dict(zip(dataset.target.classes, shares.tolist(), strict=True)),
     }
 

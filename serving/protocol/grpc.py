@@ -4,7 +4,6 @@ https://github.com/open-inference/open-inference-protocol/blob/main/specificatio
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
@@ -17,16 +16,19 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from open_inference.grpc import protocol as pb
 
-from contract.errors import BundleError, InvalidInput, StartupError
+from contract.errors import BundleError, DeadlineExceeded, InvalidInput, StartupError
+from serving import request_id
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
-from serving.metrics import UNKNOWN_MODEL, grpc_call
+from serving.http_body import CLIENT_CLOSED_REQUEST
+from serving.metrics import UNKNOWN
+from serving.metrics.grpc import grpc_call
+from serving.metrics.model import count_refused
 from serving.protocol import health
 from serving.protocol.inference import Inference
 from serving.protocol.messages import check_parameters
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
+from serving.request_log import RequestLog
 from serving.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CONTENTS = {
@@ -53,6 +55,7 @@ class GrpcServer:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._settings = settings
+        self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._server: grpc.aio.Server | None = None
 
@@ -109,30 +112,58 @@ class GrpcServer:
     async def _call(
         self, method: str, request_type: type[Message], answer: Answer, data: bytes, context: Context
     ) -> bytes:
-        """Answer one call, and count it; an error is a status code with one sentence."""
+        """Answer one call, with its identifier; count and log it. An error is a status code with one sentence."""
         started = perf_counter()
-        call = grpc_call(SERVICE.full_name, method, UNKNOWN_MODEL)
-        code, details, trailing = grpc.StatusCode.OK, "", {}
+        asked = next((value for name, value in context.invocation_metadata() or () if name == request_id.HEADER), None)
+        trailing = {request_id.HEADER: request_id.begin(asked if isinstance(asked, str) else None)}
+        model = UNKNOWN
+        call = grpc_call(SERVICE.full_name, method, model)
+        code, details, status = grpc.StatusCode.OK, "", 200
+        failure: BaseException | None = None
         content = b""
         try:
             request = _parse(request_type, data)
-            call = grpc_call(SERVICE.full_name, method, self._model_label(request))
+            model = self._model_label(request)
+            call = grpc_call(SERVICE.full_name, method, model)
             with call.in_progress():
                 content = (await answer(request)).SerializeToString()
         except BundleError as error:
-            code, details, trailing = grpc_status(error), sentence(error), error_headers(error)
+            code, details, status, failure = grpc_status(error), sentence(error), error.status, error
+            trailing |= error_headers(error)
         except asyncio.CancelledError:
             expired = context.time_remaining() == 0
             code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            status = DeadlineExceeded.status if expired else CLIENT_CLOSED_REQUEST
             raise
-        except Exception:  # a bug of ours: the log has the stack, and the client the status it expects
-            logger.exception("method=%s failed", method)
-            code, details = grpc.StatusCode.INTERNAL, INTERNAL_ERROR
+        except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered with a status
+            code, details, status, failure = grpc.StatusCode.INTERNAL, INTERNAL_ERROR, BundleError.status, error
         finally:
-            call.observe(code.name, perf_counter() - started)
+            seconds = perf_counter() - started
+            call.observe(code.name, seconds)
+            self._tell(method, model, code, status, seconds, failure)
+        metadata = tuple((name.lower(), value) for name, value in trailing.items())
         if code is not grpc.StatusCode.OK:
-            await context.abort(code, details, tuple((name.lower(), value) for name, value in trailing.items()))
+            await context.abort(code, details, metadata)
+        context.set_trailing_metadata(metadata)
         return content
+
+    def _tell(
+        self,
+        method: str,
+        model: str,
+        code: grpc.StatusCode,
+        status: int,
+        seconds: float,
+        failure: BaseException | None,
+    ) -> None:
+        predictor = self._inference.bundle.predictors.get(model)
+        if isinstance(failure, InvalidInput) and predictor is not None:
+            count_refused(predictor.model.dataset, failure.refused)
+        if self._log.wants(status, seconds):
+            fields = {"route": f"/{SERVICE.full_name}/{method}", "model": model, "status": code.name}
+            if predictor is not None:
+                fields["version"] = predictor.model.version
+            self._log.write(status, seconds, failure, fields)
 
     def _model_label(self, request: Any) -> str:
         """The model a request is about, as a label: what callers make up is ``unknown``."""
@@ -140,7 +171,7 @@ class GrpcServer:
         if "model_name" not in fields and "name" not in fields:
             return ""
         name = request.model_name if "model_name" in fields else request.name
-        return name if name in self._inference.bundle.predictors else UNKNOWN_MODEL
+        return name if name in self._inference.bundle.predictors else UNKNOWN
 
     async def _server_live(self, _: pb.ServerLiveRequest) -> Message:
         return pb.ServerLiveResponse(live=True)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from contract.card import ONNX_INPUT
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
-from contract.errors import InvalidInput
-from contract.table import first_violation
+from contract.errors import OTHER, InvalidInput, Reason
+from contract.table import first_violation, refused
 from serving.models import FloatMatrix
-from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, numbers
+from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
 
 PLATFORM = "onnxruntime_onnx"
 """The protocol's name for a model in ONNX run by onnxruntime."""
@@ -89,7 +89,7 @@ class Codec:
         if broken is not None:
             violation, count = broken
             rest = f" (and {count - 1} more)" if count > 1 else ""
-            raise InvalidInput(f"{violation.message}{rest}")
+            raise InvalidInput(f"{violation.message}{rest}", refused=refused(self.dataset, matrix))
         return matrix
 
     def check_outputs(self, names: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class Codec:
     def _from_matrix(self, tensor: InputTensor) -> FloatMatrix:
         _check_count(tensor.shape[0])
         names = self.dataset.feature_names
-        flat = numbers(tensor, lambda index: f"{names[index % len(names)]}, row {index // len(names)}")
+        flat = numbers(tensor, lambda index: Place(names[index % len(names)], index // len(names)))
         return flat.reshape(tensor.shape)
 
     def _from_columns(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
@@ -136,7 +136,7 @@ class Codec:
                     f"The input {tensor.name!r} has shape {list(tensor.shape)}; a tensor of one feature is [N] or "
                     f"[N, 1], and {first.name!r} has {count} rows."
                 )
-            matrix[:, self._position[tensor.name]] = numbers(tensor, partial("{}, row {}".format, tensor.name))
+            matrix[:, self._position[tensor.name]] = numbers(tensor, partial(Place, tensor.name))
         return matrix
 
     def _check_names(self, tensors: Sequence[InputTensor]) -> None:
@@ -144,7 +144,10 @@ class Codec:
         unknown = next((tensor for tensor in tensors if tensor.name not in self._position), None)
         if unknown is not None:
             if len(tensors) > 1:
-                raise InvalidInput(f"The input {unknown.name[:60]!r} is no feature; {self._takes()}.")
+                raise InvalidInput(
+                    f"The input {unknown.name[:60]!r} is no feature; {self._takes()}.",
+                    refused={(OTHER, Reason.UNKNOWN_FIELD): 1},
+                )
             shape = list(unknown.shape)
             hint = f" (one row is [1, {shape[0]}])" if shape == [len(self._position)] else ""
             raise InvalidInput(f"The input {unknown.name[:60]!r} has shape {shape}{hint}; {self._takes()}.")
@@ -153,7 +156,9 @@ class Codec:
             raise InvalidInput(f"{repeated}: there are two inputs of this name.")
         missing = next((name for name in self._position if name not in names), None)
         if missing is not None:
-            raise InvalidInput(f"{missing}: the input is missing; {self._takes()}.")
+            raise InvalidInput(
+                f"{missing}: the input is missing; {self._takes()}.", refused={(missing, Reason.MISSING): 1}
+            )
 
     def _takes(self) -> str:
         return (

@@ -3,7 +3,6 @@
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,13 +11,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import BundleError, InvalidInput, MethodNotAllowed, NotFound, UnsupportedMediaType
-from serving.errors import INTERNAL_ERROR, error_headers, sentence
+from serving.errors import ERROR, INTERNAL_ERROR, error_headers, sentence
 from serving.http_body import CLIENT_CLOSED_REQUEST, header, read_body
 from serving.protocol.body import read_object, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "/v2"
 JSON = "application/json"
@@ -62,13 +59,14 @@ class RestApp:
             body, headers = await answer(Request(scope, receive, model, version))
             status = 200
         except BundleError as error:
+            scope[ERROR] = error
             status, body, headers = error.status, {"error": sentence(error)}, error_headers(error)
             if isinstance(error, MethodNotAllowed):
                 headers = {"Allow": allowed}
         except ClientDisconnect:
             status, body, headers = CLIENT_CLOSED_REQUEST, b"", {}  # nobody is there to read it; metrics count it
-        except Exception:  # a bug of ours: the log has the stack, and the client the form it expects
-            logger.exception("path=%s failed", scope["path"])
+        except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered in the usual form
+            scope[ERROR] = error
             status, body, headers = 500, {"error": INTERNAL_ERROR}, {}
         content = body if isinstance(body, bytes) else to_json(body)
         headers = {"Content-Type": JSON, "Content-Length": str(len(content)), **headers}

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import InvalidInput
+from contract.errors import InvalidInput, Reason
 
 FloatVector = NDArray[np.float64]
 
@@ -37,6 +37,17 @@ LARGEST_EXACT_INTEGER = 2**53
 """Up to here every integer is a double of its own."""
 MAXIMUM_DIMENSIONS = 8
 """Of a shape that is worth reading; a table has one or two."""
+
+
+class Place(NamedTuple):
+    """Where an element of a tensor stands: the feature, and the row, counted from 0."""
+
+    feature: str
+    row: int
+
+    def refusal(self, reason: Reason, what: str) -> InvalidInput:
+        """The refusal of the element that stands here."""
+        return InvalidInput(f"{self.feature}, row {self.row}: {what}", refused={(self.feature, reason): 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,12 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def numbers(tensor: InputTensor, place: Callable[[int], str]) -> FloatVector:
+def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatVector:
     """All elements of a tensor as doubles, row-major.
 
     Args:
         tensor: of a datatype of ``NUMBERS``.
-        place: tells for the index of an element where it stands, for the sentence of an error.
+        place: tells for the index of an element where it stands, for an error.
 
     Raises:
         InvalidInput: the datatype is not of numbers, the elements do not fit the shape, or one is no such number.
@@ -119,7 +130,7 @@ def numbers(tensor: InputTensor, place: Callable[[int], str]) -> FloatVector:
     inexact = np.abs(doubles) > LARGEST_EXACT_INTEGER
     if inexact.any():
         index = int(inexact.argmax())
-        raise InvalidInput(f"{place(index)}: {int(array[index])} is too large to be an exact FP64.")
+        raise place(index).refusal(Reason.OUT_OF_RANGE, f"{int(array[index])} is too large to be an exact FP64.")
     return doubles
 
 
@@ -149,14 +160,14 @@ def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _from_values(
-    tensor: InputTensor, values: Sequence[Any], dtype: np.dtype[Any], place: Callable[[int], str]
+    tensor: InputTensor, values: Sequence[Any], dtype: np.dtype[Any], place: Callable[[int], Place]
 ) -> NDArray[Any]:
     allowed = {int, float} if dtype.kind == "f" else {int}
     # bool is an int to isinstance, and text is a number to numpy: the types themselves are what counts.
     if not allowed.issuperset(map(type, values)):
         index = next(index for index, value in enumerate(values) if type(value) not in allowed)
         kind = "number" if dtype.kind == "f" else f"{tensor.datatype} integer"
-        raise InvalidInput(f"{place(index)}: {repr(values[index])[:60]} is not a valid {kind}.")
+        raise place(index).refusal(Reason.NOT_A_NUMBER, f"{repr(values[index])[:60]} is not a valid {kind}.")
     try:
         if dtype.kind == "f":
             # FP32 that is too large becomes infinite, and is refused as such.
@@ -167,6 +178,5 @@ def _from_values(
         limits = np.finfo(np.float64) if dtype.kind == "f" else np.iinfo(dtype)
         low, high = int(limits.min), int(limits.max)
         index = next(index for index, value in enumerate(values) if type(value) is int and not low <= value <= high)
-        raise InvalidInput(
-            f"{place(index)}: {str(values[index])[:40]} is outside the range of {tensor.datatype}."
-        ) from None
+        what = f"{str(values[index])[:40]} is outside the range of {tensor.datatype}."
+        raise place(index).refusal(Reason.OUT_OF_RANGE, what) from None

@@ -11,11 +11,13 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from contract import deciles
 from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
 from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
 from training import export
+from training.train import describe_answers
 
 RAW = Path(__file__).parents[2] / "data" / "raw"
 ROWS = 400
@@ -39,7 +41,7 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
     onnx = export.convert(dataset, estimator)
     predict = export.predictor(dataset, estimator)
     card = export.compare(dataset, onnx, predict, data.features, tolerance=1e-5)
-    deciles = np.quantile(data.features, np.linspace(0, 1, 11), axis=0)
+    edges = [deciles.edges(column) for column in data.features.T]
     return onnx, ModelCard(
         name=dataset.name,
         task=dataset.task,
@@ -54,14 +56,14 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
                 description=feature.description,
                 minimum=feature.minimum,
                 maximum=feature.maximum,
-                deciles=deciles[:, column].tolist(),
+                deciles=edges[column],
+                decile_shares=deciles.shares(edges[column], data.features[:, column]),
                 mean=float(data.features[:, column].mean()),
                 std=float(data.features[:, column].std()),
             )
             for column, feature in enumerate(dataset.features)
         ],
-        prediction_deciles=[],
-        class_shares={},
+        **describe_answers(dataset, predict(data.features)),
         algorithm=type(estimator).__name__,
         parameters={},
         metrics={"score": float(estimator.score(data.features, data.target))},

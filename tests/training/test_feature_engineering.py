@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from contract import DATASETS
+from contract import DATASETS, deciles
 from contract.errors import PipelineError
 from tests.training.conftest import raw_table
 from training.feature_engineering import engineer, split, statistics
@@ -64,6 +64,7 @@ def test_statistics() -> None:
         assert described["deciles"][0] == described["minimum"] == rows[name].min()
         assert described["deciles"][5] == pytest.approx(rows[name].median())
         assert described["deciles"][10] == described["maximum"] == rows[name].max()
+        assert described["decile_shares"] == deciles.shares(described["deciles"], rows[name])
         assert described["mean"] == pytest.approx(rows[name].mean())
         assert described["std"] == pytest.approx(rows[name].std())
     assert len(found["target"]["deciles"]) == 11

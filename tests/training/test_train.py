@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from onnxruntime import InferenceSession
 
-from contract import DATASETS
+from contract import DATASETS, deciles
 from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from contract.errors import PipelineError
 from tests.training.conftest import RAW, tiny_splits, tiny_train_params
@@ -116,6 +116,8 @@ def test_card_is_complete(trained: dict[str, RegisteredModel], name: str) -> Non
     assert card.onnx.max_difference <= card.onnx.tolerance == 1e-9
     assert [feature.name for feature in card.features] == list(dataset.feature_names)
     np.testing.assert_allclose([f.maximum for f in card.features], splits.train.features.max(axis=0))
+    for feature, column in zip(card.features, splits.train.features.T, strict=True):
+        assert feature.decile_shares == deciles.shares(feature.deciles, column)
     assert set(card.libraries) == {"scikit-learn", "numpy", "onnx", "skl2onnx", "onnxruntime"}
     assert card.algorithm in ("simple", "forest")
     assert card.parameters["estimator"]
@@ -123,9 +125,10 @@ def test_card_is_complete(trained: dict[str, RegisteredModel], name: str) -> Non
     if name == "housing":
         assert card.parameters["ratios"] == "MedInc/AveOccup"
         assert len(card.prediction_deciles) == 11
+        assert card.prediction_decile_shares == pytest.approx([0.1] * 10, abs=0.02)
         assert card.class_shares == {}
     else:
-        assert card.prediction_deciles == []
+        assert card.prediction_deciles == card.prediction_decile_shares == []
         assert sum(card.class_shares.values()) == pytest.approx(1)
         assert list(card.class_shares) == list(dataset.target.classes)
 

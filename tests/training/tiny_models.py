@@ -84,7 +84,8 @@ def card(
     run_id: str = "run",
     algorithm: str = "linear",
 ) -> ModelCard:
-    metric = "rmse" if dataset.task is Task.REGRESSION else "accuracy"
+    regression = dataset.task is Task.REGRESSION
+    metric = "rmse" if regression else "accuracy"
     return ModelCard(
         name=dataset.name,
         task=dataset.task,
@@ -93,8 +94,9 @@ def card(
         unit=dataset.target.unit,
         classes=list(dataset.target.classes),
         features=[],
-        prediction_deciles=[],
-        class_shares={},
+        prediction_deciles=[float(edge) for edge in range(11)] if regression else [],
+        prediction_decile_shares=[0.1] * 10 if regression else [],
+        class_shares=dict.fromkeys(dataset.target.classes, 0.25),
         algorithm=algorithm,
         parameters={"alpha": 1.0},
         metrics={},

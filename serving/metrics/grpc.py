@@ -1,16 +1,12 @@
-"""The series that BentoML lacks: those of gRPC, named as go-grpc-prometheus names them, where dashboards look for them.
+"""The series of gRPC, named as go-grpc-prometheus names them, where dashboards look for them.
 
-Each worker writes its own files, and ``/metrics`` sums them over the workers. The labels are bounded: a model that is
-not served is ``unknown``, and "" where the method is not about one.
+The label ``model`` is ``unknown`` for a model that is not served, and "" where the method is not about one.
 """
 
 from contextlib import AbstractContextManager
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
-
-UNKNOWN_MODEL = "unknown"
-"""The label of every model that is not served: what callers make up must not become series."""
 
 _HANDLED = Counter("grpc_server_handled", "gRPC calls answered.", ["grpc_service", "grpc_method", "grpc_code", "model"])
 _SECONDS = Histogram(

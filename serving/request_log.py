@@ -1,0 +1,103 @@
+"""What the log says of a request: of every one at DEBUG, else of those that were refused, shed, slow or failed.
+
+A line has no values of features, and so not the sentence of a refusal, which repeats them: it has feature and reason.
+Callers could make lines faster than they are written, so those that are no fault of ours are limited; metrics count
+all.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from contract.errors import BundleError, InvalidInput
+
+logger = logging.getLogger(__name__)
+
+LINES_PER_SECOND = 10
+"""Most lines of one kind and worker; the next one that is written tells how many were left out. At DEBUG all are."""
+MAXIMUM_REASONS = 10
+MAXIMUM_NAME = 60
+
+
+@dataclass
+class RequestLog:
+    """The lines of one worker.
+
+    Args:
+        slow_seconds: a request that takes longer is logged.
+    """
+
+    slow_seconds: float
+    _limits: dict[str, "_Limit"] = field(default_factory=dict)
+
+    def wants(self, status: int, seconds: float) -> bool:
+        """Whether a request may be worth a line."""
+        return status >= 400 or seconds >= self.slow_seconds or logger.isEnabledFor(logging.DEBUG)
+
+    def write(self, status: int, seconds: float, error: BaseException | None, fields: Mapping[str, Any]) -> None:
+        """Log a request.
+
+        Args:
+            status: of HTTP, or the one that HTTP would have for it.
+            seconds: from its arrival to its answer.
+            error: what it was refused or failed with, if known.
+            fields: of the line; the request id comes by itself.
+        """
+        level, event = _event(status, slow=seconds >= self.slow_seconds)
+        extra = {**fields, "duration_ms": round(seconds * 1000, 3)}
+        if logging.DEBUG < level < logging.ERROR and not logger.isEnabledFor(logging.DEBUG):
+            limit = self._limits.setdefault(event, _Limit())
+            if not limit.allows():
+                return
+            left_out = limit.take_left_out()
+            if left_out:
+                extra["left_out"] = left_out
+        if isinstance(error, InvalidInput):
+            extra["refused"] = [
+                {"feature": feature[:MAXIMUM_NAME], "reason": reason, "rows": rows}
+                for (feature, reason), rows in Counter(error.refused).most_common(MAXIMUM_REASONS)
+            ]
+        elif isinstance(error, BundleError) and status >= BundleError.status:
+            extra["error"] = str(error)
+        # An error of our tree needs no stack: of a model that raised, the runner has logged it.
+        stack = None if error is None or isinstance(error, BundleError) else error
+        logger.log(level, event, extra=extra, exc_info=stack)
+
+
+def _event(status: int, *, slow: bool) -> tuple[int, str]:
+    if status >= 500:
+        # Not ready and too late are states of the load; anything else is a bug.
+        return (logging.WARNING if status in {503, 504} else logging.ERROR), "request failed"
+    if status == 429:
+        return logging.WARNING, "request shed"
+    if status >= 400:
+        return logging.INFO, "request refused"
+    return (logging.WARNING, "request slow") if slow else (logging.DEBUG, "request answered")
+
+
+class _Limit:
+    """At most ``LINES_PER_SECOND``."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def allows(self) -> bool:
+        """Whether one more line may be written now."""
+        second = int(monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > LINES_PER_SECOND:
+            self._left_out += 1
+            return False
+        return True
+
+    def take_left_out(self) -> int:
+        """How many lines were left out since the last time."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
