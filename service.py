@@ -11,6 +11,7 @@ from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
+from serving.metrics.series import WORKER_STARTS
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -48,6 +49,7 @@ class PredictionService:
     models = MODELS
 
     def __init__(self) -> None:
+        WORKER_STARTS.inc()
         with startup_errors():
             self.bundle = load_bundle(MODELS, SETTINGS)
         self.inference = Inference(self.bundle, NAME, bento_version())
