@@ -62,11 +62,13 @@ def test_every_direct_dependency_has_its_reason() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/runbook.md"])
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
-    ours = re.findall(r"`((?:contract|training|serving|tests|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text)
+    ours = re.findall(
+        r"`((?:contract|training|serving|monitoring|docs|tests|requirements|data)/[\w./]*|\w+\.(?:py|yaml|toml))`", text
+    )
     assert ours
     for path in ours:
         found = path.startswith(made) or any((base / path).exists() for base in (PROJECT, PROJECT / "data"))

@@ -214,7 +214,7 @@ DASHBOARD = (
     )
     .with_panel(
         lines(
-            "Shed",
+            "Shed by model",
             "Requests refused by reason of overload.",
             (f"{_SHED_RATE} or 0 * max by (model) (ml_model_info)", "{{model}}"),
             unit="reqps",

@@ -21,11 +21,11 @@ PROJECT = Path(__file__).parents[2]
 MONITORING = PROJECT / "monitoring"
 SCALE = 120
 """So many times faster than life: an hour is 30 seconds."""
-SHORTEST_RANGE, SHORTEST_PAUSE = 4.0, 1.0
-"""Seconds. A range needs some scrapes of one second each in it; rules and scrapes come once a second."""
+SHORTEST_RANGE, SHORTEST_STARTS, SHORTEST_FOR, SHORTEST_PAUSE = 4.0, 90.0, 3.0, 1.0
+"""Seconds. Rules and scrapes come once a second: a range needs some scrapes in it, and one that fails alerts nobody. A
+worker takes its seconds to start in any time: ranges in which starts are counted have room for some."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PAUSES = (
-    "for",
     "interval",
     "scrape_interval",
     "evaluation_interval",
@@ -46,11 +46,14 @@ def scaled(configuration: str) -> str:
     def shorter(number: str, unit: str, shortest: float) -> str:
         return f"{max(int(number) * UNITS[unit] / SCALE, shortest) * 1000:.0f}ms"
 
-    ranges = re.sub(r"(\[|offset )(\d+)([smhd])\b", lambda m: m[1] + shorter(m[2], m[3], SHORTEST_RANGE), configuration)
+    def range_of(match: re.Match[str]) -> str:
+        starts = re.search(r"\w+_starts_total\{[^}]*\}$", configuration[: match.start()])
+        return match[1] + shorter(match[2], match[3], SHORTEST_STARTS if starts else SHORTEST_RANGE)
+
+    text = re.sub(r"(\[|offset )(\d+)([smhd])\b", range_of, configuration)
+    text = re.sub(r"\b(for: )(\d+)([smhd])\b", lambda m: m[1] + shorter(m[2], m[3], SHORTEST_FOR), text)
     return re.sub(
-        rf"\b((?:{'|'.join(PAUSES)}): )(\d+)([smhd])\b",
-        lambda m: m[1] + shorter(m[2], m[3], SHORTEST_PAUSE),
-        ranges,
+        rf"\b((?:{'|'.join(PAUSES)}): )(\d+)([smhd])\b", lambda m: m[1] + shorter(m[2], m[3], SHORTEST_PAUSE), text
     )
 
 

@@ -7,8 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import grpc
@@ -59,6 +60,13 @@ class Traffic:
         self.answers: Counter[str] = Counter()
         self._grpc_port = grpc_port
         self._lock = threading.Lock()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     @contextmanager
     def flowing(self, *kinds: Callable[["Traffic"], Callable[[], str]], pause: float = 0.02) -> Iterator[None]:
@@ -83,7 +91,7 @@ class Traffic:
                 self.answers[answer] += 1
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        return self._open.enter_context(httpx.Client(base_url=self.url, timeout=30))
 
     def singles(self) -> Callable[[], str]:
         """One row a request."""
@@ -120,7 +128,8 @@ class Traffic:
 
     def calls(self) -> Callable[[], str]:
         """The inference protocol over gRPC; now and then one asks for a model that nobody has."""
-        infer = grpc.insecure_channel(f"127.0.0.1:{self._grpc_port}").unary_unary(
+        channel = self._open.enter_context(grpc.insecure_channel(f"127.0.0.1:{self._grpc_port}"))
+        infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
