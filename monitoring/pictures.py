@@ -24,6 +24,8 @@ BACKGROUND, CARD, INK, FAINT = "#f4f5f5", "#ffffff", "#24292e", "#8a9199"
 COLOURS = ["#3274d9", "#e0752d", "#56a64b", "#a352cc", "#e02f44", "#c9a227", "#37a2b7", "#8f3bb8", "#7a7a7a", "#b877d9"]
 LIMIT_COLOURS = {"green": "#56a64b", "orange": "#ff9830", "red": "#e02f44"}
 RATES = {"reqps": " req/s", "rowsps": " rows/s"}
+SMALLEST = 1e-9
+"""What is smaller is rounding."""
 LEGEND_LINES = 6
 GAP = 0.25
 """Between panels, in cells of the grid."""
@@ -59,11 +61,14 @@ def draw(prometheus: Prometheus, name: str, *, start: float, end: float, interva
                     substitute(target.query, interval=interval, **variables), start, end, (end - start) / POINTS
                 )
             ]
-            _panel(figure, height, panel, substitute(panel.title, interval=interval, **variables), courses)
+            title = substitute(panel.title, interval=interval, **variables)
+            axes = _panel(figure, height, panel, title, courses)
+            if axes is not None and panel.kind == "timeseries":
+                axes.set_xlim(start, end)
     return figure
 
 
-def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequence[tuple[str, Course]]) -> None:
+def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequence[tuple[str, Course]]) -> Axes | None:
     x, y, width, height = panel.place
     usable = 1 - 0.5 / figure.get_figheight()
     left, bottom = (x + GAP / 2) / 24, usable * (1 - (y + height - GAP / 2) / rows)
@@ -75,7 +80,7 @@ def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequenc
     figure.text(left + 0.005, bottom + high - 0.08 * inch, title, weight="bold", va="top")
     if not courses:
         card.text(0.5, 0.5, panel.nothing, ha="center", va="center", color=FAINT)
-        return
+        return None
     lines = min(len(courses), LEGEND_LINES) if panel.kind == "timeseries" else 0
     legend = (0.16 * lines + 0.2) * inch if lines else 0.08 * inch
     indent = {"timeseries": 0.034, "bargauge": min(0.1, wide * 0.45), "stat": 0.006, "table": 0.006}[panel.kind]
@@ -84,6 +89,7 @@ def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequenc
     {"timeseries": _lines, "stat": _numbers, "bargauge": _bars, "table": _table}[panel.kind](axes, panel, courses)
     if lines:
         _legend(figure, left + 0.006, bottom + legend - 0.22 * inch, 0.16 * inch, panel, courses)
+    return axes
 
 
 def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> None:
@@ -152,10 +158,12 @@ def _bars(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> No
 def _table(axes: Axes, _: Panel, courses: Sequence[tuple[str, Course]]) -> None:
     axes.set_axis_off()
     columns = sorted({label for _, course in courses for label in course.labels})
-    cells = [[course.labels.get(column, "")[:24] for column in columns] for _, course in courses]
-    drawn = axes.table(cells, colLabels=columns, loc="upper left", cellLoc="left", edges="horizontal")
+    cells = [[course.labels.get(column, "")[:32] for column in columns] for _, course in courses]
+    lengths = [max(map(len, column)) + 3 for column in zip(columns, *cells, strict=True)]
+    widths = [length / sum(lengths) for length in lengths]
+    drawn = axes.table(cells, colLabels=columns, colWidths=widths, loc="upper left", cellLoc="left", edges="horizontal")
     drawn.auto_set_font_size(value=False)
-    drawn.set_fontsize(7)
+    drawn.set_fontsize(6)
     drawn.scale(1, 1.4)
 
 
@@ -171,6 +179,8 @@ def human(value: float, unit: str) -> str:
     """A value as Grafana would write it in one of the units that the dashboards use."""
     if math.isnan(value):
         return "–"
+    if abs(value) < SMALLEST:
+        value = 0.0
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
     if unit == "s":

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-from monitoring.dashboards.parts import MODEL_VARIABLE, RED, YELLOW, bars, dashboard, lines, number, variable
+from monitoring.dashboards.parts import MODEL_VARIABLE, RED, YELLOW, bars, dashboard, lines, number, or_none, variable
 
 MODEL = 'job="ml-api",model=~"$model"'
 FEATURE = f'{MODEL},feature="$feature"'
@@ -99,7 +99,7 @@ DASHBOARD = (
             "Refused rows",
             "By feature and reason: what breaks the contract.",
             (
-                f"sum by (model, feature, reason) ({_REFUSED}) or on () vector(0)",
+                or_none(f"sum by (model, feature, reason) ({_REFUSED})", "reason"),
                 "{{model}} {{feature}} {{reason}}",
             ),
             unit="rowsps",

@@ -219,6 +219,11 @@ def quantiles(series: str, matchers: str, *, by: str, levels: Sequence[float] = 
     ]
 
 
+def or_none(query: str, label: str) -> str:
+    """The series of a query that are not 0; where there are none, one of 0 whose label says ``none``."""
+    return f'({query} > 0) or on () label_replace(vector(0), "{label}", "none", "", "")'
+
+
 def _common(
     panel: AnyPanel,
     title: str,

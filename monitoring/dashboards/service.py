@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-from monitoring.dashboards.parts import GREEN, RED, YELLOW, dashboard, lines, number, quantiles
+from monitoring.dashboards.parts import GREEN, RED, YELLOW, dashboard, lines, number, or_none, quantiles
 
 SERVICE = 'job="ml-api"'
 BUDGET_LIMITS = [(0, YELLOW), (0.25, GREEN)]
@@ -145,9 +145,11 @@ DASHBOARD = (
             "Refused by route",
             "Requests that a client must change before they can succeed (4xx).",
             (
-                "sum by (endpoint, http_response_code) "
-                f'(rate(bentoml_service_request_total{{{SERVICE},http_response_code=~"4.."}}[$__rate_interval]))'
-                " or on () vector(0)",
+                or_none(
+                    "sum by (endpoint, http_response_code) "
+                    f'(rate(bentoml_service_request_total{{{SERVICE},http_response_code=~"4.."}}[$__rate_interval]))',
+                    "endpoint",
+                ),
                 "{{endpoint}} {{http_response_code}}",
             ),
             unit="reqps",
