@@ -7,7 +7,7 @@ all.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -28,9 +28,11 @@ class RequestLog:
 
     Args:
         slow_seconds: a request that takes longer is logged.
+        clock: seconds, from any time on.
     """
 
     slow_seconds: float
+    clock: Callable[[], float] = monotonic
     _limits: dict[str, "_Limit"] = field(default_factory=dict)
 
     def wants(self, status: int, seconds: float) -> bool:
@@ -50,7 +52,7 @@ class RequestLog:
         extra = {**fields, "duration_ms": round(seconds * 1000, 3)}
         if logging.DEBUG < level < logging.ERROR and not logger.isEnabledFor(logging.DEBUG):
             limit = self._limits.setdefault(event, _Limit())
-            if not limit.allows():
+            if not limit.allows(int(self.clock())):
                 return
             left_out = limit.take_left_out()
             if left_out:
@@ -86,9 +88,8 @@ class _Limit:
         self._lines = 0
         self._left_out = 0
 
-    def allows(self) -> bool:
-        """Whether one more line may be written now."""
-        second = int(monotonic())
+    def allows(self, second: int) -> bool:
+        """Whether one more line may be written in this second."""
         if second != self._second:
             self._second, self._lines = second, 0
         self._lines += 1

@@ -2,7 +2,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
@@ -299,3 +299,54 @@ def test_the_timer_never_predicts_less_for_more_rows() -> None:
     for rows, seconds in [(1, 0.9), (100, 0.1), (1, 0.8), (100, 0.2)]:
         timer.observe(rows, seconds)
     assert 0 < timer.predict(1) <= timer.predict(100)
+
+
+class Watcher:
+    """Keeps what a runner tells it."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[FloatMatrix, FloatMatrix, list[float], float]] = []
+        self.sheds = 0
+
+    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
+        self.batches.append((rows, outputs, list(waits), seconds))
+
+    def shed(self) -> None:
+        self.sheds += 1
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_an_observer_is_told_of_each_batch(threaded: bool) -> None:
+    async def test() -> None:
+        model = Recorder(seconds=0.01)
+        runner = runner_of(model, max_batch_size=4)
+        if threaded:
+            slow(runner, 2 * LOOP_SECONDS)
+        runner.observer = watcher = Watcher()
+        await asyncio.gather(*(runner.run(rows_of(*numbers)) for numbers in ([1.0], [2.0, 3.0], [4.0, 5.0, 6.0])))
+        assert [len(rows) for rows, *_ in watcher.batches] == model.sizes == [4, 2]
+        for rows, outputs, _, seconds in watcher.batches:
+            assert outputs[:, 0].tolist() == rows[:, 0].tolist()
+            assert seconds >= 0.01
+        # Each request waited once, until its first row was taken; the last one's rest is no wait of its own.
+        first, second = (waits for _, _, waits, _ in watcher.batches)
+        assert len(first) == 3
+        assert second == []
+        assert all(0 <= wait < 5 for wait in first)
+
+    in_loop(test)
+
+
+def test_an_observer_is_told_of_what_is_shed() -> None:
+    async def test() -> None:
+        runner = slow(runner_of(Recorder(seconds=0.01), max_latency_ms=1), 1.0)
+        runner.observer = watcher = Watcher()
+        taken = asyncio.ensure_future(runner.run(rows_of(1.0)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await runner.run(rows_of(2.0))
+        assert watcher.sheds == 1
+        await taken
+        assert watcher.sheds == 1
+
+    in_loop(test)

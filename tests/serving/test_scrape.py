@@ -1,0 +1,71 @@
+"""Files of workers that are dead, written by processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from serving.metrics.scrape import bury_dead
+
+WORKER = """
+import sys
+from prometheus_client import Counter, Gauge, Histogram
+number = float(sys.argv[1])
+Counter("rows", "Rows.", ["model"]).labels("iris").inc(number)
+Counter("own", "Of one worker.", ["number"]).labels(sys.argv[1]).inc()
+histogram = Histogram("wait_seconds", "Wait.", buckets=(1, 2))
+histogram.observe(number)
+Gauge("last", "Time.", multiprocess_mode="max").set(number)
+Gauge("in_progress", "Now.", multiprocess_mode="livesum").set(number)
+Gauge("info", "Model.", ["version"], multiprocess_mode="livemostrecent").labels("v1").set(1)
+Gauge("seen", "By pid.").set(number)
+"""
+
+
+def run_worker(directory: Path, number: float) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    subprocess.run([sys.executable, "-c", WORKER, str(number)], env=environment, check=True)
+
+
+def samples(directory: Path) -> dict[str, float]:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))
+    return {
+        f"{sample.name}{sorted(sample.labels.values()) or ''}": sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+    }
+
+
+def test_dead_workers_leave_what_they_counted(tmp_path: Path) -> None:
+    for number in (0.5, 1.5):
+        run_worker(tmp_path, number)
+    counted = {name: value for name, value in samples(tmp_path).items() if not name.startswith(("in_", "info", "seen"))}
+    assert counted["rows_total['iris']"] == 2
+    bury_dead(tmp_path)
+    assert samples(tmp_path) == counted
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"counter_dead.db", "histogram_dead.db", "gauge_max_dead.db"}
+    # Again and again, and with more of them.
+    bury_dead(tmp_path)
+    run_worker(tmp_path, 1.0)
+    bury_dead(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == files
+    now = samples(tmp_path)
+    assert (now["rows_total['iris']"], now["wait_seconds_count"], now["wait_seconds_sum"]) == (3, 3, 3)
+    assert [now[f"wait_seconds_bucket['{bound}']"] for bound in ("1.0", "2.0", "+Inf")] == [2, 3, 3]
+    assert now["last"] == 1.5
+
+
+@pytest.mark.parametrize("name", ["counter_{}.db", "gauge_livesum_{}.db", "gauge_all_{}.db"])
+def test_the_files_of_the_living_stay(tmp_path: Path, name: str) -> None:
+    alive = tmp_path / name.format(os.getpid())
+    alive.write_bytes(b"")
+    other = tmp_path / "unrelated.db"
+    other.write_bytes(b"")
+    bury_dead(tmp_path)
+    assert {alive, other} == set(tmp_path.iterdir())
