@@ -11,6 +11,7 @@ from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
+from serving.metrics import scrape
 from serving.metrics.series import WORKER_STARTS
 from serving.models import deployed_model
 from serving.predictions import (
@@ -65,6 +66,7 @@ class PredictionService:
     @bentoml.on_startup
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
+        scrape.tidy()
         await self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()

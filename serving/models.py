@@ -129,7 +129,8 @@ def _session(onnx: bytes) -> ort.InferenceSession:
     # Batches are small and workers are processes: threads in the session would only wait for each other.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What goes wrong is raised, and logged with the request; onnxruntime would also print it, in a form of its own.
+    options.log_severity_level = 4
     return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 

@@ -55,7 +55,7 @@ class Settings(BaseModel):
         description="Base URL that spans are sent to over OTLP/HTTP; unset: no tracing.",
     )
     OTEL_TRACES_SAMPLER_ARG: float = Field(
-        default=1, ge=0, le=1, description="Share of the traces that are kept, where the caller has not decided."
+        default=1.0, ge=0, le=1, description="Share of the traces that are kept, where the caller has not decided."
     )
 
     @classmethod

@@ -30,6 +30,12 @@ def latest() -> bytes:
         return text
 
 
+def tidy() -> None:
+    """Bury the dead also where nobody scrapes: a worker that starts may come for one that keeps dying."""
+    with _alone():
+        bury_dead(_directory())
+
+
 def bury_dead(directory: Path) -> None:
     """Fold what dead workers counted into ``<kind>_dead.db``, and remove what they said of themselves."""
     for path in sorted(directory.glob("*.db")):
