@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from monitoring.drift import stability_index
+from monitoring.slo import GRPC_FAILED
 from monitoring.snapshot import Change, Snapshot
 
 HTTP, HTTP_SECONDS = "bentoml_service_request_total", "bentoml_service_request_duration_seconds"
 GRPC, GRPC_SECONDS = "grpc_server_handled_total", "grpc_server_handling_seconds"
-GRPC_FAILED = ("UNAVAILABLE", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED")
 
 
 @dataclass(frozen=True)

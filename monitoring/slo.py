@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 JOB = "ml-api"
 """Prometheus' name for the service."""
+GRPC_FAILED = ("UNAVAILABLE", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED")
+"""The codes of gRPC that are what 5xx are of HTTP."""
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
 """Of the burn rates; the last is that of the budget itself."""
 
@@ -31,7 +33,7 @@ class Objective:
 
 _HTTP = "bentoml_service_request"
 _TIMED_HTTP = f'job="{JOB}",http_response_code=~"2..",endpoint!~".*/batch"'
-_FAILED_CODES = "UNAVAILABLE|INTERNAL|UNKNOWN|DEADLINE_EXCEEDED"
+_FAILED_CODES = "|".join(GRPC_FAILED)
 _TIMED_GRPC = f'job="{JOB}",grpc_code="OK"'
 
 AVAILABILITY = Objective(

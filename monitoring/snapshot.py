@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.errors import MonitoringError
 from monitoring.prometheus import Prometheus
+from monitoring.slo import JOB
 
 Labels = frozenset[tuple[str, str]]
 Series = Mapping[Labels, float]
-JOB = "ml-api"
 PREFIXES = ("bentoml_service_request", "grpc_server", "ml_")
 _ADDED_UP = ("_total", "_count", "_sum", "_bucket", "_in_progress")
 

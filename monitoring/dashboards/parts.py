@@ -39,7 +39,6 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardLinkType,
     DataSourceRef,
     DataTransformerConfig,
-    DynamicConfigValue,
     Threshold,
     ThresholdsMode,
     VariableOption,
@@ -201,11 +200,6 @@ def table(title: str, description: str, query: str, *, unit: str, width: int = 1
         )
     )
     return panel.no_value("no data")
-
-
-def properties(**values: object) -> list[DynamicConfigValue]:
-    """Properties of an override."""
-    return [DynamicConfigValue(id_val=name, value=value) for name, value in values.items()]
 
 
 def quantiles(series: str, matchers: str, *, by: str, levels: Sequence[float] = (0.5, 0.99)) -> list[Query]:

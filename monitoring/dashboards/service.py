@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Row
 
 from monitoring.dashboards.parts import GREEN, RED, YELLOW, dashboard, lines, number, or_none, quantiles
+from monitoring.slo import GRPC_FAILED
 
 SERVICE = 'job="ml-api"'
 BUDGET_LIMITS = [(0, YELLOW), (0.25, GREEN)]
@@ -133,9 +134,9 @@ DASHBOARD = (
     .with_panel(
         lines(
             "Failed by protocol",
-            "Share of requests answered 5xx, or UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED.",
+            f"Share of requests answered 5xx, or {', '.join(GRPC_FAILED)}.",
             _failed("http", _HTTP_RATE, 'http_response_code=~"5.."'),
-            _failed("grpc", _GRPC_RATE, 'grpc_code=~"UNAVAILABLE|INTERNAL|UNKNOWN|DEADLINE_EXCEEDED"'),
+            _failed("grpc", _GRPC_RATE, 'grpc_code=~"' + "|".join(GRPC_FAILED) + '"'),
             unit="percentunit",
             limits=[(0.001, YELLOW)],
         )
