@@ -11,8 +11,7 @@ from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
-from serving.metrics import scrape
-from serving.metrics.series import WORKER_STARTS
+from serving.metrics import scrape, series
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -50,7 +49,6 @@ class PredictionService:
     models = MODELS
 
     def __init__(self) -> None:
-        WORKER_STARTS.inc()
         with startup_errors():
             self.bundle = load_bundle(MODELS, SETTINGS)
         self.inference = Inference(self.bundle, NAME, bento_version())
@@ -67,6 +65,7 @@ class PredictionService:
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.tidy()
+        series.WORKER_STARTS.inc()
         await self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()

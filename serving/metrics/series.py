@@ -1,4 +1,4 @@
-"""The series of the models and of their workers: labels of the contract and the card, so nothing grows without bound.
+"""The series of the models. Labels come from the contract and the model card: nothing grows without bound.
 
 A worker that has died takes along what it said of its models (``livemostrecent``), and leaves what it counted.
 """
@@ -7,7 +7,8 @@ from prometheus_client import Counter, Gauge
 
 from serving.metrics.bulk import BulkHistogram
 
-WORKER_STARTS = Counter("ml_worker_starts", "Worker processes started, those included that did not become ready.")
+WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, those that replace others included.")
+
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = BulkHistogram(
     "ml_batch_rows", "Rows of a batch that the model was given.", ["model"], buckets=[2**power for power in range(10)]

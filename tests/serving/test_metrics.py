@@ -121,6 +121,7 @@ def test_the_warm_up_is_not_counted(environment: dict[str, str]) -> None:
     settings = {**environment, "GRPC_PORT": str(free_port())}
     with running_service(environment=settings) as url, httpx.Client(base_url=url) as client:
         first = scrape(client)
+    assert first.value("ml_worker_starts_total") == 2
     assert first.value("ml_predictions_total") == first.value("ml_batch_rows_count") == 0
     assert len(first.of("ml_predictions_total", "model")) == len(DATASETS)
     # Nothing was predicted, so there is no time of it: 1970 would ring an alarm.
