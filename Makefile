@@ -37,7 +37,7 @@ test: lint ## Lint, then run the tests with coverage
 	$(call step,Run the tests (pytest),pytest --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
-integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, existing clients (takes minutes)
+integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, clients, monitoring (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
@@ -54,6 +54,18 @@ load-ui: train $(VENV)/.dev ## Show Locust's page on port 8089, for a service of
 .PHONY: benchmark
 benchmark: $(VENV)/.dev train ## Measure the service beside its alternatives (15 minutes; ARGS=--quick: 2); needs wrk
 	$(call step,Measure (python -m load_tests.benchmark),python -m load_tests.benchmark $(ARGS))
+
+.PHONY: monitor
+monitor: $(VENV)/.dev ## Watch the service in the terminal: from PROMETHEUS_URL, or straight from API_URL (http://localhost:8000)
+	@python -m monitoring.terminal
+
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's dashboards, the rules of the error budgets
+	python -m monitoring.generate
+
+.PHONY: pictures
+pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
+	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types

@@ -13,7 +13,8 @@ BundleError                 500
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
 ├── PipelineError           –    a pipeline stage cannot go on
 │   └── DataError           –    raw data that breaks the contract
-└── LoadTestError           –    a load test cannot start
+├── LoadTestError           –    a load test cannot start
+└── MonitoringError         –    metrics cannot be read
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,6 +129,10 @@ class DeadlineExceeded(BundleError):
 
 class StartupError(BundleError):
     """Start-up cannot go on; the sentence says what to do."""
+
+
+class MonitoringError(BundleError):
+    """Metrics cannot be read, neither from Prometheus nor from the service."""
 
 
 class PipelineError(BundleError):

@@ -1,0 +1,154 @@
+"""The figures of the dashboards, of one moment, for the terminal."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from monitoring.drift import stability_index
+from monitoring.slo import GRPC_FAILED
+from monitoring.snapshot import Change, Snapshot
+
+HTTP, HTTP_SECONDS = "bentoml_service_request_total", "bentoml_service_request_duration_seconds"
+GRPC, GRPC_SECONDS = "grpc_server_handled_total", "grpc_server_handling_seconds"
+
+
+@dataclass(frozen=True)
+class RouteFigures:
+    """One route of HTTP or method of gRPC. Rates are a second's, times in seconds; NaN where nothing was asked."""
+
+    protocol: str
+    route: str
+    requests: float
+    refused: float
+    failed: float
+    p50: float
+    p99: float
+    in_progress: float
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """One model. Rates are a second's, times in seconds; NaN where nothing was predicted."""
+
+    name: str
+    version: str
+    algorithm: str
+    age: float
+    metrics: dict[str, float]
+    predictions: float
+    batch_rows: float
+    queue_p99: float
+    inference_p99: float
+    confidence: float
+    shed: float
+    last_prediction: float
+
+
+@dataclass(frozen=True)
+class DriftFigures:
+    """One feature, or the predictions, of a model: the population stability index of so many rows."""
+
+    model: str
+    subject: str
+    index: float
+    rows: float
+
+
+def routes(change: Change) -> Iterator[RouteFigures]:
+    """Every route that was asked for since the service started, the busiest first."""
+    found = [
+        *_routes(change, "http", "endpoint", "http_response_code", HTTP, HTTP_SECONDS),
+        *_routes(change, "grpc", "grpc_method", "grpc_code", GRPC, GRPC_SECONDS),
+    ]
+    yield from sorted(found, key=lambda figures: -figures.requests)
+
+
+def _routes(
+    change: Change, protocol: str, label: str, code: str, counter: str, histogram: str
+) -> Iterator[RouteFigures]:
+    in_progress = "bentoml_service_request_in_progress" if protocol == "http" else "grpc_server_in_progress"
+    by_route: dict[str, dict[str, float]] = defaultdict(dict)
+    for (route, status), count in change.increase(counter, label, code).items():
+        by_route[route][status] = count
+    for route, counts in by_route.items():
+        failed = sum(count for status, count in counts.items() if status.startswith("5") or status in GRPC_FAILED)
+        good = sum(count for status, count in counts.items() if status.startswith("2") or status == "OK")
+        yield RouteFigures(
+            protocol=protocol,
+            route=route,
+            requests=sum(counts.values()) / change.seconds,
+            refused=(sum(counts.values()) - failed - good) / change.seconds,
+            failed=failed / change.seconds,
+            p50=change.quantile(0.5, histogram, **{label: route}),
+            p99=change.quantile(0.99, histogram, **{label: route}),
+            in_progress=sum(value for key, value in change.after[in_progress].items() if (label, route) in key),
+        )
+
+
+def models(change: Change) -> Iterator[ModelFigures]:
+    """Every model that is served."""
+    for key in change.after["ml_model_info"]:
+        info = dict(key)
+        name, version = info["model"], info["version"]
+        yield ModelFigures(
+            name=name,
+            version=version,
+            algorithm=info["algorithm"],
+            age=change.after.at - _value(change.after, "ml_model_trained_timestamp_seconds", model=name),
+            metrics={
+                labels["metric"]: value
+                for labels, value in _labelled(change.after, "ml_model_test_metric")
+                if labels["model"] == name and labels["version"] == version
+            },
+            predictions=change.rate("ml_predictions_total", model=name, version=version),
+            batch_rows=change.mean("ml_batch_rows", model=name),
+            queue_p99=change.quantile(0.99, "ml_queue_wait_seconds", model=name),
+            inference_p99=change.quantile(0.99, "ml_inference_seconds", model=name),
+            confidence=change.quantile(0.5, "ml_prediction_confidence", model=name),
+            shed=change.rate("ml_shed_requests_total", model=name),
+            last_prediction=change.after.at - _value(change.after, "ml_last_prediction_timestamp_seconds", model=name),
+        )
+
+
+def drift(change: Change) -> Iterator[DriftFigures]:
+    """Every feature and the predictions of every model, the most drifted first."""
+    references: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    rows: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for labels, share in _labelled(change.after, "ml_feature_reference_share"):
+        references[labels["model"], labels["feature"]][labels["decile"]] = share
+    for (model, feature, decile), count in change.increase(
+        "ml_feature_decile_total", "model", "feature", "decile"
+    ).items():
+        rows[model, feature][decile] = count
+    for kind, label in (("prediction", "decile"), ("class", "label")):
+        for labels, share in _labelled(change.after, f"ml_{kind}_reference_share"):
+            references[labels["model"], "predictions"][labels[label]] = share
+        counter = "ml_prediction_decile_total" if kind == "prediction" else "ml_predicted_class_total"
+        for (model, bucket), count in change.increase(counter, "model", label).items():
+            rows[model, "predictions"][bucket] = count
+    found = [
+        DriftFigures(*key, index=stability_index(shares, rows[key]), rows=sum(rows[key].values()))
+        for key, shares in references.items()
+    ]
+    yield from sorted(found, key=lambda figures: -figures.index)
+
+
+def refused(change: Change) -> dict[tuple[str, ...], float]:
+    """Refused rows a second by model, feature and reason, those that were refused."""
+    counts = change.increase("ml_refused_rows_total", "model", "feature", "reason")
+    return {key: count / change.seconds for key, count in counts.items() if count}
+
+
+def worker_starts(snapshot: Snapshot) -> float:
+    """Workers that were started since the service was; NaN if it does not say."""
+    return sum(snapshot["ml_worker_starts_total"].values()) if snapshot["ml_worker_starts_total"] else math.nan
+
+
+def _labelled(snapshot: Snapshot, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    for key, value in snapshot[name].items():
+        yield dict(key), value
+
+
+def _value(snapshot: Snapshot, name: str, **labels: str) -> float:
+    return snapshot[name].get(frozenset(labels.items()), math.nan)

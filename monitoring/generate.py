@@ -1,0 +1,31 @@
+"""Write what is generated: ``python -m monitoring.generate``, as ``make dashboards`` does."""
+
+import sys
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from monitoring import slo
+from monitoring.dashboards import DASHBOARDS
+
+HERE = Path(__file__).resolve().parent
+
+
+def generated() -> dict[Path, str]:
+    """The text of every generated file."""
+    encode = JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False).encode
+    files = {
+        HERE / "grafana" / "dashboards" / f"{name}.json": encode(b.build()) + "\n" for name, b in DASHBOARDS.items()
+    }
+    return {HERE / "rules" / "slo.yml": slo.rules(), **files}
+
+
+def main() -> None:
+    """Write the files."""
+    for path, text in generated().items():
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{path.relative_to(HERE.parent)}\n")
+
+
+if __name__ == "__main__":
+    main()

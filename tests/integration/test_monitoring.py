@@ -1,0 +1,289 @@
+"""Two minutes in the life of the service, watched by the real Prometheus and Alertmanager.
+
+The clock of the rules runs ``SCALE`` times faster: what a person would see within hours comes within seconds.
+"""
+
+import io
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from rich.console import Console
+
+from contract import DATASETS
+from contract.housing import HOUSING
+from local_service import free_port, running_service
+from monitoring import pictures
+from monitoring.panels import DASHBOARDS, annotations, panels, substitute
+from monitoring.terminal import frame, looks
+from tests.integration.conftest import Newcomer
+from tests.integration.local_monitoring import MONITORING, Monitoring, local_monitoring, wait_until
+from tests.integration.traffic import USUAL, Traffic
+
+WORKERS = 2
+EXPECTED = {
+    "AvailabilityBudgetBurn",
+    "FeatureDrift",
+    "PredictionDrift",
+    "RequestsShedHeavily",
+    "WorkerKeepsDying",
+    "NoTraffic",
+    "ReadinessLost",
+}
+POSSIBLE = {
+    # Tickets that their page does not silence in time, at this speed.
+    "AvailabilityBudgetBurnSlow",
+    "RequestsShed",
+    # Between two workers that die, nobody may answer for a second.
+    "InstanceNotReady",
+    "MetricsMissing",
+    # Overload, and a machine that does other work beside this.
+    "LatencyBudgetBurn",
+    "LatencyBudgetBurnSlow",
+}
+VARIABLES = {"interval": "5s", "model": ".+", "version": ".+", "feature": "Longitude"}
+
+
+@dataclass
+class Record:
+    """What was seen, and when, in seconds since the epoch."""
+
+    monitoring: Monitoring
+    started: float
+    drift_before_shift: list[str] = field(default_factory=list)
+    under_load: float = 0.0
+    overloaded: float = 0.0
+    frames: dict[str, str] = field(default_factory=dict)
+    deaths: int = 0
+    quiet: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
+    """The story: failures, other rows, overload, dying workers, silence, the end."""
+    grpc_port = free_port()
+    environment = {
+        "BENTOML_HOME": str(served_once.home / "bentoml"),
+        "MODELS_DIR": str(served_once.clone / "models"),
+        "WORKERS": str(WORKERS),
+        "GRPC_PORT": str(grpc_port),
+        "TIMEOUT_SECONDS": "1",
+        "MAX_LATENCY_MS": "50",
+    }
+    with ExitStack() as service:
+        url = service.enter_context(running_service(environment=environment))
+        with local_monitoring(urlsplit(url).netloc, tmp_path_factory.mktemp("monitoring")) as monitoring:
+            seen = Record(monitoring, time.time())
+            with Traffic(url, grpc_port) as traffic:
+                failures(traffic)
+                other_rows(seen, traffic)
+                overload(seen, traffic)
+                deaths(seen, traffic)
+            silence(seen)
+            service.close()
+            wait_until(lambda: "ReadinessLost" in monitoring.names("firing"), 30, "nobody was told of the end")
+            yield seen
+
+
+def failures(traffic: Traffic) -> None:
+    """Half a minute of usual rows; for its first third, bodies stall and are answered 504."""
+    with traffic.flowing(*USUAL):
+        with traffic.flowing(*[Traffic.stalled] * 6):
+            time.sleep(10)
+        time.sleep(20)
+    assert traffic.answers["504"] > 20
+    assert min(traffic.answers[code] for code in ("200", "400", "404", "405", "OK", "NOT_FOUND")) > 0
+
+
+def other_rows(seen: Record, traffic: Traffic) -> None:
+    """Half a minute of inland districts. What is drawn of a busy service is looked at near its end."""
+    seen.drift_before_shift = [
+        message["labels"]["alertname"]
+        for message in seen.monitoring.messages("firing")
+        if message["labels"]["concern"] == "drift"
+    ]
+    traffic.rows.inland = True
+    with traffic.flowing(*USUAL):
+        time.sleep(28)
+        seen.under_load = time.time()
+        for variables in ({"PROMETHEUS_URL": seen.monitoring.prometheus.url}, {"API_URL": traffic.url}):
+            with looks(variables) as look:
+                time.sleep(2)
+                text = io.StringIO()
+                Console(file=text, width=160).print(frame(look()))
+                seen.frames[next(iter(variables))] = text.getvalue()
+
+
+def overload(seen: Record, traffic: Traffic) -> None:
+    """Floods of rows beside the usual traffic, until somebody is told."""
+    with traffic.flowing(*USUAL, *[Traffic.floods] * 8):
+        wait_until(lambda: "RequestsShedHeavily" in seen.monitoring.names("firing"), 60, "overload was not told")
+        seen.overloaded = time.time()
+        # One dies in the middle of its work: what it was answering stays counted as in progress, if we are careless.
+        kill_oldest_worker(seen)
+    assert traffic.answers["429"] > 0
+    traffic.rows.inland = False
+
+
+def deaths(seen: Record, traffic: Traffic) -> None:
+    """Workers die by turns, until somebody is told."""
+    with traffic.flowing(*USUAL):
+        deadline = time.monotonic() + 180
+        while "WorkerKeepsDying" not in seen.monitoring.names("firing"):
+            assert time.monotonic() < deadline, "dying workers were not told"
+            kill_oldest_worker(seen)
+
+
+def silence(seen: Record) -> None:
+    """Nobody asks any more; what was wrong is over, and somebody is told that too."""
+    wait_until(lambda: "NoTraffic" in seen.monitoring.names("firing"), 60, "silence was not told")
+    seen.quiet = time.time()
+    resolving = EXPECTED - {"NoTraffic", "ReadinessLost"}
+    wait_until(
+        lambda: resolving <= seen.monitoring.names("resolved"),
+        180,
+        lambda: f"not resolved: {resolving - seen.monitoring.names('resolved')}",
+    )
+
+
+def workers() -> list[int]:
+    """The worker processes of the service that this process runs, the oldest first."""
+    parents: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # After the name in parentheses: state, parent, …, the time of the start (proc(5)).
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            if b"_bentoml_impl.worker.service" in (folder / "cmdline").read_bytes():
+                found[int(folder.name)] = int(fields[19])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It ended while we looked.
+
+    def ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+    return sorted(filter(ours, found), key=found.__getitem__)
+
+
+def kill_oldest_worker(seen: Record) -> None:
+    """Kill a worker, as the kernel does when memory runs out, and wait until another has started in its place.
+
+    The younger one has been ready for long: users and scrapes find it.
+    """
+    os.kill(workers()[0], signal.SIGKILL)
+    seen.deaths += 1
+    started = WORKERS + seen.deaths
+    wait_until(
+        lambda: seen.monitoring.prometheus.instant(f"sum(ml_worker_starts_total) >= {started}"),
+        60,
+        f"no worker was started for the one that died, number {seen.deaths}",
+    )
+    time.sleep(2)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in DASHBOARDS.glob("*.json")))
+def test_no_panel_of_a_dashboard_stays_empty(record: Record, name: str) -> None:
+    empty, not_finite = [], []
+    for panel in panels(name):
+        for target in panel.targets:
+            samples = record.monitoring.prometheus.instant(substitute(target.query, **VARIABLES), record.under_load)
+            if not samples:
+                empty.append((panel.title, target.query))
+            not_finite += [(panel.title, sample) for sample in samples if not math.isfinite(sample.value)]
+    assert (empty, not_finite) == ([], [])
+
+
+def test_a_version_is_marked_when_it_is_first_served(record: Record) -> None:
+    (query,) = annotations("models")
+    courses = record.monitoring.prometheus.range(
+        substitute(query, **VARIABLES), record.started, record.under_load, step=1
+    )
+    assert {course.labels["model"] for course in courses} == set(DATASETS)
+
+
+def test_every_recording_rule_has_finite_values(record: Record) -> None:
+    rules = {
+        rule["record"]
+        for path in (MONITORING / "rules").glob("*.yml")
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    }
+    assert rules
+    for rule in rules:
+        samples = record.monitoring.prometheus.instant(rule, record.under_load)
+        assert samples, f"{rule} is empty"
+        assert all(math.isfinite(sample.value) for sample in samples), rule
+
+
+def test_the_right_alerts_fire(record: Record) -> None:
+    fired = record.monitoring.names("firing")
+    assert EXPECTED <= fired <= EXPECTED | POSSIBLE
+
+
+def test_drift_is_told_after_the_shift_and_of_the_features_that_moved(record: Record) -> None:
+    assert record.drift_before_shift == []
+    drifted = {
+        message["labels"]["feature"]
+        for message in record.monitoring.messages("firing")
+        if message["labels"]["alertname"] == "FeatureDrift"
+    }
+    assert {"Latitude", "Longitude"} <= drifted <= set(HOUSING.feature_names)
+
+
+def test_pages_and_tickets_go_their_ways(record: Record) -> None:
+    for message in record.monitoring.messages("firing"):
+        assert message["receiver"] == f"{message['labels']['severity']}s"
+
+
+def test_where_nobody_is_ready_the_rest_is_silent(record: Record) -> None:
+    latest = record.monitoring.messages("firing")[-1]["labels"]["alertname"]
+    assert latest == "ReadinessLost"
+
+
+def test_a_killed_worker_leaves_no_stale_series(record: Record) -> None:
+    def total(query: str) -> list[float]:
+        return [sample.value for sample in record.monitoring.prometheus.instant(query, record.quiet)]
+
+    assert record.deaths >= 3
+    assert total("sum(ml_worker_starts_total)") == [WORKERS + record.deaths]
+    assert total("sum(bentoml_service_request_in_progress)") == [0]
+    assert total("sum(grpc_server_in_progress)") == [0]
+    assert total("count by (model) (ml_model_info)") == [1] * len(DATASETS)
+    # BentoML's time of the last request has its worker in a label: only those that live.
+    assert total('count(count by (pid) ({job="ml-api",pid!=""}))') == [WORKERS]
+
+
+def test_what_was_counted_survives_a_worker(record: Record) -> None:
+    """No counter went down: a scrape after a death has what the dead one had counted."""
+    prometheus, seconds = record.monitoring.prometheus, math.ceil(record.quiet - record.started)
+    counters = prometheus.instant('count by (__name__) ({job="ml-api",__name__=~".+_(total|count)"})', record.quiet)
+    assert len(counters) > 10
+    for counter in counters:
+        query = f'resets({counter.labels["__name__"]}{{job="ml-api"}}[{seconds}s]) > 0'
+        assert prometheus.instant(query, record.quiet) == []
+
+
+@pytest.mark.parametrize("source", ["PROMETHEUS_URL", "API_URL"])
+def test_the_terminal_shows_the_same(record: Record, source: str) -> None:
+    text = record.frames[source]
+    for expected in ("/predict/housing", "ModelInfer", "Longitude", "predictions", "out_of_range", *DATASETS):
+        assert expected in text
+    assert ("FeatureDrift" in text) == (source == "PROMETHEUS_URL")
+
+
+def test_the_dashboards_can_be_drawn(record: Record, tmp_path: Path) -> None:
+    """With ``PICTURES`` set, into that folder: ``make pictures``."""
+    folder = Path(os.environ.get("PICTURES") or tmp_path)
+    options = ["--prometheus", record.monitoring.prometheus.url, "--interval", "5s"]
+    options += ["--minutes", f"{(record.overloaded - record.started) / 60}", "--end", f"{record.overloaded}"]
+    assert pictures.main([str(folder), *options]) == 0
+    assert all((folder / f"{path.stem}.png").stat().st_size > 50_000 for path in DASHBOARDS.glob("*.json"))

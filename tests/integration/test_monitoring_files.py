@@ -1,0 +1,47 @@
+"""The configuration of the monitoring, checked by the tools that read it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MONITORING = Path(__file__).parents[2] / "monitoring"
+RULES = ["alerts.yml", *sorted(f"rules/{path.name}" for path in (MONITORING / "rules").glob("*.yml"))]
+TESTS = sorted(path.name for path in (MONITORING / "tests").glob("*.yml"))
+
+
+def check(*command: str) -> str:
+    ended = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-local.yml"])
+def test_prometheus_takes_its_configuration(name: str) -> None:
+    assert f"{len(RULES)} rule files found" in check("promtool", "check", "config", name)
+
+
+def test_the_rules_have_nothing_to_lint() -> None:
+    check("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_alerts_fire_when_they_should_and_only_then(name: str) -> None:
+    check("promtool", "test", "rules", f"tests/{name}")
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    check("amtool", "check-config", "alertmanager.yml")
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        (["alertname=ReadinessLost", "severity=page"], "pages"),
+        (["alertname=FeatureDrift", "severity=ticket"], "tickets"),
+        (["alertname=Unknown"], "tickets"),
+    ],
+)
+def test_alertmanager_routes_by_severity(labels: list[str], receiver: str) -> None:
+    routed = check("amtool", "config", "routes", "test", "--config.file=alertmanager.yml", *labels)
+    assert routed.split()[0] == receiver
