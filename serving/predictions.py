@@ -1,7 +1,6 @@
 """What the prediction routes answer: a model's outputs in the words of its dataset."""
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contract.dataset import Dataset, Row
 from contract.table import FloatMatrix
+from serving import request_id
 from serving.models import LoadedModel
 from serving.runner import Runner
-
-# Names of answers, no secrets: as unlikely to meet twice as a UUID, without the system call of each.
-_RANDOM = Random()  # noqa: S311
 
 
 class ModelRef(BaseModel):
@@ -106,7 +103,7 @@ class Predictor:
         return {
             "unit": self.model.dataset.target.unit,
             "model": self._model_ref,
-            "prediction_id": f"{_RANDOM.getrandbits(128):032x}",
+            "prediction_id": request_id.new(),
         }
 
 
