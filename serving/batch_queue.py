@@ -13,11 +13,12 @@ from serving import request_id
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """Rows of one caller, and how far they are."""
+    """Rows of one caller, and how far they are. ``behind``: others were before it when it came."""
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
     arrived: float
+    behind: bool
     missing: int
     request_id: str = field(default_factory=request_id.CURRENT.get)
     taken: int = 0

@@ -102,11 +102,11 @@ class Runner:
         if self._closing:
             raise NotReady(f"The model {self._name} is shutting down.")
         now = perf_counter()
-        busy = self._queue.rows or self._running_until is not None
+        busy = bool(self._queue.rows) or self._running_until is not None
         if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
             raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
-        request = Request(rows, loop.create_future(), now, missing=len(rows))
+        request = Request(rows, loop.create_future(), now, behind=busy, missing=len(rows))
         self._queue.append(request)
         self._schedule(loop)
         try:
@@ -161,7 +161,7 @@ class Runner:
         age = now - request.arrived
         if age > self._timeout:
             return self._late()
-        if age > self._max_latency and not request.taken:
+        if age > self._max_latency and request.behind and not request.taken:
             return self._overloaded("the request has waited", age)
         return None
 

@@ -87,7 +87,17 @@ def test_the_page_runs_a_test_and_everything_stops(
     with log.open("w") as sink:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "load_tests.run", "--ui", "--web-port", str(port)),
+                # A shell starts what runs in its background with SIGINT ignored, and so would these tests.
+                *(
+                    "env",
+                    "--default-signal=INT",
+                    sys.executable,
+                    "-m",
+                    "load_tests.run",
+                    "--ui",
+                    "--web-port",
+                    str(port),
+                ),
                 *("--features", str(features), "--summary", str(tmp_path / "summary.json")),
             ],
             cwd=PROJECT,

@@ -178,7 +178,7 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         return "answered"
 
     async def test() -> None:
-        runner = runner_of(model, max_batch_size=50, max_latency_ms=60_000)
+        runner = runner_of(model, max_batch_size=50, max_latency_ms=600_000)
         draw = random.Random(1)
         outcomes = await asyncio.gather(*(caller(runner, number, draw) for number in range(3000)))
         assert outcomes.count("answered") > 2000
@@ -262,6 +262,10 @@ def test_an_idle_runner_refuses_nobody() -> None:
         runner = slow(runner_of(Recorder(seconds=0.05), max_latency_ms=1), 0.05)
         assert (await runner.run(rows_of(1))).tolist() == [[1.0]]
         assert (await runner.run(rows_of(2))).tolist() == [[2.0]]
+        # Neither for the time that the event loop took to come to it.
+        late = asyncio.create_task(runner.run(rows_of(3)))
+        asyncio.get_running_loop().call_soon(time.sleep, 0.05)
+        assert (await late).tolist() == [[3.0]]
 
     in_loop(test)
 
@@ -301,7 +305,7 @@ def test_a_busy_event_loop_counts_too() -> None:
         busy = False
         refused = [isinstance(outcome, Overloaded) for outcome in outcomes]
         assert refused[-1]
-        assert 3 <= refused.count(False) <= 7
+        assert 1 <= refused.count(False) <= 7
 
     in_loop(test)
 
