@@ -20,6 +20,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract.iris import IRIS
 from local_service import free_port, running_service
+from serving.protocol.grpc import LISTENERS
 from tests.serving import tiny_models
 from tests.serving.protocol.test_protocol_grpc import series
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
@@ -133,11 +134,11 @@ def listeners(port: int) -> int:
 
 def test_workers_share_the_port_and_one_that_is_lost_comes_back(pinned: Path) -> None:
     with running(pinned, WORKERS="2") as service:
-        wait_until(lambda: listeners(service.port) == 2, "two workers")
+        wait_until(lambda: listeners(service.port) == 2 * LISTENERS, "two workers")
         lost = service.client.get("/health").json()["worker"]
         os.kill(lost, signal.SIGKILL)
-        wait_until(lambda: listeners(service.port) == 1, "one worker")
-        wait_until(lambda: listeners(service.port) == 2, "two workers again")
+        wait_until(lambda: listeners(service.port) == LISTENERS, "one worker")
+        wait_until(lambda: listeners(service.port) == 2 * LISTENERS, "two workers again")
 
         def call(_: int) -> bool:
             # A channel of its own each: the kernel gives them to the workers by turns.
