@@ -41,7 +41,7 @@ INFERENCE = BulkHistogram(
         1,
     ),
 )
-SHED = Counter("ml_shed_requests", "Requests refused because the estimated wait was too long.", ["model"])
+SHED = Counter("ml_shed_requests", "Requests refused because an answer would have taken too long.", ["model"])
 REFUSED = Counter(
     "ml_refused_rows", "Rows refused, once for each broken feature and reason.", ["model", "feature", "reason"]
 )
