@@ -67,10 +67,13 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
 	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
 
+# .pre-commit-config.yaml has the same commands; a test compares them.
 .PHONY: lint
-lint: $(VENV)/.dev ## Check style and types
+lint: $(VENV)/.dev ## Check style and types, shell scripts and the workflow
 	$(call step,Check style (ruff),ruff check . && ruff format --check .)
 	$(call step,Check types (mypy --strict),mypy)
+	$(call step,Check shell scripts (shellcheck),shellcheck $$(git ls-files '*.sh' .ci/install .ci/run))
+	$(call step,Check the workflow (actionlint and zizmor),actionlint -shellcheck .venv/bin/shellcheck && zizmor --quiet --offline --pedantic .github)
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code

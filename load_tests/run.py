@@ -1,5 +1,7 @@
 """Load on a service of its own: starts ``bentoml serve``, runs Locust against it, stops the service.
 
+With ``--host`` the load is on the service there, and none is started.
+
 ``python -m load_tests.run [--ui] [options of Locust and of locustfile.py]``; see ``make load`` and ``make load-ui``.
 """
 
@@ -13,10 +15,11 @@ from typing import NoReturn
 from contract.errors import BundleError
 from local_service import PROJECT, free_port, running_service
 
-LOCUSTFILE = Path("load_tests/locustfile.py")
+LOCUSTFILE = "load_tests/locustfile.py"
 REPORT_FILE = Path("reports/load_test.html")
 HEADLESS = ("--headless", "--only-summary", "--html", str(REPORT_FILE))
 UI = ("--web-host", "127.0.0.1", "--no-thresholds")
+HOST = ("-H", "--host")
 STOP_SECONDS = 15
 """Time that users have, at the end, for the request they have sent."""
 
@@ -25,19 +28,16 @@ def main(arguments: list[str]) -> int:
     """Run Locust to its end and return its exit status: 1 if a threshold is broken."""
     mode = UI if "--ui" in arguments else HEADLESS
     passed = [argument for argument in arguments if argument != "--ui"]
+    locust = (sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--stop-timeout", str(STOP_SECONDS), *mode)
     grpc_port = free_port()
     # A run that is stopped unwinds as one that ends: neither Locust nor the service stays.
     signal.signal(signal.SIGTERM, _stop)
     try:
+        # What is passed comes last, so that it wins.
+        if any(argument.partition("=")[0] in HOST for argument in passed):
+            return _run_locust([*locust, *passed])
         with running_service(environment={"GRPC_PORT": str(grpc_port)}) as url:
-            return _run_locust(
-                [
-                    *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE)),
-                    *("--host", url, "--grpc-target", f"127.0.0.1:{grpc_port}", "--stop-timeout", str(STOP_SECONDS)),
-                    *mode,
-                    *passed,  # last, so that they win
-                ]
-            )
+            return _run_locust([*locust, "--host", url, "--grpc-target", f"127.0.0.1:{grpc_port}", *passed])
     except BundleError as error:
         sys.stderr.write(f"{error}\n")
         return 1

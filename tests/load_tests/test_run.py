@@ -14,6 +14,7 @@ import pytest
 
 from load_tests.summary import Summary
 from local_service import PROJECT, free_port
+from tests.load_tests.conftest import Service
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -54,6 +55,28 @@ def test_it_starts_a_service_runs_and_reports(tiny: dict[str, str], features: Pa
     page = report.read_text()
     assert "SingleRowUser housing" in page
     assert "GrpcUser iris" in page
+
+
+def test_with_a_host_the_load_is_there_and_no_service_starts(service: Service, features: Path, tmp_path: Path) -> None:
+    summary = tmp_path / "load.json"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "load_tests.run", "--run-time", "2s", "--features", str(features)),
+            *("--summary", str(summary), "--html", str(tmp_path / "load.html"), "--no-thresholds"),
+            *(f"--host={service.url}", "--grpc-target", service.grpc_target),
+        ],
+        cwd=PROJECT,
+        # Without models, a service of its own could not start.
+        env={**os.environ, "MODELS_DIR": str(tmp_path), "BENTOML_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = Summary.model_validate_json(summary.read_bytes())
+    assert sum(figures.requests for figures in told.users.values()) > 50
+    assert sum(figures.failures for figures in told.users.values()) == 0
 
 
 def test_a_service_that_does_not_start_is_told(tmp_path: Path) -> None:
