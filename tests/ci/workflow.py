@@ -1,0 +1,47 @@
+"""The workflow, read."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+WORKFLOW = PROJECT / ".github/workflows/ci-cd.yml"
+SETUP = PROJECT / ".github/actions/setup/action.yml"
+
+
+@cache
+def workflow() -> dict[Any, Any]:
+    """The whole of it; YAML 1.1 takes the key ``on`` for true."""
+    read: dict[Any, Any] = yaml.safe_load(WORKFLOW.read_text())
+    return read
+
+
+def jobs() -> dict[str, dict[str, Any]]:
+    """The jobs by name."""
+    found: dict[str, dict[str, Any]] = workflow()["jobs"]
+    return found
+
+
+def steps(job: str) -> list[dict[str, Any]]:
+    """The steps of a job."""
+    found: list[dict[str, Any]] = jobs()[job]["steps"]
+    return found
+
+
+def needs(job: str) -> set[str]:
+    """All jobs that have ended well before this one begins."""
+    told = jobs()[job].get("needs", [])
+    direct = {told} if isinstance(told, str) else set(told)
+    return direct.union(*(needs(name) for name in direct))
+
+
+def uses(job: str, action: str) -> list[dict[str, Any]]:
+    """The inputs of each step of a job that uses an action."""
+    return [step.get("with", {}) for step in steps(job) if step.get("uses", "").startswith(f"{action}@")]
+
+
+def scripts() -> list[tuple[str, str, str]]:
+    """Job, name of the step, and script of every step that runs one."""
+    return [(job, step["name"], step["run"]) for job in jobs() for step in steps(job) if "run" in step]
