@@ -11,7 +11,7 @@ from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.errors import startup_errors
-from serving.metrics import scrape, series
+from serving.metrics import calls, scrape, series
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -78,6 +78,7 @@ class PredictionService:
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()
+        calls.flush()
 
     async def __is_ready__(self) -> bool:
         """For ``/readyz``."""
