@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 from serving.metrics import calls
 from serving.metrics.calls import Calls
@@ -15,7 +15,9 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def endpoint(registry: CollectorRegistry) -> Calls:
+def endpoint(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    # Series of these names in another registry would share their values, in a process that has others' files.
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
     total = Counter("calls", "Calls.", ["status"], registry=registry)
     seconds = Histogram("seconds", "Seconds.", ["status"], buckets=(0.1, 1), registry=registry)
     begun = Counter("begun", "Times that some had begun.", registry=registry)
