@@ -1,6 +1,7 @@
 """Takes out of the image what nobody needs who serves, while the image is built; it needs Python alone.
 
-``slim.py app /app``: of the environment's libraries and the models, what is not read at run time; the rest is compiled.
+``slim.py libraries /app/.venv``: of an environment, what is not read at run time; the rest is compiled.
+``slim.py bento /app/bento``: of the models, all that needs what is not in the image.
 ``slim.py system /``: of a Debian system with Python, all programs but Python, and what they used.
 """
 
@@ -29,6 +30,8 @@ MODEL_FILES = {"model.yaml", "mlflow_model/extra_files/model.onnx", "mlflow_mode
 
 PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 PYTHON = re.compile(r"python3?(\.\d+)?")
+INERT = ("/etc/", "/usr/share/", "/var/")
+"""Where a package has its configuration, its documentation and its data."""
 SYSTEM_EXTRAS = (
     "boot",
     "home",
@@ -54,6 +57,7 @@ SYSTEM_EXTRAS = (
     "usr/lib/dpkg",
     "usr/lib/init",
     "usr/lib/systemd",
+    "usr/lib/tmpfiles.d",
     "usr/lib/udev",
     "usr/lib/*/gconv",
     "usr/lib/*/libapt*",
@@ -65,6 +69,7 @@ SYSTEM_EXTRAS = (
     "usr/local/share",
     "usr/share/[!dz]*",  # all but the licences in doc and the time zones in zoneinfo
     "usr/share/d[!o]*",
+    "usr/share/doc-base",
     "usr/share/doc/*/[!c]*",
     "usr/share/doc/*/c[!o]*",
     "usr/share/zsh",
@@ -73,6 +78,8 @@ SYSTEM_EXTRAS = (
     "var/cache",
     "var/lib/apt",
     "var/lib/dpkg/[!is]*",
+    "var/lib/dpkg/status-old",
+    "var/lib/shells.state",
     "var/lib/pam",
     "var/lib/systemd",
     "var/log",
@@ -92,22 +99,27 @@ STANDARD_LIBRARY_EXTRAS = (
 )
 
 
-def slim_app(app: Path) -> None:
-    """The environment ``app/.venv`` and the Bento ``app/bento``."""
-    (libraries,) = (app / ".venv" / "lib").glob("python3*/site-packages")
+def slim_libraries(environment: Path) -> None:
+    """A virtual environment with the libraries of the service."""
+    (libraries,) = (environment / "lib").glob("python3*/site-packages")
     for pattern in LIBRARY_EXTRAS:
         remove(libraries.glob(pattern))
     for pattern in NOT_RUN:
         remove(libraries.rglob(pattern))
-    # What other programs than the service were installed, and how to activate the environment in a shell.
+    # Other programs than the service's were installed, and scripts that activate the environment in a shell.
     keep = re.compile(rf"bentoml|{PYTHON.pattern}")
-    remove(path for path in (app / ".venv" / "bin").iterdir() if not keep.fullmatch(path.name))
-    for model in (app / "bento" / "models").glob("*/*/"):
+    remove(path for path in (environment / "bin").iterdir() if not keep.fullmatch(path.name))
+    compile_all(libraries)
+    readable(environment)
+
+
+def slim_bento(bento: Path) -> None:
+    """A Bento with its models."""
+    for model in (bento / "models").glob("*/*/"):
         files = [path for path in model.rglob("*") if path.is_file()]
         remove(path for path in files if str(path.relative_to(model)) not in MODEL_FILES)
-    compile_all(libraries)
-    compile_all(app / "bento" / "src")
-    readable(app)
+    compile_all(bento / "src")
+    readable(bento)
 
 
 def slim_system(root: Path) -> None:
@@ -121,10 +133,10 @@ def slim_system(root: Path) -> None:
         for pattern in STANDARD_LIBRARY_EXTRAS:
             remove(library.glob(pattern))
         compile_all(library)
-    for folder in ("tmp", "var/tmp"):
-        shutil.rmtree(root / folder, ignore_errors=True)
-        (root / folder).mkdir(parents=True)
-        (root / folder).chmod(0o1777)
+    for name in ("tmp", "var/tmp"):
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).mkdir(parents=True)
+        (root / name).chmod(0o1777)
     forget_packages(root, owners)
     remove([root / "slim.py"])
 
@@ -136,10 +148,10 @@ def standard_libraries(root: Path) -> Iterator[Path]:
 
 
 def package_files(root: Path) -> dict[str, list[str]]:
-    """The files of each Debian package, by its name, documentation left out."""
+    """The files of each Debian package, by its name, those left out that cannot do anything."""
     owners = {}
     for listing in (root / "var/lib/dpkg/info").glob("*.list"):
-        files = [line for line in listing.read_text().splitlines() if not line.startswith("/usr/share/")]
+        files = [line for line in listing.read_text().splitlines() if not line.startswith(INERT)]
         owners[listing.stem.partition(":")[0]] = [name for name in files if (root / name.lstrip("/")).is_file()]
     return owners
 
@@ -194,4 +206,4 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    {"app": slim_app, "system": slim_system}[sys.argv[1]](Path(sys.argv[2]))
+    {"libraries": slim_libraries, "bento": slim_bento, "system": slim_system}[sys.argv[1]](Path(sys.argv[2]))

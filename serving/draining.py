@@ -1,8 +1,9 @@
 """From SIGTERM to the end: first nobody new is sent here, then what was taken is finished.
 
-uvicorn stops listening as soon as it is told to stop. A load balancer, or Kubernetes, learns only with its next probe that
-this server is leaving, and until then sends it requests, which would be refused. So SIGTERM first costs the readiness
-alone, and reaches uvicorn after a time in which every prober has asked once. SIGINT, as of Ctrl-C, stops at once.
+uvicorn stops listening as soon as it is told to stop. A load balancer, or Kubernetes, learns only with its next probe
+that this server is leaving, and until then sends it requests, which would be refused. So SIGTERM first costs the
+readiness alone, and reaches uvicorn after a time in which every prober has asked once. SIGINT, as of Ctrl-C, stops at
+once.
 """
 
 import asyncio
