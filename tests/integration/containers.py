@@ -88,12 +88,12 @@ class Container:
 @contextmanager
 def running(image: str, **environment: str) -> Iterator[Container]:
     """A container of an image, hardened; it may not be ready yet."""
-    http_port, grpc_port = free_port(), free_port()
-    settings = {"API_HOST": "127.0.0.1", "API_PORT": str(http_port), "GRPC_PORT": str(grpc_port), **environment}
+    ports = {"API_PORT": str(free_port()), "GRPC_PORT": str(free_port())}
+    settings = {"API_HOST": "127.0.0.1", **ports, **environment}
     variables = [f"--env={name}={value}" for name, value in settings.items()]
     name = podman("run", "--detach", *HARDENED, *variables, image)
     try:
-        yield Container(name, http_port, grpc_port)
+        yield Container(name, int(settings["API_PORT"]), int(settings["GRPC_PORT"]))
     finally:
         podman("rm", "--force", "--time=0", name, check=False)
 
