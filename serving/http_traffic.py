@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract import DATASETS
 from contract.errors import BundleError, InvalidInput
 from serving import request_id, tracing
+from serving.draining import DRAINING
 from serving.endpoints import UNKNOWN_ENDPOINT, Endpoint, Endpoints
 from serving.errors import ERROR, internal_error_response
 from serving.http_body import CLIENT_CLOSED_REQUEST, header
@@ -63,6 +64,9 @@ class HttpTraffic(RunnerTrafficMetricsMiddleware):
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_HEADER, identifier)]
+                if DRAINING.begun:
+                    # A caller who keeps its connection would meet its end in the middle of a request.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         if calls is not None:

@@ -89,7 +89,7 @@ def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
     ours = re.findall(
-        r"`((?:contract|training|serving|load_tests|monitoring|docs|tests|examples|requirements|data)/[\w./]*"
+        r"`((?:contract|training|serving|load_tests|monitoring|deploy|docs|tests|examples|requirements|data)/[\w./]*"
         r"|\w+\.(?:py|yaml|toml))`",
         text,
     )

@@ -83,6 +83,10 @@ class GrpcServer:
         """Be SERVING, from now on."""
         self._health.open()
 
+    def drain(self) -> None:
+        """Tell NOT_SERVING; what comes all the same is still answered."""
+        self._health.drain()
+
     async def stop(self, grace_seconds: float) -> None:
         """Tell NOT_SERVING to who watches, refuse what comes, finish what was taken within the grace."""
         self._health.close()
