@@ -1,7 +1,7 @@
 """The rules and alerts as an object of the Prometheus operator.
 
-The operator reads rules from the cluster and not from files, so ``prometheusrule.yaml`` is written from those files: what
-an alert says and when it fires is told once.
+The operator reads rules from the cluster and not from files, so ``prometheusrule.yaml`` is written from those files:
+what an alert says and when it fires is told once.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ _HEAD = "# Written by `make dashboards` from monitoring/alerts.yml and monitorin
 class _Dumper(yaml.SafeDumper):
     """Writes queries as they were written: a line a line."""
 
-    # yaml's own indents nothing below a key, and prettier, yamllint and people expect it.
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - yaml's signature
-        super().increase_indent(flow, False)
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - yaml's signature
+        """Indent the items of a list below its key, as the rest of our YAML does."""
+        super().increase_indent(flow, indentless=False)
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:

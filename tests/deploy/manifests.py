@@ -1,5 +1,6 @@
 """What ``kubectl kustomize`` makes of our folders, and how a policy asks for it."""
 
+import copy
 import math
 import subprocess
 import sysconfig
@@ -19,15 +20,15 @@ Object = dict[str, Any]
 
 
 @cache
-def kustomized(folder: str) -> str:
-    """The YAML of a folder, as ``kubectl apply -k`` would send it."""
+def kustomized(folder: str) -> tuple[Object, ...]:
+    """The objects of a folder, as ``kubectl apply -k`` would send them."""
     # The one that is locked, not another on PATH.
     kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
     ended = subprocess.run([kubectl, "kustomize", KUBERNETES / folder], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     # A deprecated field, most often.
     assert not ended.stderr, ended.stderr
-    return ended.stdout
+    return tuple(yaml.safe_load_all(ended.stdout))
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Pod:
 
 
 class Manifests:
-    """The objects of one folder."""
+    """The objects of one folder; a test may change them."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.objects: list[Object] = list(yaml.safe_load_all(kustomized(folder)))
+        self.objects: list[Object] = copy.deepcopy([*kustomized(folder)])
 
     def of(self, kind: str) -> list[Object]:
         return [one for one in self.objects if one["kind"] == kind]

@@ -1,8 +1,8 @@
 """A custom resource's JSON schema, out of the definition (CRD) that its project publishes.
 
 ``python -m tests.deploy.schemas.extract CRD.yaml > tests/deploy/schemas/KIND.json``. Texts and CEL rules, which no JSON
-schema has, are left out, and so are a predictor's runtimes of other projects in an InferenceService: 12 kB each. Where an
-API server would drop a field that is not in the schema, the result refuses it: a field that is dropped is a typing error.
+schema has, are left out, and so are a predictor's runtimes of other projects in an InferenceService: 12 kB each. Where
+an API server would drop a field that is not in the schema, the result refuses it: such a field is a typing error.
 """
 
 import json
