@@ -20,8 +20,8 @@ Object = dict[str, Any]
 
 
 @cache
-def kustomized(folder: str) -> tuple[Object, ...]:
-    """The objects of a folder, as ``kubectl apply -k`` would send them."""
+def kustomized(folder: str | Path) -> tuple[Object, ...]:
+    """The objects of a folder (below ``KUBERNETES``, or absolute), as ``kubectl apply -k`` would send them."""
     # The one that is locked, not another on PATH.
     kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
     ended = subprocess.run([kubectl, "kustomize", KUBERNETES / folder], capture_output=True, text=True, check=False)

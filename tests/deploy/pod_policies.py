@@ -25,8 +25,9 @@ RESTRICTED_VOLUMES |= {"secret"}
 def image_has_a_version(pod: Pod, manifests: Manifests) -> Iterator[str]:
     image = pod.container["image"]
     if manifests.folder.endswith("development"):
-        if ":" not in image or image.endswith(":latest"):
-            yield f"{image} has no tag of its own"
+        # What was built here last, which no registry has.
+        if not image.endswith(":latest") or pod.container.get("imagePullPolicy") != "IfNotPresent":
+            yield f"{image} is not the one that was built here"
     elif not VERSION.search(image):
         yield f"{image} is neither a version nor a digest"
 

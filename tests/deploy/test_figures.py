@@ -1,7 +1,9 @@
 """Figures that stand in several places are one."""
 
+import os
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from load_tests.benchmark.capacity import Assumptions
 from monitoring.slo import JOB
 from serving.settings import Settings
-from tests.deploy.manifests import FOLDERS, KUBERNETES, PROJECT, Manifests
+from tests.deploy.manifests import FOLDERS, KUBERNETES, PROJECT, Manifests, kustomized
 
 PRODUCTION = Manifests("overlays/production")
 CANARY = Manifests("overlays/canary")
@@ -126,6 +128,21 @@ def test_the_page_names_what_is_there() -> None:
         assert (PROJECT / folder / "kustomization.yaml").exists(), folder
     for name in re.findall(r"(?:deployment|httproute|grpcroute|hpa|service)/([\w-]+)", DOCUMENT):
         assert name in {one["metadata"]["name"] for one in CANARY.objects}, name
+
+
+def test_an_overlay_of_ones_own_is_as_the_page_has_it(tmp_path: Path) -> None:
+    own, label = re.findall(r"```yaml\n# [^\n]*kustomization.yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    # kustomize takes no absolute path.
+    production = os.path.relpath(KUBERNETES / "overlays" / "production", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(own.replace("../production", production) + label)
+    objects = kustomized(tmp_path)
+    assert all(one["metadata"]["labels"]["release"] == "kube-prometheus-stack" for one in objects)
+    routes = [one["spec"] for one in objects if one["kind"].endswith("Route")]
+    assert [route["parentRefs"] for route in routes] == [[{"name": "internal", "namespace": "ingress"}]] * 2
+    assert sorted(route["hostnames"][0] for route in routes) == ["grpc.predict.mine.example", "predict.mine.example"]
+    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
+    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image == "registry.example.org/ml-prediction-bundle:0.1.0"
 
 
 def test_every_file_is_part_of_something_that_is_applied() -> None:
