@@ -85,14 +85,12 @@ def test_every_direct_dependency_has_its_reason() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "README.md",
-            "CONTRIBUTING.md",
-            "data/README.md",
-            "docs/batching.md",
-            "docs/capacity.md",
-            "docs/kubernetes.md",
-        ),
+        "README.md",
+        "CONTRIBUTING.md",
+        "data/README.md",
+        "docs/batching.md",
+        "docs/capacity.md",
+        "docs/kubernetes.md",
         "docs/runbook.md",
     ],
 )

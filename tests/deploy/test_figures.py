@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -143,6 +144,17 @@ def test_an_overlay_of_ones_own_is_as_the_page_has_it(tmp_path: Path) -> None:
     (deployment,) = (one for one in objects if one["kind"] == "Deployment")
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     assert image == "registry.example.org/ml-prediction-bundle:0.1.0"
+
+
+def test_the_queries_that_compare_a_canary_are_queries() -> None:
+    (block,) = re.findall(r"```promql\n(.*?)```", DOCUMENT, re.DOTALL)
+    queries = re.split(r"^# .*\n", block, flags=re.MULTILINE)[1:]
+    assert len(queries) == 3
+    for query in queries:
+        promql_parser.parse(query)
+        # By the label that the ServiceMonitor adds.
+        assert "by (track" in query
+    assert only(PRODUCTION, "ServiceMonitor")["podTargetLabels"] == ["track"]
 
 
 def test_every_file_is_part_of_something_that_is_applied() -> None:
