@@ -10,9 +10,13 @@ import promql_parser
 import pytest
 import yaml
 
+from contract import DATASETS
 from load_tests.benchmark.capacity import Assumptions
 from monitoring.slo import JOB
+from serving.openapi import GET_ROUTES
+from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
+from tests.deploy.cluster_policies import INSIDE, covers
 from tests.deploy.manifests import FOLDERS, KUBERNETES, PROJECT, Manifests, kustomized
 
 PRODUCTION = Manifests("overlays/production")
@@ -78,6 +82,30 @@ def test_the_gateway_waits_longer_than_the_service() -> None:
         float(rule["timeouts"]["request"].rstrip("s")) > timeout for rule in only(PRODUCTION, "HTTPRoute")["rules"]
     )
     assert only(Manifests("kserve"), "InferenceService")["predictor"]["timeout"] > timeout
+
+
+def test_the_gateway_leads_to_every_route_for_users() -> None:
+    """And to no path that nobody serves; ``/`` is the page that ``/docs`` is too."""
+    matches = [match["path"] for rule in only(PRODUCTION, "HTTPRoute")["rules"] for match in rule["matches"]]
+    predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
+    users = {*predictions, *PROTOCOL_ROUTES, *GET_ROUTES, "/docs", "/docs.json"} - set(INSIDE)
+    led = {
+        match["value"]: {
+            path
+            for path in users
+            if match["value"] == path or (match["type"] == "PathPrefix" and covers(match["value"], path))
+        }
+        for match in matches
+    }
+    assert set().union(*led.values()) == users
+    assert all(led.values())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_probes_ask_paths_that_are_served(folder: str) -> None:
+    for pod in Manifests(folder).pods():
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert pod.container[name]["httpGet"]["path"] in {*GET_ROUTES, *PROTOCOL_ROUTES}
 
 
 def test_kserve_has_the_pods_of_production() -> None:
