@@ -60,7 +60,7 @@ monitor: $(VENV)/.dev ## Watch the service in the terminal: from PROMETHEUS_URL,
 	@python -m monitoring.terminal
 
 .PHONY: dashboards
-dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's dashboards, the rules of the error budgets
+dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's dashboards, the rules of the error budgets, all rules for Kubernetes
 	python -m monitoring.generate
 
 .PHONY: pictures
