@@ -60,7 +60,7 @@ monitor: $(VENV)/.dev ## Watch the service in the terminal: from PROMETHEUS_URL,
 	@python -m monitoring.terminal
 
 .PHONY: dashboards
-dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's dashboards, the rules of the error budgets
+dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's dashboards, the rules of the error budgets, all rules for Kubernetes
 	python -m monitoring.generate
 
 .PHONY: pictures
@@ -79,6 +79,27 @@ lint: $(VENV)/.dev ## Check style and types, shell scripts and the workflow
 format: $(VENV)/.dev ## Format the code
 	ruff check --fix .
 	ruff format .
+
+# The image: its name; the base to build on, if it is not that of deploy/Dockerfile.j2; more options for the build.
+IMAGE ?= ml-prediction-bundle
+BASE_IMAGE ?=
+IMAGE_OPTIONS ?=
+
+.PHONY: bento
+bento: train ## Pack service and models into a Bento
+	$(call step,Pack the Bento (bentoml build),bentoml build)
+
+.PHONY: image
+image: bento ## Build the image IMAGE (ml-prediction-bundle) with docker, podman or buildah; BASE_IMAGE, IMAGE_OPTIONS="--opt …"
+	$(call step,Build the image (bentoml containerize),python -m deploy.image --image $(IMAGE) --base-image "$(BASE_IMAGE)" $(IMAGE_OPTIONS))
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in reports/sbom.cdx.json
+	$(call step,List what is in the image,python -m deploy.sbom $(IMAGE):latest)
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Look the image's libraries up in PyPI's list of vulnerabilities; needs pypi.org
+	$(call step,Look up known vulnerabilities (pip-audit),pip-audit --strict --disable-pip --require-hashes -r requirements/serving.txt)
 
 .PHONY: ui
 ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 5000

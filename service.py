@@ -10,8 +10,9 @@ from contract.iris import IRIS, IrisRow, IrisRows
 from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
+from serving.draining import DRAINING
 from serving.errors import startup_errors
-from serving.metrics import scrape, series
+from serving.metrics import calls, scrape, series
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -71,6 +72,12 @@ class PredictionService:
             await self.grpc.start()
         self.bundle.open()
         self.grpc.open()
+        DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
+
+    def drain(self) -> None:
+        """Stop being ready, over both protocols; what comes all the same is still answered."""
+        self.bundle.drain()
+        self.grpc.drain()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -78,6 +85,7 @@ class PredictionService:
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()
+        calls.flush()
 
     async def __is_ready__(self) -> bool:
         """For ``/readyz``."""

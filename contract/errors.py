@@ -3,7 +3,7 @@
 BundleError                 500
 ├── InvalidInput            400  a body or a value that the contract refuses
 ├── NotFound                404  an unknown path, model or version
-├── MethodNotAllowed        405
+├── MethodNotAllowed        405  carries the method that is allowed
 ├── PayloadTooLarge         413
 ├── UnsupportedMediaType    415
 ├── Overloaded              429  shed; carries the seconds after which to try again
@@ -81,9 +81,13 @@ class NotFound(BundleError):
 
 
 class MethodNotAllowed(BundleError):
-    """A known path, asked with a method it does not have."""
+    """A known path, asked with a method it does not have. ``allowed`` is the one it has."""
 
     status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class PayloadTooLarge(BundleError):

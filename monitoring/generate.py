@@ -5,10 +5,11 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from monitoring import slo
+from monitoring import kubernetes, slo
 from monitoring.dashboards import DASHBOARDS
 
 HERE = Path(__file__).resolve().parent
+KUBERNETES_RULES = HERE.parent / "deploy" / "kubernetes" / "components" / "monitoring" / "prometheusrule.yaml"
 
 
 def generated() -> dict[Path, str]:
@@ -17,7 +18,10 @@ def generated() -> dict[Path, str]:
     files = {
         HERE / "grafana" / "dashboards" / f"{name}.json": encode(b.build()) + "\n" for name, b in DASHBOARDS.items()
     }
-    return {HERE / "rules" / "slo.yml": slo.rules(), **files}
+    budgets = {HERE / "rules" / "slo.yml": slo.rules()}
+    rules = {path: path.read_text() for path in sorted((HERE / "rules").glob("*.yml"))} | budgets
+    rule_files = [*rules.values(), (HERE / "alerts.yml").read_text()]
+    return {**budgets, KUBERNETES_RULES: kubernetes.prometheus_rule(rule_files), **files}
 
 
 def main() -> None:

@@ -92,9 +92,9 @@ def _path(loc: Sequence[str | int]) -> str:
     return path.removeprefix(".")
 
 
-def error_response(error: BundleError) -> Response:
-    """The JSON body of an error, with its status and headers."""
-    return _response(error.status, sentence(error), error.detail, error_headers(error))
+def error_body(sentence: str, detail: Sequence[ErrorDetail] = ()) -> dict[str, Any]:
+    """The JSON body of an error, outside of ``/v2``."""
+    return {"error": sentence, "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in detail]}
 
 
 def sentence(error: BundleError) -> str:
@@ -104,7 +104,9 @@ def sentence(error: BundleError) -> str:
 
 def error_headers(error: BundleError) -> dict[str, str]:
     """The headers of an error's answer; in gRPC they are its trailing metadata, in lower case."""
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(error.retry_after)}
+    return {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
 
 
 def http_exception_response(request: Request, error: Exception) -> Response:
@@ -115,12 +117,12 @@ def http_exception_response(request: Request, error: Exception) -> Response:
         404: f"There is no {request.url.path}; GET /docs lists the routes.",
         405: f"{request.url.path} does not take {request.method}; GET /docs lists the routes.",
     }.get(error.status_code, error.detail)
-    return _response(error.status_code, sentence, (), dict(error.headers or {}))
+    return JSONResponse(error_body(sentence), error.status_code, dict(error.headers or {}))
 
 
 def internal_error_response(_: Request, __: Exception) -> Response:
     """Our bug: the server logs the stack, the client is told no more than that."""
-    return _response(500, INTERNAL_ERROR, (), {})
+    return JSONResponse(error_body(INTERNAL_ERROR), BundleError.status)
 
 
 def grpc_status(error: BundleError) -> grpc.StatusCode:
@@ -138,11 +140,6 @@ _GRPC_STATUS: dict[type[BundleError], grpc.StatusCode] = {
     NotReady: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-
-
-def _response(status: int, sentence: str, detail: Sequence[ErrorDetail], headers: dict[str, str]) -> Response:
-    details = [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in detail]
-    return JSONResponse({"error": sentence, "detail": details}, status, headers)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
-"""The body of a request, read within the size limit."""
+"""What a request says of itself, and its body, read within the limits of size and time."""
 
 import asyncio
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from contract.errors import DeadlineExceeded, PayloadTooLarge
+from contract.errors import DeadlineExceeded, MethodNotAllowed, PayloadTooLarge
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered: only metrics see it."""
+
+_LATE = "the body is late"
+"""By this the cancellation of a timer is told from any other."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -18,6 +21,21 @@ def header(scope: Scope, name: bytes) -> str | None:
             text: str = value.decode("latin-1")
             return text
     return None
+
+
+def media_type(scope: Scope) -> str:
+    """The media type of the body, in lower case and without parameters; "" if the request does not say."""
+    return (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+
+
+def check_method(scope: Scope, allowed: str) -> None:
+    """Refuse a method that the path does not take; who takes GET takes HEAD too.
+
+    Raises:
+        MethodNotAllowed: names both.
+    """
+    if scope["method"] != allowed and (scope["method"], allowed) != ("HEAD", "GET"):
+        raise MethodNotAllowed(f"{scope['path'][:200]} takes {allowed}, not {scope['method'][:20]}.", allowed)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
@@ -33,11 +51,20 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         DeadlineExceeded: it did not arrive in time.
         ClientDisconnect: nobody waits for an answer any more.
     """
+    # As asyncio.timeout does it, which takes a twentieth of a small prediction's time.
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a body is read outside of a task")
+    timer = asyncio.get_running_loop().call_later(seconds, task.cancel, _LATE)
     try:
-        async with asyncio.timeout(seconds):
-            return await _read(scope, receive, limit)
-    except TimeoutError:
+        return await _read(scope, receive, limit)
+    except asyncio.CancelledError as error:
+        if error.args != (_LATE,):
+            raise
+        task.uncancel()
         raise DeadlineExceeded(f"The body did not arrive within {seconds:g} seconds.") from None
+    finally:
+        timer.cancel()
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:

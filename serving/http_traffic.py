@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract import DATASETS
 from contract.errors import BundleError, InvalidInput
 from serving import request_id, tracing
+from serving.draining import DRAINING
 from serving.endpoints import UNKNOWN_ENDPOINT, Endpoint, Endpoints
 from serving.errors import ERROR, internal_error_response
 from serving.http_body import CLIENT_CLOSED_REQUEST, header
-from serving.metrics.http import HttpSeries
+from serving.metrics.http import http_calls
 from serving.metrics.model import count_refused
 from serving.openapi import dataset_of
 from serving.request_log import RequestLog
@@ -45,7 +46,7 @@ class HttpTraffic(RunnerTrafficMetricsMiddleware):
         self._log = log
         self._fields = {endpoint: _fields(endpoint, versions) for endpoint in endpoints.all}
         self._setup()  # declares the series, and begins those of the predictions at 0
-        self._series = {endpoint: HttpSeries(self, endpoint.route) for endpoint in endpoints.all if endpoint.traffic}
+        self._calls = {endpoint: http_calls(self, endpoint.route) for endpoint in endpoints.all if endpoint.traffic}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, with its identifier; count it if it is traffic; log it if it is worth a line."""
@@ -54,7 +55,7 @@ class HttpTraffic(RunnerTrafficMetricsMiddleware):
             return
         started = perf_counter()
         endpoint = self._endpoints.find(scope["path"])
-        series = self._series.get(endpoint)
+        calls = self._calls.get(endpoint)
         identifier = request_id.begin(header(scope, _HEADER)).encode()
         status = CLIENT_CLOSED_REQUEST
 
@@ -63,10 +64,13 @@ class HttpTraffic(RunnerTrafficMetricsMiddleware):
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_HEADER, identifier)]
+                if DRAINING.begun:
+                    # A caller who keeps its connection would meet its end in the middle of a request.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if series is not None:
-            series.begin()
+        if calls is not None:
+            calls.begin()
         try:
             await self.app(scope, receive, send_identified)
         except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered in the usual form
@@ -77,8 +81,8 @@ class HttpTraffic(RunnerTrafficMetricsMiddleware):
             status = INTERNAL
         finally:
             seconds = perf_counter() - started
-            if series is not None:
-                series.end(status, seconds)
+            if calls is not None:
+                calls.end(status, seconds)
             self._tell(scope, endpoint, status, seconds)
 
     def _tell(self, scope: Scope, endpoint: Endpoint, status: int, seconds: float) -> None:

@@ -49,6 +49,9 @@ class Settings(BaseModel):
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
     )
+    DRAIN_SECONDS: float = Field(
+        default=0, ge=0, le=600, description="Time from SIGTERM, which ends the readiness, until it stops listening."
+    )
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-ROOMS = ("contract", "training", "serving", "monitoring", "load_tests", "service", "local_service")
+ROOMS = ("contract", "training", "serving", "monitoring", "load_tests", "deploy", "service", "local_service")
 MAY_IMPORT = {
     "contract": set(),
     # It starts the service as a command, and knows nothing of what is inside.
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "service": {"contract", "serving"},
     "monitoring": {"contract"},
     "load_tests": {"contract", "local_service"},
+    "deploy": {"contract"},
 }
 EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.

@@ -83,13 +83,22 @@ def test_every_direct_dependency_has_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/batching.md", "docs/runbook.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "data/README.md",
+        "docs/batching.md",
+        "docs/capacity.md",
+        "docs/kubernetes.md",
+        "docs/runbook.md",
+    ],
 )
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
     made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
     ours = re.findall(
-        r"`((?:contract|training|serving|load_tests|monitoring|docs|tests|examples|requirements|data)/[\w./]*"
+        r"`((?:contract|training|serving|load_tests|monitoring|deploy|docs|tests|examples|requirements|data)/[\w./]*"
         r"|\w+\.(?:py|yaml|toml))`",
         text,
     )

@@ -1,7 +1,7 @@
 """The servers that are compared, with the settings that each recommends, and the ways in which each is asked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from load_tests.benchmark import payloads
@@ -89,6 +89,15 @@ OURS = Server(
         Line("ours-grpc", "gRPC", payloads.V2_GRPC, grpc=True),
         Line("ours-binary", "/v2 binary", payloads.V2_BINARY, "/v2/models/housing/infer", rows_only=True),
     ),
+)
+UNMETERED = replace(
+    OURS,
+    key="unmetered",
+    title="This service, metrics off",
+    command=("bentoml", "serve", "load_tests.benchmark.unmetered:PredictionService"),
+    settings="as above, without the series of requests and models: what they cost",
+    brief=True,
+    lines=(replace(OURS.lines[0], key="unmetered"),),
 )
 FASTAPI = _peer(
     "fastapi",
@@ -209,4 +218,7 @@ GRPC_ECHO = _peer(
     brief=True,
     lines=(Line("grpc-echo", "no model", payloads.GRPC_UNREAD, grpc=True),),
 )
-SERVERS = (OURS, FASTAPI, FASTAPI_ONNX, BENTOML, MLSERVER, MLSERVER_ALONE, LITSERVE, MLFLOW, ECHO, EMPTY, GRPC_ECHO)
+SERVERS = (
+    *(OURS, UNMETERED, FASTAPI, FASTAPI_ONNX, BENTOML, MLSERVER, MLSERVER_ALONE, LITSERVE, MLFLOW),
+    *(ECHO, EMPTY, GRPC_ECHO),
+)

@@ -36,6 +36,7 @@ def evaluate(report: Report) -> list[Target]:
         _rows(report),
         _at_most("/predict/housing, CPU a request", report.cpu_ms("ours"), 0.30, "ms", digits=3),
         _goal(report),
+        _metrics(report),
         _at_most("memory a worker", _megabytes(report.worker_memory("ours")), 200, "MB"),
         _at_most("start to the first answer", report.ready_seconds("ours"), 6, "s", digits=1),
     ]
@@ -59,7 +60,7 @@ def _compare(
     holds: Callable[[float, float], bool],
     bound: str,
 ) -> Target:
-    demand = f"{bound} {factor:.2g} ×"
+    demand = f"{bound} {factor:.3g} ×"
     if mine is None or other is None or not other.median:
         return Target(subject, demand, "–", None)
     ratio = mine.median / other.median
@@ -94,6 +95,13 @@ def _goal(report: Report) -> Target:
     subject = "goal: /predict/housing, CPU a request, against FastAPI's empty handler"
     mine, empty = report.cpu_ms("ours"), report.cpu_ms("empty")
     return _compare(subject, mine, empty, 1.0, lambda ratio, limit: ratio <= limit, "at most")
+
+
+def _metrics(report: Report) -> Target:
+    """What the series of requests and models add to a request."""
+    subject = "metrics: /predict/housing, CPU a request, on against off"
+    on, off = report.cpu_ms("ours"), report.cpu_ms("unmetered")
+    return _compare(subject, on, off, 1.05, lambda ratio, limit: ratio <= limit, "at most")
 
 
 def _megabytes(size: int) -> Figure | None:

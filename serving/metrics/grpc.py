@@ -3,10 +3,11 @@
 The label ``model`` is ``unknown`` for a model that is not served, and "" where the method is not about one.
 """
 
-from contextlib import AbstractContextManager
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from serving.metrics.calls import Calls
 
 _HANDLED = Counter("grpc_server_handled", "gRPC calls answered.", ["grpc_service", "grpc_method", "grpc_code", "model"])
 _SECONDS = Histogram(
@@ -23,28 +24,12 @@ _IN_PROGRESS = Gauge(
 )
 
 
-class GrpcCall:
-    """The series of one method and one model."""
+@cache
+def grpc_calls(service: str, method: str, model: str) -> Calls:
+    """The series of a method and a model, which come from the registry: nothing grows without bound."""
 
-    def __init__(self, service: str, method: str, model: str) -> None:
-        self._labels = (service, method, model)
-        self._in_progress = _IN_PROGRESS.labels(service, method, model)
-        self._by_code: dict[str, tuple[Counter, Histogram]] = {}
+    def answered(code: str) -> tuple[Counter, Histogram]:
+        labels = (service, method, code, model)
+        return _HANDLED.labels(*labels), _SECONDS.labels(*labels)
 
-    def in_progress(self) -> AbstractContextManager[None]:
-        """Count a call while it lasts."""
-        return self._in_progress.track_inprogress()
-
-    def observe(self, code: str, seconds: float) -> None:
-        """Count an answered call: the name of its status code, and the seconds it took."""
-        series = self._by_code.get(code)
-        if series is None:
-            service, method, model = self._labels
-            labels = (service, method, code, model)
-            series = self._by_code[code] = (_HANDLED.labels(*labels), _SECONDS.labels(*labels))
-        series[0].inc()
-        series[1].observe(seconds)
-
-
-grpc_call = cache(GrpcCall)
-"""The series of a method and a model, which the caller takes from the registry: nothing grows without bound."""
+    return Calls(_IN_PROGRESS.labels(service, method, model), answered)

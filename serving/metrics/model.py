@@ -20,6 +20,7 @@ from contract.deciles import DECILES
 from contract.errors import OTHER, Reason, Refused
 from contract.table import FloatMatrix
 from serving.metrics import series
+from serving.metrics.bulk import observe_all
 from serving.models import LoadedModel
 
 FLUSH_SECONDS = 1.0
@@ -76,9 +77,9 @@ class ModelObserver:
             _add(counters, deciles.count(edges, column))
         self._outputs.count(np.concatenate(noted.outputs))
         self._predictions.inc(noted.count)
-        self._batch_rows.observe_all([len(rows) for rows in noted.rows])
-        self._queue_wait.observe_all(noted.waits)
-        self._inference.observe_all(noted.seconds)
+        observe_all(self._batch_rows, [len(rows) for rows in noted.rows])
+        observe_all(self._queue_wait, noted.waits)
+        observe_all(self._inference, noted.seconds)
         # Looked up here, so that there is no series before the first prediction: its value would be the year 1970.
         series.LAST_PREDICTION.labels(self._name).set(time.time())
 
@@ -108,7 +109,7 @@ class _Values:
     def count(self, outputs: FloatMatrix) -> None:
         """Count outputs ``[N, 1]``."""
         _add(self._deciles, deciles.count(self._edges, outputs[:, 0]))
-        self._values.observe_all(outputs[:, 0])
+        observe_all(self._values, outputs[:, 0])
 
 
 class _Classes:
@@ -125,7 +126,7 @@ class _Classes:
     def count(self, outputs: FloatMatrix) -> None:
         """Count outputs ``[N, C]``, the probabilities."""
         _add(self._classes, np.bincount(outputs.argmax(axis=1), minlength=len(self._classes)))
-        self._confidence.observe_all(outputs.max(axis=1))
+        observe_all(self._confidence, outputs.max(axis=1))
 
 
 @cache

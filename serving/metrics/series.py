@@ -3,23 +3,21 @@
 A worker that has died takes along what it said of its models (``livemostrecent``), and leaves what it counted.
 """
 
-from prometheus_client import Counter, Gauge
-
-from serving.metrics.bulk import BulkHistogram
+from prometheus_client import Counter, Gauge, Histogram
 
 WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, those that replace others included.")
 
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
-BATCH_ROWS = BulkHistogram(
+BATCH_ROWS = Histogram(
     "ml_batch_rows", "Rows of a batch that the model was given.", ["model"], buckets=[2**power for power in range(10)]
 )
-QUEUE_WAIT = BulkHistogram(
+QUEUE_WAIT = Histogram(
     "ml_queue_wait_seconds",
     "Seconds from a request's entry into the queue to the begin of its first batch.",
     ["model"],
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
-INFERENCE = BulkHistogram(
+INFERENCE = Histogram(
     "ml_inference_seconds",
     "Seconds of one batch in the model.",
     ["model"],
@@ -50,7 +48,7 @@ LAST_PREDICTION = Gauge(
 )
 
 PREDICTED_CLASS = Counter("ml_predicted_class", "Rows predicted to be of a class.", ["model", "label"])
-CONFIDENCE = BulkHistogram(
+CONFIDENCE = Histogram(
     "ml_prediction_confidence",
     "Probability of the predicted class.",
     ["model"],
@@ -105,14 +103,14 @@ CLASS_REFERENCE = Gauge(
 )
 
 
-def predicted_value(model: str, deciles: list[float]) -> BulkHistogram:
+def predicted_value(model: str, deciles: list[float]) -> Histogram:
     """``ml_predicted_value`` of one model: its buckets are the deciles of its predictions on the training split.
 
     Each model has its own: one metric object has one set of buckets. The files of the workers are what a scrape reads,
     so it need not be registered.
     """
     bounds = sorted({float(f"{edge:.4g}") for edge in deciles})
-    metric = BulkHistogram(
+    metric = Histogram(
         "ml_predicted_value", "Predicted values, in the unit of the target.", ["model"], buckets=bounds, registry=None
     )
     return metric.labels(model)

@@ -21,7 +21,8 @@ from serving import request_id
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
 from serving.http_body import CLIENT_CLOSED_REQUEST
 from serving.metrics import UNKNOWN
-from serving.metrics.grpc import grpc_call
+from serving.metrics.calls import Calls
+from serving.metrics.grpc import grpc_calls
 from serving.metrics.model import count_refused
 from serving.protocol import health
 from serving.protocol.inference import Inference
@@ -82,6 +83,10 @@ class GrpcServer:
         """Be SERVING, from now on."""
         self._health.open()
 
+    def drain(self) -> None:
+        """Tell NOT_SERVING; what comes all the same is still answered."""
+        self._health.drain()
+
     async def stop(self, grace_seconds: float) -> None:
         """Tell NOT_SERVING to who watches, refuse what comes, finish what was taken within the grace."""
         self._health.close()
@@ -129,16 +134,16 @@ class GrpcServer:
         asked = next((value for name, value in context.invocation_metadata() or () if name == request_id.HEADER), None)
         trailing = {request_id.HEADER: request_id.begin(asked if isinstance(asked, str) else None)}
         model = UNKNOWN
-        call = grpc_call(SERVICE.full_name, method, model)
+        calls: Calls | None = None
         code, details, status = grpc.StatusCode.OK, "", 200
         failure: BaseException | None = None
         content = b""
         try:
             request = _parse(request_type, data)
             model = self._model_label(request)
-            call = grpc_call(SERVICE.full_name, method, model)
-            with call.in_progress():
-                content = (await answer(request)).SerializeToString()
+            calls = grpc_calls(SERVICE.full_name, method, model)
+            calls.begin()
+            content = (await answer(request)).SerializeToString()
         except BundleError as error:
             code, details, status, failure = grpc_status(error), sentence(error), error.status, error
             trailing |= error_headers(error)
@@ -151,7 +156,10 @@ class GrpcServer:
             code, details, status, failure = grpc.StatusCode.INTERNAL, INTERNAL_ERROR, BundleError.status, error
         finally:
             seconds = perf_counter() - started
-            call.observe(code.name, seconds)
+            if calls is None:  # the message did not parse
+                calls = grpc_calls(SERVICE.full_name, method, model)
+                calls.begin()
+            calls.end(code.name, seconds)
             self._tell(method, model, code, status, seconds, failure)
         metadata = tuple((name.lower(), value) for name, value in trailing.items())
         if code is not grpc.StatusCode.OK:

@@ -32,6 +32,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """SERVING, from now on."""
         self._tell(Response(status=Response.SERVING))
 
+    def drain(self) -> None:
+        """NOT_SERVING, from now on; who watches is told, and kept."""
+        self._tell(Response(status=Response.NOT_SERVING))
+
     def close(self) -> None:
         """NOT_SERVING for good; who watches is told, and let go."""
         self._closed = True

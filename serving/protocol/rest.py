@@ -1,24 +1,23 @@
-"""The Open Inference Protocol over HTTP, under ``/v2``: an ASGI application with no more in the way than it needs.
+"""The Open Inference Protocol over HTTP, under ``/v2``.
 
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from contract.errors import BundleError, InvalidInput, MethodNotAllowed, NotFound, UnsupportedMediaType
-from serving.errors import ERROR, INTERNAL_ERROR, error_headers, sentence
-from serving.http_body import CLIENT_CLOSED_REQUEST, header, read_body
+from contract.errors import BundleError, InvalidInput, NotFound, UnsupportedMediaType
+from serving.errors import sentence
+from serving.http_body import check_method, header, media_type, read_body
+from serving.json_app import JSON, Answer, JsonApp
 from serving.protocol.body import read_object, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
 
 PREFIX = "/v2"
-JSON = "application/json"
 BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 
@@ -32,12 +31,11 @@ class Request(NamedTuple):
     version: str
 
 
-Answer = tuple[Any, Mapping[str, str]]
-"""The body, as bytes or as plain data, and the headers beside the usual ones."""
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Any]]
+"""Answers a request: with plain data for JSON, or with an ``Answer``."""
 
 
-class RestApp:
+class RestApp(JsonApp):
     """The protocol's routes.
 
     Args:
@@ -49,30 +47,16 @@ class RestApp:
         self._inference = inference
         self._settings = settings
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; an error is ``{"error": "one sentence"}``."""
-        allowed = ""
-        headers: Mapping[str, str]
-        try:
-            allowed, answer, model, version = self._route(scope["path"])
-            _check_method(scope, allowed)
-            body, headers = await answer(Request(scope, receive, model, version))
-            status = 200
-        except BundleError as error:
-            scope[ERROR] = error
-            status, body, headers = error.status, {"error": sentence(error)}, error_headers(error)
-            if isinstance(error, MethodNotAllowed):
-                headers = {"Allow": allowed}
-        except ClientDisconnect:
-            status, body, headers = CLIENT_CLOSED_REQUEST, b"", {}  # nobody is there to read it; metrics count it
-        except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered in the usual form
-            scope[ERROR] = error
-            status, body, headers = 500, {"error": INTERNAL_ERROR}, {}
-        content = body if isinstance(body, bytes) else to_json(body)
-        headers = {"Content-Type": JSON, "Content-Length": str(len(content)), **headers}
-        raw_headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw_headers})
-        await send({"type": "http.response.body", "body": content})
+    async def answer(self, scope: Scope, receive: Receive) -> Answer:
+        """The answer of the path's handler."""
+        allowed, handler, model, version = self._route(scope["path"])
+        check_method(scope, allowed)
+        answer = await handler(Request(scope, receive, model, version))
+        return answer if isinstance(answer, Answer) else Answer(to_json(answer))
+
+    def error_body(self, error: BundleError) -> dict[str, str]:
+        """``{"error": "one sentence"}``."""
+        return {"error": sentence(error)}
 
     def _route(self, path: str) -> tuple[str, Handler, str, str]:
         """Method and handler of a path, the model and the version in it."""
@@ -110,48 +94,43 @@ class RestApp:
             answer["id"] = asked.id
         content, json_length = write_response(answer, outputs, asked)
         if json_length == len(content):
-            return content, {}
-        return content, {"Content-Type": BINARY, JSON_LENGTH: str(json_length)}
+            return Answer(content)
+        return Answer(content, BINARY, {JSON_LENGTH: str(json_length)})
 
-    async def _server(self, _: Request) -> Answer:
-        return self._inference().server_metadata(), {}
+    async def _server(self, _: Request) -> Any:
+        return self._inference().server_metadata()
 
-    async def _live(self, _: Request) -> Answer:
-        return {"live": True}, {}
+    async def _live(self, _: Request) -> Any:
+        return {"live": True}
 
-    async def _ready(self, _: Request) -> Answer:
+    async def _ready(self, _: Request) -> Any:
         self._inference().check_ready()
-        return {"ready": True}, {}
+        return {"ready": True}
 
-    async def _model(self, request: Request) -> Answer:
+    async def _model(self, request: Request) -> Any:
         inference = self._inference()
-        return inference.model_metadata(inference.predictor(request.model, request.version)), {}
+        return inference.model_metadata(inference.predictor(request.model, request.version))
 
-    async def _model_ready(self, request: Request) -> Answer:
+    async def _model_ready(self, request: Request) -> Any:
         inference = self._inference()
         inference.predictor(request.model, request.version)
         inference.check_ready()
-        return {"name": request.model, "ready": True}, {}
+        return {"name": request.model, "ready": True}
 
-    async def _index(self, request: Request) -> Answer:
+    async def _index(self, request: Request) -> Any:
         body = await self._body(request)
         only_ready = read_object(body).get("ready") if body.strip() else None
         if not isinstance(only_ready, bool | None):
             raise InvalidInput("ready must be true or false.")
         models = self._inference().index()
-        return [model for model in models if model["state"] == "READY"] if only_ready else models, {}
+        return [model for model in models if model["state"] == "READY"] if only_ready else models
 
     async def _body(self, request: Request) -> bytes:
         scope = request.scope
-        media_type = (header(scope, b"content-type") or JSON).partition(";")[0].strip().lower()
-        if media_type not in {JSON, BINARY}:
-            raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {media_type[:60]}.")
+        kind = media_type(scope) or JSON
+        if kind not in {JSON, BINARY}:
+            raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {kind[:60]}.")
         encoding = header(scope, b"content-encoding") or "identity"
         if encoding != "identity":
             raise UnsupportedMediaType(f"The body must not be compressed, and it is {encoding[:60]}.")
         return await read_body(scope, request.receive, self._settings.MAX_BODY_BYTES, self._settings.TIMEOUT_SECONDS)
-
-
-def _check_method(scope: Scope, allowed: str) -> None:
-    if scope["method"] != allowed and (scope["method"], allowed) != ("HEAD", "GET"):
-        raise MethodNotAllowed(f"{scope['path'][:200]} takes {allowed}, not {scope['method']}.")

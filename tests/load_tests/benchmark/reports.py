@@ -79,8 +79,16 @@ def report(samples: list[Sample], *, ready: Mapping[str, float] | None = None, d
 
 def met_everywhere() -> Report:
     """Every line has its samples, and every target is met."""
-    speeds = {"ours": 7000, "ours-v2": 9000, "ours-grpc": 5000, "empty": 12_000, "echo": 50_000, "grpc-echo": 8000}
-    cpu = {"ours": 0.7, "ours-grpc": 0.5, "empty": 1.8, "mlserver-grpc": 1.5}
+    speeds = {
+        "ours": 7000,
+        "unmetered": 7000,
+        "ours-v2": 9000,
+        "ours-grpc": 5000,
+        "empty": 12_000,
+        "echo": 50_000,
+        "grpc-echo": 8000,
+    }
+    cpu = {"ours": 0.7, "unmetered": 0.68, "ours-grpc": 0.5, "empty": 1.8, "mlserver-grpc": 1.5}
     samples = []
     for server in SERVERS:
         for line in server.lines:

@@ -1,0 +1,1 @@
+"""From the Bento to an image that runs."""

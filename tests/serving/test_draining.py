@@ -1,0 +1,116 @@
+"""SIGTERM: first the readiness goes, then what listens."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from open_inference.grpc.service import GRPCInferenceServiceStub
+
+from contract.iris import IRIS
+from local_service import free_port, running_service
+from serving.draining import Draining
+from tests.serving import tiny_models
+from tests.serving.protocol.wire import message, rows_of, tensor
+
+FOR_EVER = "600"
+"""Seconds that no test waits for: what it looks at during the drain cannot be overtaken by its end."""
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def sigterm() -> Iterator[list[tuple[str, float]]]:
+    """What happened at SIGTERM, and when; the process itself is spared."""
+    happened: list[tuple[str, float]] = []
+    former = signal.signal(signal.SIGTERM, lambda *_: happened.append(("stop", time.monotonic())))
+    yield happened
+    signal.signal(signal.SIGTERM, former)
+
+
+async def until(happened: list[tuple[str, float]], count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(happened) < count:
+            await asyncio.sleep(0.01)
+
+
+def test_the_server_is_told_after_the_drain_and_once(sigterm: list[tuple[str, float]]) -> None:
+    async def story() -> None:
+        draining = Draining()
+        draining.on_sigterm(lambda: sigterm.append(("begin", time.monotonic())), 0.2)
+        assert not draining.begun
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(sigterm, 1)
+        assert draining.begun
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(sigterm, 2)
+        await asyncio.sleep(0.3)  # in which a second stop would come
+
+    asyncio.run(story())
+    assert [what for what, _ in sigterm] == ["begin", "stop"]
+    assert sigterm[1][1] - sigterm[0][1] >= 0.19
+
+
+def test_without_a_drain_the_server_is_told_at_once(sigterm: list[tuple[str, float]]) -> None:
+    async def story() -> None:
+        Draining().on_sigterm(lambda: sigterm.append(("begin", time.monotonic())), 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asyncio.run(story())
+    assert [what for what, _ in sigterm] == ["stop"]
+
+
+def wait_until_not_ready(client: httpx.Client) -> None:
+    deadline = time.monotonic() + 30
+    while client.get("/readyz").status_code != 503:
+        assert time.monotonic() < deadline
+
+
+def test_a_draining_service_is_not_ready_and_answers_all_the_same(tmp_path: Path, stored: dict[str, str]) -> None:
+    tiny_models.pin(tmp_path / "pinned", stored)
+    grpc_port = free_port()
+    environment = {
+        "MODELS_DIR": str(tmp_path / "pinned"),
+        "WORKERS": "1",
+        "GRPC_PORT": str(grpc_port),
+        "DRAIN_SECONDS": FOR_EVER,
+    }
+    with (
+        running_service(environment=environment) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+    ):
+        worker = psutil.Process(client.get("/health").json()["worker"])
+        health: Any = HealthStub(channel)  # the published types lack its methods
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watch).status == SERVING
+        before = client.post("/predict/iris", json=IRIS.example)
+        assert "connection" not in before.headers
+
+        server = worker.parent()
+        assert server is not None
+        server.terminate()
+
+        wait_until_not_ready(client)
+        assert next(watch).status == NOT_SERVING
+        assert client.get("/health").json()["status"] == "draining"
+        after = client.post("/predict/iris", json=IRIS.example)
+        assert after.json()["probabilities"] == before.json()["probabilities"]
+        # The caller opens its next connection elsewhere.
+        assert after.headers["connection"] == "close"
+        one = message("iris", tensor("x", rows_of(IRIS, 1)), raw=True)
+        assert len(GRPCInferenceServiceStub(channel).ModelInfer(one, timeout=20).outputs) == 3
+        assert server.is_running()
+
+        # A person who does not want to wait.
+        worker.send_signal(signal.SIGINT)
+        assert list(watch) in ([], [health_pb2.HealthCheckResponse(status=NOT_SERVING)])
+        server.wait(timeout=30)
