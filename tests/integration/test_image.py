@@ -93,9 +93,8 @@ class Image:
 
 def build(newcomer: Newcomer, command: str, name: str) -> Image:
     newcomer.run(f"{VARIABLE}={CONFIGURATION} BENTOML_DO_NOT_TRACK=True {command}", timeout=900)
-    return Image(
-        name, newcomer.run("bentoml get ml_prediction_bundle:latest --output tag").stdout.split(":")[1].strip()
-    )
+    bento = json.loads(newcomer.run("bentoml get ml_prediction_bundle:latest --output json").stdout)
+    return Image(name, bento["version"])
 
 
 @pytest.fixture(scope="session")
