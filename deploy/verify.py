@@ -91,7 +91,9 @@ def _infer(address: str, model: str, rows: list[list[float]]) -> list[float]:
         try:
             answer = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            raise VerificationFailed(f"{model} over gRPC at {address}: {error.code().name}: {error.details()}") from error
+            raise VerificationFailed(
+                f"{model} over gRPC at {address}: {error.code().name}: {error.details()}"
+            ) from error
     # An answer has the form of the question: raw.
     form = "d" if answer.outputs[0].datatype == "FP64" else "q"
     return [float(value) for value in struct.unpack(f"<{len(rows)}{form}", answer.raw_output_contents[0])]

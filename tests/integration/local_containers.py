@@ -11,7 +11,7 @@ Two things differ, and only those:
 """
 
 import io
-import os
+import pwd
 import subprocess
 import sys
 import tarfile
@@ -26,7 +26,7 @@ import yaml
 PROJECT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-NETWORKS = """\
+CONTAINERS_CONF = """\
 [containers]
 netns = "host"
 default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
@@ -35,26 +35,25 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "none"
 """
-STORAGE = """\
+STORAGE_CONF = """\
 [storage]
 driver = "overlay"
 graphroot = "{directory}/graph"
 runroot = "{directory}/run"
 """
-SERVICE = "#!/bin/sh\ncd /bundle && {environment} exec python3 -m bentoml serve\n"
 POSTGRES = """\
 #!/bin/sh -e
 # What the image's own does on a first start: a cluster with the user, the password and the database of the environment.
 export PATH="$(echo /usr/lib/postgresql/*/bin):$PATH"
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
-    echo "$POSTGRES_PASSWORD" >/tmp/password
+    printf '%s\\n' "$POSTGRES_PASSWORD" >/tmp/password
     initdb -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 >/dev/null
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     pg_ctl -w start -o "-c listen_addresses=''" >/dev/null
     createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
     pg_ctl -w stop >/dev/null
 fi
-exec "$@" -c listen_addresses='*' -c unix_socket_directories=/run/postgresql
+exec "$@" -c listen_addresses='*'
 """
 GRAFANA = """\
 #!/bin/sh -e
@@ -79,14 +78,10 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def service_image(version: str, *, environment: str = "", entrypoint: str | None = None) -> Image:
-    """The service; ``environment`` has variables that break it, ``entrypoint`` replaces it by something else."""
-    return Image(
-        entrypoint or '["/entrypoint"]',
-        "1034",
-        files={"/entrypoint": SERVICE.format(environment=environment)},
-        labels={"version": version},
-    )
+def service_image(version: str, script: str = "exec python3 -m bentoml serve") -> Image:
+    """The service of the clone, or a script that does something else in its place."""
+    files = {"/entrypoint": f"#!/bin/sh\ncd /bundle && {script}\n"}
+    return Image('["/entrypoint"]', "1034", files=files, labels={"version": version})
 
 
 STAND_INS = {
@@ -96,7 +91,7 @@ STAND_INS = {
     "mlflow": Image('["mlflow"]', "1035", own="/mlartifacts"),
     "postgres": Image(
         '["docker-entrypoint.sh"]',
-        "root",
+        "postgres",
         own="/var/lib/postgresql/data",
         files={"/stand-in/docker-entrypoint.sh": POSTGRES},
     ),
@@ -130,10 +125,17 @@ class Containers:
         """What it prints."""
         return self.run("podman", *arguments).stdout.strip()
 
+    def deploy(self, *options: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run ``deploy_local.sh``."""
+        return self.run("deploy/deploy_local.sh", *options, check=check, **variables)
+
+    def name(self, service: str) -> str:
+        """The container of a service, as podman-compose names it."""
+        return f"{COMPOSE['name']}_{service}_1"
+
     def make_image(self, name: str, image: Image) -> str:
         """Make an image, and return its id."""
         archive = self.directory / "image.tar"
-        owner = {"postgres": _postgres_uid(), "nobody": 65534}
         with tarfile.open(archive, "w") as tar:
             for folder in ("usr", "etc", "proc", "sys", "dev", "run", "var", "bundle"):
                 tar.addfile(_member(folder, tarfile.DIRTYPE))
@@ -141,17 +143,22 @@ class Containers:
                 tar.addfile(_member(folder, tarfile.DIRTYPE, mode=0o1777))
             for link in ("bin", "sbin", "lib", "lib64"):
                 tar.addfile(_member(link, tarfile.SYMTYPE, link=f"usr/{link}"))
+            tar.addfile(_member("var/run", tarfile.SYMTYPE, link="/run"))
             for file in ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/nsswitch.conf"):
                 tar.add(file)
             if image.own:
-                user = "postgres" if "postgres" in image.own else image.user
-                uid = int(user) if user.isdecimal() else owner[user]
+                uid = int(image.user) if image.user.isdecimal() else pwd.getpwnam(image.user).pw_uid
                 tar.addfile(_member(image.own.lstrip("/"), tarfile.DIRTYPE, uid=uid))
             for path, text in image.files.items():
                 member = _member(path.lstrip("/"), tarfile.REGTYPE)
                 member.size = len(text.encode())
                 tar.addfile(member, io.BytesIO(text.encode()))
-        changes = [f"ENTRYPOINT {image.entrypoint}", f"USER {image.user}", "ENV HOME=/tmp", "ENV BENTOML_HOME=/tmp/bentoml"]
+        changes = [
+            f"ENTRYPOINT {image.entrypoint}",
+            f"USER {image.user}",
+            "ENV HOME=/tmp",
+            "ENV BENTOML_HOME=/tmp/bentoml",
+        ]
         changes += [f"ENV PATH={sys.prefix}/bin:/stand-in:/usr/local/bin:/usr/bin:/bin"]
         changes += [f"LABEL {label}={text}" for label, text in image.labels.items()]
         options = [option for change in changes for option in ("--change", change)]
@@ -164,12 +171,6 @@ def _member(name: str, kind: bytes, *, link: str = "", uid: int = 0, mode: int =
     return member
 
 
-def _postgres_uid() -> int:
-    import pwd
-
-    return pwd.getpwnam("postgres").pw_uid
-
-
 @contextmanager
 def local_containers(clone: Path, directory: Path) -> Iterator[Containers]:
     """Containers for the compose file of a clone with trained models; all are gone when the block ends.
@@ -178,9 +179,9 @@ def local_containers(clone: Path, directory: Path) -> Iterator[Containers]:
         clone: what ``make serve`` left.
         directory: for the store of the engine, and ``resolv.conf``.
     """
-    (directory / "containers.conf").write_text(NETWORKS)
-    (directory / "storage.conf").write_text(STORAGE.format(directory=directory))
-    file = clone / "docker-compose.on-this-machine.yml" # Its paths are relative to it.
+    (directory / "containers.conf").write_text(CONTAINERS_CONF)
+    (directory / "storage.conf").write_text(STORAGE_CONF.format(directory=directory))
+    file = clone / "docker-compose.on-this-machine.yml"  # Its paths are relative to it.
     file.write_text(on_this_machine(clone, directory / "resolv.conf"))
     environment = {
         "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -34,7 +34,7 @@ def _check(result: int) -> None:
 def names(hosts: Iterable[str], resolv_conf: Path) -> Iterator[None]:
     """A DNS server on this loopback by which each host is this machine, and the ``resolv.conf`` that names it.
 
-    It stands in for the one that compose gives its networks: Prometheus finds the service by DNS, and asks no hosts file.
+    It stands in for the one that compose gives its networks: Prometheus finds the service by DNS, not in a hosts file.
     """
     resolv_conf.write_text("nameserver 127.0.0.1\n")
     command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts"]
