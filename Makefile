@@ -107,11 +107,12 @@ ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
-	rm -f requirements/{clients,dev,training,serving}.txt
+	rm -f requirements/{clients,dev,mlflow-server,training,serving}.txt
 	$(call lock,dev,pyproject.toml --group dev)
 	$(call lock,training,pyproject.toml --group training --constraint requirements/dev.txt)
 	$(call lock,serving,pyproject.toml --constraint requirements/dev.txt)
 	$(call lock,clients,--group clients)
+	$(call lock,mlflow-server,--group mlflow-server --constraint requirements/dev.txt)
 	for folder in load_tests/benchmark/peers/*/; do rm -f $$folder/requirements.txt; \
 		$(compile) --output-file $$folder/requirements.txt $$folder/requirements.in || exit 1; done
 

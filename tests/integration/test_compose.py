@@ -1,0 +1,171 @@
+"""The full stack of ``docker-compose.yml`` in real containers, started by ``deploy_local.sh --full``."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Newcomer
+from tests.integration.local_containers import SERVICES, STAND_INS, Containers, local_containers, service_image
+from tests.integration.local_monitoring import wait_until
+from tests.integration.own_network import names, own_network
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's own takes root")
+
+PASSWORDS = {"GRAFANA_ADMIN_PASSWORD": "a word", "POSTGRES_PASSWORD": "p@ss:/w%rd"}
+MLFLOW = "http://localhost:5000"
+
+
+@pytest.fixture(scope="module")
+def stack(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Containers, str]]:
+    """The containers, and what the script said."""
+    directory = tmp_path_factory.mktemp("containers")
+    with (
+        own_network(),
+        names(SERVICES, directory / "resolv.conf"),
+        local_containers(served_once.clone, directory) as containers,
+    ):
+        for name, image in STAND_INS.items():
+            containers.make_image(SERVICES[name]["image"], image)
+        containers.make_image(SERVICES["ml-api"]["image"], service_image("1"))
+        yield containers, containers.deploy("--full", "--no-build", check=True, **PASSWORDS).stdout
+
+
+def test_the_script_verifies_and_shows_the_way(stack: tuple[Containers, str]) -> None:
+    _, said = stack
+    for model in ("housing", "iris"):
+        assert f"\n{model} v1-" in said
+    assert said.count("the same over gRPC") == 2
+    for port in (8000, 8001, 9090, 9093, 3000, 5000):
+        assert f":{port}" in said
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_health_check_passes(stack: tuple[Containers, str], service: str) -> None:
+    containers, _ = stack
+    check = ("podman", "healthcheck", "run", containers.name(service))
+    wait_until(
+        lambda: not containers.run(*check, check=False).returncode,
+        60,
+        lambda: f"{containers.run(*check, check=False)}\n{containers.podman('logs', containers.name(service))}",
+    )
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_is_confined(stack: tuple[Containers, str], service: str) -> None:
+    containers, _ = stack
+    name = containers.name(service)
+    status = dict(
+        line.split(":\t", 1)
+        for line in containers.podman("exec", name, "cat", "/proc/1/status").splitlines()
+        if ":\t" in line
+    )
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert "0" not in status["Uid"].split()
+    host = json.loads(containers.podman("inspect", name))[0]["HostConfig"]
+    assert host["Memory"] > 0
+    assert host["NanoCpus"] > 0 or host["CpuQuota"] > 0
+    written = containers.run("podman", "exec", "--user=0", name, "touch", "/anywhere", check=False).returncode
+    assert bool(written) == (service != "postgres")
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("job", ["ml-api", "ml-api-ready", "prometheus"])
+def test_prometheus_reaches_its_targets(job: str) -> None:
+    def up() -> bool:
+        answer = httpx.get("http://localhost:9090/api/v1/query", params={"query": f'up{{job="{job}"}} == 1'})
+        return bool(answer.json()["data"]["result"])
+
+    wait_until(up, 60, lambda: httpx.get("http://localhost:9090/api/v1/targets").text)
+
+
+@pytest.mark.usefixtures("stack")
+def test_prometheus_has_the_rules_and_its_alertmanager() -> None:
+    groups = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
+    assert {rule["name"] for group in groups for rule in group["rules"]} >= {"ReadinessLost", "FeatureDrift"}
+
+    def found() -> list[dict[str, str]]:
+        answer: dict[str, Any] = httpx.get("http://localhost:9090/api/v1/alertmanagers").json()
+        return list(answer["data"]["activeAlertmanagers"])
+
+    wait_until(found, 30, "Prometheus has no Alertmanager")
+    assert [entry["url"] for entry in found()] == ["http://alertmanager:9093/api/v2/alerts"]
+
+
+def test_an_alert_reaches_the_webhook(stack: tuple[Containers, str]) -> None:
+    containers, _ = stack
+    alert = {"labels": {"alertname": "Drill", "severity": "page"}, "annotations": {"summary": "no more than a drill"}}
+    httpx.post("http://localhost:9093/api/v2/alerts", json=[alert]).raise_for_status()
+    wait_until(
+        lambda: "no more than a drill" in containers.podman("logs", containers.name("alert-webhook")),
+        60,
+        lambda: containers.run("podman", "logs", containers.name("alertmanager")).stderr,
+    )
+
+
+def test_the_pipeline_tracks_on_the_server(stack: tuple[Containers, str], served_once: Newcomer) -> None:
+    """A run of the pipeline's own kind: its parameters are in PostgreSQL, its figure comes back from the server."""
+    containers, _ = stack
+    code = (
+        "from matplotlib.figure import Figure; from training import tracking\n"
+        "with tracking.run('compose', 'tiny', {}) as run:\n"
+        "    run.log(params={'depth': 3}, metrics={'rmse': 0.5})\n"
+        "    run.log_figure(Figure(), 'plots/empty.png')\n"
+        "print(run.run_id)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=served_once.clone,
+        env={**os.environ, "MLFLOW_TRACKING_URI": MLFLOW},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert not ended.returncode, ended.stderr
+    run_id = ended.stdout.split()[-1]
+    query = f"select key, value from params where run_uuid = '{run_id}'"  # noqa: S608 - the server's own id
+    psql = ("psql", "--username=mlflow", "--dbname=mlflow", "--tuples-only", "--no-align", f"--command={query}")
+    assert containers.podman("exec", containers.name("postgres"), *psql) == "depth|3"
+    run = httpx.get(f"{MLFLOW}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).json()["run"]
+    assert run["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
+    figure = httpx.get(f"{MLFLOW}/get-artifact", params={"run_uuid": run_id, "path": "plots/empty.png"})
+    assert figure.content.startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("stack")
+def test_mlflow_answers_by_its_names_alone() -> None:
+    address = f"{MLFLOW}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    for host, status in (("mlflow:5000", 200), ("localhost:5001", 200), ("strange.example.org", 403)):
+        assert httpx.get(address, headers={"host": host}).status_code == status
+
+
+def test_postgres_takes_the_password_and_no_other(stack: tuple[Containers, str]) -> None:
+    containers, _ = stack
+    answers = [
+        containers.run(
+            *("podman", "exec", "--env", f"PGPASSWORD={password}", containers.name("postgres")),
+            *("psql", "--host=postgres", "--username=mlflow", "--dbname=mlflow", "--command=select 1"),
+            check=False,
+        ).returncode
+        for password in (PASSWORDS["POSTGRES_PASSWORD"], "wrong")
+    ]
+    assert answers[0] == 0 != answers[1]
+
+
+def test_status_and_stop(stack: tuple[Containers, str]) -> None:
+    """Last, since nothing runs afterwards: the volumes stay."""
+    containers, _ = stack
+    assert '"status":"ok"' in containers.deploy("--status").stdout
+    containers.deploy("--stop")
+    assert containers.podman("ps", "--all", "--quiet") == ""
+    assert len(containers.podman("volume", "ls", "--quiet").splitlines()) == 5
+    ended = containers.deploy("--status", check=False)
+    assert ended.returncode == 1
+    assert "not ready" in ended.stdout
