@@ -133,7 +133,12 @@ def load_balancer(blue: Container, green: tuple[str, str], log: Path) -> Iterato
         subprocess.Popen(command, env={**os.environ, **addresses}, stdout=sink, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            wait_until(lambda: is_ready(f"http://{http}"), lambda: f"HAProxy finds no server: {log.read_text()}")
+            blue.wait_until_ready()
+            wait_until(
+                lambda: process.poll() is not None or is_ready(f"http://{http}"),
+                lambda: f"HAProxy finds no server: {log.read_text()}",
+            )
+            assert process.poll() is None, log.read_text()
             yield http, grpc
         finally:
             process.terminate()
