@@ -104,16 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(DATASETS[asked.model.partition("@")[0]], asked.rows, table)
             screen.print(f"{asked.rows:,} rows, {table.stat().st_size / 1e6:,.0f} MB of {asked.format}")
             measured = measure(
-                [sys.executable, "-m", "training.batch_predict", str(table), str(target), "--model", asked.model]
-                + asked.options.split()
+                [
+                    *(sys.executable, "-m", "training.batch_predict", str(table), str(target)),
+                    *("--model", asked.model, *asked.options.split()),
+                ]
             )
         except LoadTestError as error:
             screen.print(str(error))
             return 1
         screen.print(
             f"{measured.seconds:.1f} s, {asked.rows / measured.seconds:,.0f} rows/s, "
-            f"{measured.cpu_seconds * 1e6 / asked.rows:.2f} CPU-s a million rows, peak {measured.peak_bytes / 1e6:,.0f} MB, "
-            f"{target.stat().st_size / 1e6:,.0f} MB out"
+            f"{measured.cpu_seconds * 1e6 / asked.rows:.2f} CPU-s a million rows, "
+            f"peak {measured.peak_bytes / 1e6:,.0f} MB, {target.stat().st_size / 1e6:,.0f} MB out"
         )
     return 0
 

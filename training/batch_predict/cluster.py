@@ -1,5 +1,6 @@
 """Parts predicted by a Ray cluster, by Ray Data. The only file that knows Ray, which is imported on demand."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,6 @@ from training.batch_predict.output import Done
 from training.batch_predict.part_worker import Job, PartWorker
 from training.batch_predict.plan import Part
 from training.batch_predict.processes import failure
-
-CONNECT_SECONDS = 30
 
 
 class RayWorker:
@@ -46,7 +45,6 @@ def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], No
     # Ray reads these when it is imported. Nothing is sent anywhere, and no line is written that says nothing.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.data
@@ -63,14 +61,14 @@ def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], No
             "on one of its machines."
         ) from error
     try:
-        settings = ray.data.DataContext.get_current()
-        settings.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.data.DataContext.get_current().enable_progress_bars = False
         numbers = ray.data.from_items([{"number": part.number} for part in parts], override_num_blocks=len(parts))
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         predicted = numbers.map(
             RayWorker,
             fn_constructor_args=[job, list(parts)],
-            concurrency=min(len(parts), cores),
+            compute=ray.data.ActorPoolStrategy(size=min(len(parts), cores)),
             num_cpus=1,
         )
         for row in predicted.iter_rows():

@@ -45,11 +45,16 @@ class _Process:
 
 
 def run(job: Job, parts: Sequence[Part], processes: int, done: Callable[[Done], None]) -> None:
-    """Predict parts by so many processes; ``done`` is told of each. What a process that dies had, another one does.
+    """Predict parts by so many processes, by this one alone if it is one; ``done`` is told of each part.
+
+    What a process that dies had, another one does.
 
     Raises:
         PipelineError: a part cannot be read or written, or its process dies again and again.
     """
+    if processes == 1:
+        _alone(job, parts, done)
+        return
     waiting = deque(parts)
     deaths: dict[int, int] = {}
     workers: list[_Process] = []
@@ -84,6 +89,16 @@ def run(job: Job, parts: Sequence[Part], processes: int, done: Callable[[Done], 
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _alone(job: Job, parts: Sequence[Part], done: Callable[[Done], None]) -> None:
+    worker = PartWorker(job)
+    for part in parts:
+        try:
+            written = worker.predict(part)
+        except (OSError, ArrowException) as error:
+            raise PipelineError(failure(part, error)) from error
+        done(written)
 
 
 def _died(part: Part, deaths: int) -> None:

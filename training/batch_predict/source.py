@@ -109,9 +109,11 @@ def _parquet_schema(path: Path) -> pa.Schema:
 
 def _csv_schema(path: Path) -> pa.Schema:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        # Of the header alone is UTF-8 asked here: a row that is not will be rejected.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             header = next(csv.reader(file), [])
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        ",".join(header).encode("utf-8")
+    except (UnicodeEncodeError, csv.Error, OSError) as error:
         raise PipelineError(f"{path}: the header cannot be read as CSV in UTF-8: {error}") from error
     if not header:
         raise PipelineError(f"{path} does not begin with a header: the names of its columns, separated by commas.")
