@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,15 +67,15 @@ def _chunks(traffic: Traffic, rows: int, schema: pa.Schema) -> Iterator[pa.Table
         yield pa.table([pa.array(column) for column in columns], schema=schema)
 
 
-def measure(command: Sequence[str]) -> Measured:
-    """Run a command, and watch its whole process tree.
+def measure(command: Sequence[str], folder: Path = PROJECT, environment: Mapping[str, str] | None = None) -> Measured:
+    """Run a command in a folder, with this environment or the process' own, and watch its whole process tree.
 
     Raises:
         LoadTestError: it failed; what it says is on the screen.
     """
     started = time.perf_counter()
     peak = 0
-    with subprocess.Popen(command, cwd=PROJECT) as process:  # noqa: S603 # our own command
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:  # noqa: S603 # our own command
         cpu = 0.0
         while process.poll() is None:
             try:

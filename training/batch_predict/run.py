@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 
 from contract.card import ModelCard
@@ -124,7 +124,7 @@ def _identity(
             "part_rows": settings.part_rows,
         },
         "contract": {feature.name: [feature.minimum, feature.maximum] for feature in dataset.features},
-        "libraries": {"onnxruntime": onnxruntime.__version__, "pyarrow": pa.__version__},
+        "libraries": {name: version(name) for name in ("onnxruntime", "pyarrow")},
     }
 
 
