@@ -1,6 +1,7 @@
 """Whole tables through tiny real models: what comes out, what is rejected, what is refused."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tests.training.conftest import ROOT
 from tests.training.tiny_batches import Predict, read, write
 from tests.training.tiny_models import PEBBLES, PLOTS
 from training.batch_predict import cluster
+from training.batch_predict.__main__ import main
 from training.batch_predict.run import Settings
 from training.batch_predict.source import Format
 from training.served_model import ServedModel
@@ -307,3 +309,36 @@ def test_the_manifest_tells_where_predictions_come_from(predict: Predict, tmp_pa
     assert manifest["run"]["model"] == "plots@1 of run run"
     assert "in.parquet" in manifest["run"]["input"][0]
     assert manifest["finished"]["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "boats@champion"], "boats@champion names no model"),
+        (["--model", "iris@champion"], "iris has no version with the alias champion"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+@pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
+def test_the_command_tells_what_to_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["in.csv", "out.csv", *arguments]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert sentence in caplog.text
+
+
+@pytest.mark.parametrize("option", [["--part-rows", "0"], ["--processes", "-1"], ["--format", "xml"], []])
+def test_the_command_refuses_what_is_no_option(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["in.csv", "out.csv", *(["--model", "iris"] if option else []), *option])
+    assert (option[0] if option else "--model") in capsys.readouterr().err

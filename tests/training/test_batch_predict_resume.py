@@ -180,7 +180,7 @@ def test_a_process_that_is_killed_loses_nothing(
     source = write(plots(65), tmp_path / "in.parquet")
     predict(PLOTS, source, tmp_path / "whole", SETTINGS)
     give = processes._Process.give
-    killed = []
+    killed: list[int] = []
 
     def kill_first(worker: processes._Process, part: Part) -> None:
         give(worker, part)

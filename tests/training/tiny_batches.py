@@ -1,6 +1,5 @@
 """Batch prediction with tiny models, without a registry between."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +51,11 @@ def predict(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 def _add_features(path: Path, dataset: Dataset) -> None:
     card = ModelCard.model_validate_json(path.read_bytes())
+    path.write_text(with_features(card, dataset).model_dump_json())
+
+
+def with_features(card: ModelCard, dataset: Dataset) -> ModelCard:
+    """A card whose training rows were spread over the plausible ranges."""
     features = [
         FeatureCard(
             name=one.name,
@@ -66,7 +70,7 @@ def _add_features(path: Path, dataset: Dataset) -> None:
         )
         for one in dataset.features
     ]
-    path.write_text(card.model_copy(update={"features": features}).model_dump_json())
+    return card.model_copy(update={"features": features})
 
 
 def write(table: pa.Table, path: Path) -> Path:
@@ -86,6 +90,3 @@ def read(path: Path, table_format: Format) -> pa.Table:
     as_text = dict.fromkeys(["id", "size"], pa.string())
     options = pyarrow.csv.ConvertOptions(column_types=as_text)
     return pa.concat_tables([pyarrow.csv.read_csv(file, convert_options=options) for file in files])
-
-
-Make = Callable[[Path], Path]

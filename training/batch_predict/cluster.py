@@ -81,5 +81,9 @@ def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], No
                     "folder under this path. Use a storage that all machines share."
                 )
             done(written)
+    except ray.exceptions.RayError as error:
+        raise PipelineError(
+            f"The Ray cluster at {address} could not go on; the same command goes on with what is done. {error}"
+        ) from error
     finally:
         ray.shutdown()
