@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_the_table(served_once: Newcomer, tmp_path: Pa
     peaks = []
     for rows in (1_000_000, 4_000_000):
         source = flowers(tmp_path / f"{rows}.parquet", rows)
-        words = command(source, tmp_path / f"{rows}-out.parquet")
+        words = command(source, tmp_path / f"{rows}-out.parquet", "--part-rows", "100000")
         peaks.append(measure(words, served_once.clone, served_once.variables()).peak_bytes)
     # The larger table has 96 MB more of features alone.
     assert peaks[1] < peaks[0] + 60e6
@@ -147,6 +147,7 @@ class Cluster:
 
     def _start(self, host: str, *options: str) -> psutil.Process:
         log = self._folder / f"{host}.log"
+        sink = self._stack.enter_context(log.open("wb"))
         process = self._stack.enter_context(
             subprocess.Popen(
                 [
@@ -155,7 +156,7 @@ class Cluster:
                 ],
                 cwd=self._newcomer.clone,
                 env=self._environment,
-                stdout=log.open("wb"),
+                stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -182,9 +183,11 @@ def end(pid: int) -> None:
     except psutil.NoSuchProcess:
         return
     for process in family:
-        process.terminate() if process.is_running() else None
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     for process in psutil.wait_procs(family, timeout=20)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.fixture
