@@ -43,6 +43,9 @@ integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeli
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=
 
+.PHONY: ray
+ray: $(VENV)/.ray ## Add Ray to .venv, for batch prediction on a cluster
+
 .PHONY: load
 load: train $(VENV)/.dev ## Put load on a service of its own, report, check the thresholds; options: LOAD="…"
 	$(call step,Run the load test (Locust),python -m load_tests.run $(LOAD))
@@ -107,9 +110,10 @@ ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
-	rm -f requirements/{clients,dev,mlflow-server,training,serving}.txt
+	rm -f requirements/{clients,dev,mlflow-server,ray,training,serving}.txt
 	$(call lock,dev,pyproject.toml --group dev)
 	$(call lock,training,pyproject.toml --group training --constraint requirements/dev.txt)
+	$(call lock,ray,pyproject.toml --group ray --constraint requirements/dev.txt)
 	$(call lock,serving,pyproject.toml --constraint requirements/dev.txt)
 	$(call lock,clients,--group clients)
 	$(call lock,mlflow-server,--group mlflow-server --constraint requirements/dev.txt)
@@ -137,6 +141,10 @@ $(VENV)/.uv: requirements/bootstrap.txt
 
 $(VENV)/.training: $(VENV)/.uv requirements/training.txt
 	$(call step,Install the locked dependencies,uv pip install --python $(BIN)/python --require-hashes -r requirements/training.txt)
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.training requirements/ray.txt
+	$(call step,Install the locked Ray,uv pip install --python $(BIN)/python --require-hashes -r requirements/ray.txt)
 	@touch $@
 
 # Clients of other projects, in an environment of their own: they want an older protobuf than the service's.

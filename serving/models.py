@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import StartupError
+from contract.row_independence import filled_up, row_multiple
 from contract.table import FloatMatrix
 
 logger = logging.getLogger(__name__)
@@ -60,17 +61,11 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
     return bentoml.models.BentoModel(found.tag)
 
 
-VECTOR_ROWS = 8
-"""In a multiple of so many rows, vectorised kernels leave no remainder: AVX-512 takes 8 doubles at once."""
-
-
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A model that answers: its contract, its card, its version in the store, and the ONNX session.
 
-    Kernels for matrix products and exponentials treat the last few values of an array apart, so that a row's answer
-    would differ in its last bits with the rows of strangers that share its batch. A model that has such kernels gets
-    its rows in a multiple of ``row_multiple``, filled up with copies of the last one.
+    It runs its rows in a multiple of ``row_multiple``, so that an answer does not depend on the rows beside it.
     """
 
     dataset: Dataset
@@ -88,12 +83,11 @@ class LoadedModel:
 
     def predict(self, rows: FloatMatrix) -> FloatMatrix:
         """Outputs ``[N, K]`` for rows ``[N, F]``: the prediction (K = 1), or the probability of each class (K = C)."""
-        count = len(rows)
-        missing = -count % self.row_multiple
-        if missing:
-            rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+        return filled_up(self._run, rows, self.row_multiple)
+
+    def _run(self, rows: FloatMatrix) -> FloatMatrix:
         (outputs,) = self.session.run([self.output], {ONNX_INPUT: rows})
-        return np.asarray(outputs, dtype=np.float64).reshape(len(rows), -1)[:count]
+        return np.asarray(outputs, dtype=np.float64).reshape(len(rows), -1)
 
 
 def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
@@ -120,7 +114,7 @@ def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
         output=REGRESSION_OUTPUT if dataset.task is Task.REGRESSION else PROBABILITIES_OUTPUT,
     )
     _check_golden_rows(model, stored)
-    return model if _row_independent(model) else replace(model, row_multiple=VECTOR_ROWS)
+    return replace(model, row_multiple=row_multiple(model.predict, card))
 
 
 def _session(onnx: bytes) -> ort.InferenceSession:
@@ -138,20 +132,6 @@ def _check_golden_rows(model: LoadedModel, stored: bentoml.Model) -> None:
     difference = np.abs(model.predict(model.golden_rows) - outputs).max()
     if not difference <= model.card.onnx.tolerance:
         raise _damaged(stored, f"its golden rows are off by {difference:g}, over {model.card.onnx.tolerance:g}")
-
-
-def _row_independent(model: LoadedModel) -> bool:
-    """Whether rows drawn from the training ranges have the same bits in odd batches as all together."""
-    deciles = np.array([feature.deciles for feature in model.card.features])
-    draw = np.random.default_rng(0)
-    # A percent of the answers differs, where any do: among this many rows some will.
-    rows = draw.uniform(deciles[:, 0], deciles[:, -1], (600, len(deciles)))
-    together = model.predict(rows)
-    return all(
-        np.array_equal(model.predict(rows[start : start + size]), together[start : start + size])
-        for size in (1, 3)
-        for start in range(0, len(rows), size)
-    )
 
 
 def _damaged(stored: bentoml.Model, what: str) -> StartupError:

@@ -110,7 +110,7 @@ def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
         assert (PROJECT / name).parent.joinpath(link).exists()
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev", "clients"])
+@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev", "clients", "ray"])
 def test_locks_have_hashes_and_no_addresses(name: str) -> None:
     lock = (PROJECT / "requirements" / f"{name}.txt").read_text()
     packages = re.findall(r"^[a-z0-9][^\s]*==", lock, re.MULTILINE)

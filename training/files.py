@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def _partial(path: Path) -> Path:
+def _partial(path: Path, writer: str = "") -> Path:
     # A fixed name: what a killed stage left is overwritten by its next run. In the same directory, so that the move
     # stays inside one file system.
-    return path.parent / f".{path.name}.partial"
+    return path.parent / f".{path.name}{f'.{writer}' if writer else ''}.partial"
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when the block succeeds; else ``path`` stays as it was."""
+def replaced_file(path: Path, *, writer: str = "") -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` when the block succeeds; else ``path`` stays as it was.
+
+    Args:
+        path: what is written.
+        writer: the name of one of several that may write it at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = _partial(path, writer)
     try:
         yield partial
         partial.replace(path)

@@ -153,9 +153,14 @@ def register(
 
 def champion(name: str) -> RegisteredModel | None:
     """The version with the alias ``champion``; None if there is none yet."""
+    return by_alias(name, CHAMPION)
+
+
+def by_alias(name: str, alias: str) -> RegisteredModel | None:
+    """The version with an alias; None if there is none."""
     client = _client()
     found = _find(client, name)
-    version = found[0].aliases.get(CHAMPION) if found else None
+    version = found[0].aliases.get(alias) if found else None
     return get(name, str(version)) if version is not None else None
 
 

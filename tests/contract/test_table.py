@@ -7,7 +7,7 @@ import pytest
 from contract.errors import DataError
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from contract.table import check_matrix, check_table, first_violation
+from contract.table import check_features, check_matrix, check_table, first_violation, good_rows
 from contract.violation import Rule
 
 Columns = dict[str, list[object]]
@@ -147,3 +147,20 @@ def test_the_first_violation_of_a_matrix_comes_with_their_number() -> None:
     broken = np.array([low, high + 1, low - 1])
     assert first_violation(HOUSING, np.array([low, high])) is None
     assert first_violation(HOUSING, broken) == (check_matrix(HOUSING, broken)[0], 2 * len(low))
+
+
+def test_some_rows_of_a_table_keep_their_numbers() -> None:
+    columns = {name: values[1:3] for name, values in iris_columns().items()}
+    columns["sepal_width"] = ["wide", "99"]
+    features, violations = check_features(IRIS, columns, [41, 7])
+    assert features[:, 0].tolist() == [6.2, 6.9]
+    assert np.isnan(features[0, 1])
+    assert [(v.rule, v.row) for v in violations] == [(Rule.TYPE, 41), (Rule.RANGE, 7)]
+    assert "row 41" in violations[0].message
+    assert "row 7" in violations[1].message
+
+
+def test_good_rows_are_those_without_a_violation() -> None:
+    low, high = HOUSING.bounds
+    matrix = np.array([low, high + 1, high, np.where(np.arange(len(low)) == 2, np.nan, low)])
+    assert good_rows(HOUSING, matrix).tolist() == [True, False, True, False]

@@ -1,0 +1,52 @@
+"""Which model is meant: ``housing@champion``, ``housing@3`` and what else people write."""
+
+import re
+
+from contract import DATASETS
+from contract.dataset import Dataset
+from contract.errors import PipelineError
+from training import tracking
+from training.tracking import RegisteredModel
+
+_NAME = re.compile(r"(?:models:/)?(?P<name>[^@:/]+)(?:[@:/](?P<which>[^@:/]+))?")
+_STORED = re.compile(r"v(?P<version>\d+)-(?P<run>[0-9a-f]+)")
+"""A version in the BentoML store, as the service answers it."""
+
+
+def find(text: str) -> tuple[Dataset, RegisteredModel]:
+    """The dataset and the registered version that a name means.
+
+    Args:
+        text: ``housing@champion`` (an alias); ``housing@3``, ``housing/3`` or ``housing:3`` (a version); with
+            ``models:/`` before it as MLflow writes it; ``housing:v3-1f0c2a9b`` as the service answers it; ``housing``
+            alone is the champion.
+
+    Raises:
+        PipelineError: there is no such dataset, alias or version.
+    """
+    match = _NAME.fullmatch(text)
+    name = match["name"] if match else ""
+    if match is None or name not in DATASETS:
+        raise PipelineError(
+            f"{text} names no model. Write {next(iter(DATASETS))}@{tracking.CHAMPION}, or a version instead of the "
+            f"alias, as in {next(iter(DATASETS))}@3; there are {', '.join(DATASETS)}."
+        )
+    which = match["which"] or tracking.CHAMPION
+    stored = _STORED.fullmatch(which)
+    if stored:
+        model = tracking.get(name, stored["version"])
+        if not model.run_id.startswith(stored["run"]):
+            raise PipelineError(
+                f"Version {model.version} of {name} in the MLflow registry is of the run {model.run_id}, and {text} is "
+                f"of another one. Set MLFLOW_TRACKING_URI to the registry that the served model came from."
+            )
+        return DATASETS[name], model
+    if which.isdecimal():
+        return DATASETS[name], tracking.get(name, which)
+    found = tracking.by_alias(name, which)
+    if found is None:
+        raise PipelineError(
+            f"The model {name} has no version with the alias {which} in the MLflow registry. Run `make train`, or name "
+            f"a version, as in {name}@3."
+        )
+    return DATASETS[name], found
