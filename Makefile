@@ -71,6 +71,7 @@ pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the mo
 lint: $(VENV)/.dev ## Check style and types
 	$(call step,Check style (ruff),ruff check . && ruff format --check .)
 	$(call step,Check types (mypy --strict),mypy)
+	$(call step,Check shell scripts (shellcheck),shellcheck .ci/run examples/*.sh $$(git ls-files 'deploy/*.sh'))
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
