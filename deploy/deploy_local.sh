@@ -278,7 +278,7 @@ deploy() {
     remember
     if [[ $BUILD == true ]]; then
         say "Build the image (make image)"
-        CONTAINER_ENGINE=$ENGINE make image
+        make image IMAGE_OPTIONS="--engine $ENGINE ${IMAGE_OPTIONS:-}"
     fi
     [[ -n $(image_id latest) ]] || fail "$ENGINE has no image $IMAGE:latest: \`make image\` builds it."
     replace

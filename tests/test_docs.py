@@ -40,6 +40,18 @@ def test_every_route_is_listed() -> None:
     assert listed == predictions | protocol | {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
 
 
+def test_every_variable_of_the_deployment_is_listed() -> None:
+    example = set(re.findall(r"^(?:# )?([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))
+    listed = set(re.findall(r"`([A-Z_]+)`", "".join(re.findall(r"^\|([^|]*)\|", section("Deploy"), re.MULTILINE))))
+    assert listed == example - Settings.model_fields.keys() | {"API_PORT", "GRPC_PORT"}
+
+
+def test_every_option_of_the_deployment_is_listed() -> None:
+    listed = re.findall(r"^\| `(--[a-z-]+)` \|", section("Deploy"), re.MULTILINE)
+    options = re.findall(r"--[a-z-]+", (PROJECT / "deploy" / "deploy_local.sh").read_text().split("USAGE")[1])
+    assert set(listed) == set(options)
+
+
 def test_every_example_is_listed() -> None:
     listed = re.findall(r"\]\(examples/([\w.]+)\)", section("Clients"))
     assert sorted(listed) == sorted(path.name for path in (PROJECT / "examples").iterdir() if path.is_file())
@@ -110,7 +122,7 @@ def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
         assert (PROJECT / name).parent.joinpath(link).exists()
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev", "clients", "ray"])
+@pytest.mark.parametrize("name", ["bootstrap", "serving", "training", "dev", "clients", "mlflow-server", "ray"])
 def test_locks_have_hashes_and_no_addresses(name: str) -> None:
     lock = (PROJECT / "requirements" / f"{name}.txt").read_text()
     packages = re.findall(r"^[a-z0-9][^\s]*==", lock, re.MULTILINE)

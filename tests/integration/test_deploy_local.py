@@ -20,7 +20,7 @@ from tests.integration.own_network import own_network
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's own takes root")
 
 IMAGE = "ml-prediction-bundle"
-MAKE = f'#!/bin/sh\n[ "$1" = image ] && exec "$CONTAINER_ENGINE" tag "$NEXT" {IMAGE}:latest\n'
+MAKE = f'#!/bin/sh\n[ "$1 $2" = "image IMAGE_OPTIONS=--engine podman " ] && exec podman tag "$NEXT" {IMAGE}:latest\n'
 BROKEN = {
     "ends": "echo 'no models here' >&2; exit 1",
     "is-never-ready": "exec sleep infinity",

@@ -1,0 +1,175 @@
+"""``docker-compose.yml`` against what it names: files, settings, variables, versions."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.settings import Settings
+
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+EXAMPLE = (PROJECT / ".env.example").read_text()
+SCRIPT = (PROJECT / "deploy" / "deploy_local.sh").read_text()
+OURS = "ml-prediction-bundle:latest"
+VARIABLES = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", TEXT))
+MONITORING = {"ml-api", "prometheus", "alertmanager", "alert-webhook", "grafana"}
+TRACKING = {"ml-api", "mlflow", "postgres"}
+
+
+def compose(*arguments: str, **variables: str) -> dict[str, Any]:
+    """The file as a real compose reads it; no engine is asked."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "podman_compose", "--dry-run", *arguments, "config"],
+        cwd=PROJECT,
+        env={"PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    document: dict[str, Any] = yaml.safe_load(ended.stdout)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("profiles", "expected"),
+    [
+        ([], {"ml-api"}),
+        (["monitoring"], MONITORING),
+        (["tracking"], TRACKING),
+        (["full"], MONITORING | TRACKING),
+    ],
+)
+def test_a_profile_starts_what_it_says(profiles: list[str], expected: set[str]) -> None:
+    document = compose(*(f"--profile={profile}" for profile in profiles))
+    assert set(document["services"]) == expected
+
+
+def test_variables_are_honoured() -> None:
+    ports = {
+        "API_PORT": ("ml-api", 8000),
+        "GRPC_PORT": ("ml-api", 8001),
+        "PROMETHEUS_PORT": ("prometheus", 9090),
+        "GRAFANA_PORT": ("grafana", 3000),
+        "ALERTMANAGER_PORT": ("alertmanager", 9093),
+        "MLFLOW_PORT": ("mlflow", 5000),
+    }
+    wanted = {name: str(12_000 + number) for number, name in enumerate(ports)}
+    services = compose("--profile=full", **wanted, MAX_LATENCY_MS="77")["services"]
+    for name, (service, inside) in ports.items():
+        address = "" if service == "ml-api" else "127.0.0.1:"
+        assert f"{address}{wanted[name]}:{inside}" in services[service]["ports"]
+    assert services["ml-api"]["environment"]["MAX_LATENCY_MS"] == "77"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined_watched_and_limited(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is (name != "postgres")
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_is_ours_or_pinned(name: str) -> None:
+    service = SERVICES[name]
+    if service["image"] == OURS:
+        assert service["pull_policy"] == "never"
+    else:
+        assert re.search(r":v?\d+\.\d+", service["image"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_is_there(name: str) -> None:
+    for volume in SERVICES[name].get("volumes", []):
+        source, target, *mode = volume.split(":")
+        assert target.startswith("/")
+        if source.startswith("./"):
+            assert (PROJECT / source).exists()
+            assert mode == ["ro"]
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+def test_every_setting_of_the_service_passes_through() -> None:
+    fixed = {"API_PORT": "8000", "GRPC_PORT": "8001"}
+    # Inside the container: all addresses, the models of the image, and no file on a root that is read-only.
+    inside = {"API_HOST", "MODELS_DIR", "LOG_FILE"}
+    environment = SERVICES["ml-api"]["environment"]
+    assert fixed.items() <= environment.items()
+    assert environment.keys() == Settings.model_fields.keys() - inside
+    assert all(text == f"${{{name}:-}}" for name, text in environment.items() if name not in fixed)
+
+
+def test_calls_in_flight_end_before_the_container_is_killed() -> None:
+    grace = SERVICES["ml-api"]["stop_grace_period"]
+    assert float(grace.removesuffix("s")) > Settings().TIMEOUT_SECONDS
+
+
+def test_every_variable_is_in_the_example_with_its_default() -> None:
+    listed = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    of_the_script = dict(re.findall(r"\$\(setting ([A-Z_]+) \"?([^\")]*)\"?\)", SCRIPT))
+    del of_the_script["COMPOSE_PROJECT_NAME"]  # compose's own
+    assert listed.keys() == VARIABLES.keys() | of_the_script.keys()
+    for name, default in {**VARIABLES, **of_the_script}.items():
+        if name in Settings.model_fields and not default:
+            field = Settings.model_fields[name]
+            default = str(field.default) if field.default is not None else ""
+        assert listed[name] == default or name == "MLFLOW_ALLOWED_HOSTS", name
+
+
+@pytest.mark.parametrize("variable", ["GRAFANA_ADMIN_PASSWORD", "POSTGRES_PASSWORD"])
+def test_there_is_no_default_password(variable: str) -> None:
+    assert VARIABLES[variable] == ""
+    assert f"\n{variable}=\n" in EXAMPLE
+    assert ".env" in (PROJECT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("service", "given", "variable"),
+    [
+        ("grafana", "GF_SECURITY_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"),
+        ("postgres", "POSTGRES_PASSWORD", "POSTGRES_PASSWORD"),
+    ],
+)
+def test_a_missing_password_stops_the_container_with_its_name(service: str, given: str, variable: str) -> None:
+    command = [part.replace("$$", "$") for part in SERVICES[service]["entrypoint"]]
+    ended = subprocess.run(command, env={given: ""}, capture_output=True, text=True, check=False)
+    assert ended.returncode
+    assert variable in ended.stderr
+    assert ".env.example" in ended.stderr
+
+
+def test_versions_are_those_of_the_locks() -> None:
+    locked = dict(
+        re.findall(r"^([a-z0-9-]+)==([^\s;]+)", (PROJECT / "requirements" / "mlflow-server.txt").read_text(), re.M)
+    )
+    pipeline = (PROJECT / "requirements" / "training.txt").read_text()
+    assert SERVICES["mlflow"]["image"].endswith(f":{locked['mlflow']}")
+    assert f"\nmlflow=={locked['mlflow']} " in pipeline
+    assert "psycopg2-binary" in locked
+    sdk = re.search(r"grafana-foundation-sdk==\d+!([\d.]+)", (PROJECT / "pyproject.toml").read_text())
+    assert sdk is not None
+    assert SERVICES["grafana"]["image"].endswith(f":{sdk[1]}")
+
+
+def test_configured_addresses_are_services() -> None:
+    prometheus = yaml.safe_load((PROJECT / "monitoring" / "prometheus.yml").read_text())
+    alertmanager = yaml.safe_load((PROJECT / "monitoring" / "alertmanager.yml").read_text())
+    hosts = set(re.findall(r'"([a-z-]+):\d+"|names: \[([a-z-]+)\]', json.dumps(prometheus)))
+    named = {name for pair in hosts for name in pair if name} | {
+        name for job in prometheus["scrape_configs"] for sd in job.get("dns_sd_configs", []) for name in sd["names"]
+    }
+    named |= set(re.findall(r"http://([a-z-]+):", json.dumps(alertmanager) + TEXT))
+    assert {"ml-api", "alertmanager", "alert-webhook", "prometheus"} <= named
+    assert named <= SERVICES.keys() | {"localhost"}
