@@ -11,6 +11,9 @@ ENGINES = ("docker", "podman", "buildah")
 RUNNERS = ("docker", "podman")
 """Those that can run an image too; podman shares its images with buildah."""
 
+VARIABLE = "CONTAINER_ENGINE"
+"""Of the environment: names the engine, where there are several."""
+
 Answers = Callable[[str], bool]
 
 

@@ -145,7 +145,9 @@ def main() -> None:
     )
     parser.add_argument("--base-image", default="", help="Debian with Python to build on (default: Dockerfile.j2's)")
     parser.add_argument(
-        "--engine", default="", help=f"one of {', '.join(engines.ENGINES)} (default: the first that works)"
+        "--engine",
+        default=os.environ.get(engines.VARIABLE, ""),
+        help=f"one of {', '.join(engines.ENGINES)} (default: {engines.VARIABLE}, or the first that works)",
     )
     parser.add_argument("--opt", action="append", default=[], help="an option of the engine's build, as network=host")
     wanted = parser.parse_args()

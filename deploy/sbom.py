@@ -6,6 +6,7 @@ verifies at start-up.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -113,7 +114,9 @@ def main() -> None:
     parser.add_argument("image", nargs="?", default="ml-prediction-bundle:latest", help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("reports/sbom.cdx.json"), help="(default: %(default)s)")
     parser.add_argument(
-        "--engine", default="", help=f"one of {', '.join(engines.RUNNERS)} (default: the first that works)"
+        "--engine",
+        default=os.environ.get(engines.VARIABLE, ""),
+        help=f"one of {', '.join(engines.RUNNERS)} (default: {engines.VARIABLE}, or the first that works)",
     )
     wanted = parser.parse_args()
     try:
