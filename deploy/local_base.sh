@@ -22,7 +22,6 @@ mmdebstrap --quiet --variant=minbase --include=python3.11,python3.11-venv,ca-cer
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    --customize-hook='ln -s python3.11 "$1/usr/bin/python3"' \
     --customize-hook='rm -f "$1/usr/lib/python3.11/EXTERNALLY-MANAGED" "$1/etc/resolv.conf" "$1/etc/hostname"' \
     bookworm "$archive"
 podman import --quiet "$archive" "$name" >/dev/null
