@@ -255,7 +255,8 @@ stack() {
 
 show_urls() {
     local name port path
-    printf '\n%-14s%s\n' "API" "$URL (its page: $URL/docs)" "gRPC" "localhost:$GRPC_PORT" "metrics" "$URL/metrics"
+    echo
+    printf '%-14s%s\n' "API" "$URL (its page: $URL/docs)" "gRPC" "localhost:$GRPC_PORT" "metrics" "$URL/metrics"
     while read -r name port path; do
         if answers "http://$TOOLS:$port$path"; then printf '%-14s%s\n' "$name" "http://$TOOLS:$port"; fi
     done < <(stack)
@@ -306,7 +307,8 @@ status() {
     compose ps || true
     running=$(running_image)
     previous=$(image_id previous)
-    printf '\n%-14s%s\n' "image" "$(short "${running:-none runs}")" "previous" "$(short "${previous:-none}")"
+    echo
+    printf '%-14s%s\n' "image" "$(short "${running:-none runs}")" "previous" "$(short "${previous:-none}")"
     if ! answers "$URL/readyz"; then
         printf '%-14s%s\n' "service" "not ready: ${COMPOSE[*]} logs ml-api"
         exit 1

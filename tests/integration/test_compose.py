@@ -132,9 +132,9 @@ def test_the_pipeline_tracks_on_the_server(stack: tuple[Containers, str], served
     query = f"select key, value from params where run_uuid = '{run_id}'"  # noqa: S608 - the server's own id
     psql = ("psql", "--username=mlflow", "--dbname=mlflow", "--tuples-only", "--no-align", f"--command={query}")
     assert containers.podman("exec", containers.name("postgres"), *psql) == "depth|3"
-    run = httpx.get(f"{MLFLOW}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).json()["run"]
+    run = httpx.get(f"{MLFLOW}/api/2.0/mlflow/runs/get", params={"run_id": run_id}, timeout=60).json()["run"]
     assert run["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
-    figure = httpx.get(f"{MLFLOW}/get-artifact", params={"run_uuid": run_id, "path": "plots/empty.png"})
+    figure = httpx.get(f"{MLFLOW}/get-artifact", params={"run_uuid": run_id, "path": "plots/empty.png"}, timeout=60)
     assert figure.content.startswith(b"\x89PNG")
 
 
@@ -142,7 +142,7 @@ def test_the_pipeline_tracks_on_the_server(stack: tuple[Containers, str], served
 def test_mlflow_answers_by_its_names_alone() -> None:
     address = f"{MLFLOW}/api/2.0/mlflow/experiments/get?experiment_id=0"
     for host, status in (("mlflow:5000", 200), ("localhost:5001", 200), ("strange.example.org", 403)):
-        assert httpx.get(address, headers={"host": host}).status_code == status
+        assert httpx.get(address, headers={"host": host}, timeout=60).status_code == status
 
 
 def test_postgres_takes_the_password_and_no_other(stack: tuple[Containers, str]) -> None:
