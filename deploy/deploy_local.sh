@@ -122,7 +122,7 @@ check_port() {
 check_ports() {
     check_port ml-api API_PORT "$API_PORT"
     check_port ml-api GRPC_PORT "$GRPC_PORT"
-    if [[ $FULL == true ]]; then
+    if [[ $ACTION == deploy && $FULL == true ]]; then
         local name port
         while read -r name port _; do
             check_port "$name" "$(tr '[:lower:]' '[:upper:]' <<<"$name")_PORT" "$port"
