@@ -22,7 +22,7 @@ from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import free_port, running_service
 from tests.serving import tiny_models
-from tests.serving.series import Scrape, scrape, scrape_until
+from tests.serving.series import Labels, Scrape, scrape, scrape_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -120,7 +120,8 @@ def test_predicted_classes_are_counted(watched: httpx.Client) -> None:
 def test_the_warm_up_is_not_counted(environment: dict[str, str]) -> None:
     settings = {**environment, "GRPC_PORT": str(free_port())}
     with running_service(environment=settings) as url, httpx.Client(base_url=url) as client:
-        first = scrape(client)
+        # The first worker answers before the second has started.
+        first = scrape_until(client, lambda now: now.value("ml_worker_starts_total") == 2, seconds=60)
     assert first.value("ml_worker_starts_total") == 2
     assert first.value("ml_predictions_total") == first.value("ml_batch_rows_count") == 0
     assert len(first.of("ml_predictions_total", "model")) == len(DATASETS)
@@ -280,18 +281,30 @@ def pipelined(url: httpx.URL, requests: list[bytes]) -> int:
 
 
 def test_hostile_requests_add_a_handful_of_series(watched: httpx.Client) -> None:
-    before = scrape(watched).series()
+    start = scrape(watched)
+    before = start.series()
     draw = random.Random(5)
-    assert pipelined(watched.base_url, hostile_requests(draw, 500)) == 500
-    every_kind = scrape(watched).series()
+    total = start.value("bentoml_service_request_total")
+
+    def hostile(count: int) -> set[tuple[str, Labels]]:
+        """Send so many; the series once all are counted, by whichever worker."""
+        nonlocal total
+        requests = hostile_requests(draw, count)
+        assert pipelined(watched.base_url, requests) == count
+        total += sum(not request.startswith(b"GET /static_content/") for request in requests)
+        now = scrape_until(watched, lambda now: now.value("bentoml_service_request_total") == total)
+        assert now.value("bentoml_service_request_total") == total
+        return now.series()
+
+    every_kind = hostile(500)
     # Status codes that had not been answered at an endpoint: total, sum, count and buckets of each.
     assert len(every_kind - before) <= 4 * 8
     assert not {name for name, _ in every_kind - before} - {
         "bentoml_service_request_total",
         *(f"bentoml_service_request_duration_seconds_{part}" for part in ("bucket", "count", "sum")),
     }
-    for connection in range(2):
-        assert pipelined(watched.base_url, hostile_requests(draw, 4_750)) == 4_750, connection
+    for _ in range(2):
+        assert hostile(4_750) == every_kind
     # What HTTP does not know as a method does not even reach the application.
     with socket.create_connection((watched.base_url.host, watched.base_url.port or 80)) as odd:
         odd.sendall(b"EXTERMINATE /predict/iris HTTP/1.1\r\nHost: x\r\n\r\n")
