@@ -22,12 +22,17 @@ def libraries(folder: Path) -> list[dict[str, Any]]:
             {
                 "name": re.sub(r"[-_.]+", "-", metadata["Name"]).lower(),
                 "version": one.version,
-                "description": metadata["Summary"] or "",
-                "licence": metadata["License-Expression"] or "",
+                "description": _field(metadata, "Summary"),
+                "licence": _field(metadata, "License-Expression"),
                 "licences": licences,
             }
         )
     return sorted(found, key=lambda one: str(one["name"]))
+
+
+def _field(metadata: Any, name: str) -> str:
+    """A field; "" if there is none, of which the standard library gives None and its backport a KeyError."""
+    return metadata[name] or "" if name in metadata else ""
 
 
 def packages(root: Path) -> list[dict[str, str]]:
