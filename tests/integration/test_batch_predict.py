@@ -21,7 +21,7 @@ from local_service import free_port
 from tests.integration.conftest import Newcomer
 
 ROWS = 400_000
-PART_ROWS = 20_000
+PART_ROWS = 4_000
 WITHIN = 180.0
 
 
@@ -184,6 +184,10 @@ class Cluster:
                 found.add(worker.ppid())
         return found
 
+    def busy_nodes(self) -> int:
+        """How many nodes have such a process."""
+        return len({worker.ppid() for worker in self.workers()})
+
 
 def end(pid: int) -> None:
     """End a process and all that it started, by their ids."""
@@ -215,11 +219,8 @@ def test_a_cluster_of_two_nodes_gives_the_same_bytes_though_a_worker_is_killed(
 ) -> None:
     target = tmp_path / "out"
     with running(served_once, command(table, target, "--ray", cluster.address)) as process:
-        wait_for(
-            lambda: (len(cluster.busy_nodes()) == 2 and parts(target) >= 2) or process.poll() is not None,
-            "a worker on each node, and two parts",
-        )
-        assert process.poll() is None
+        # A worker on each node, and something done: whoever is quick, there is something left.
+        wait_for(lambda: (cluster.busy_nodes() == 2 and parts(target) >= 2) or process.poll() is not None, "workers")
         cluster.workers()[0].kill()
         assert parts(target) < ROWS // PART_ROWS
         assert process.wait(timeout=WITHIN) == 0
