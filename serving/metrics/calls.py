@@ -78,6 +78,8 @@ class Calls:
 
 def flush() -> None:
     """Write what all have noted."""
-    for calls in _waiting:
-        calls.write()
+    waiting = list(_waiting)
+    # First, so that the next call asks for a flush again, whatever becomes of this one.
     _waiting.clear()
+    for calls in waiting:
+        calls.write()
