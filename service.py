@@ -7,12 +7,10 @@ import bentoml
 from contract import DATASETS
 from contract.housing import HOUSING, HousingRow, HousingRows
 from contract.iris import IRIS, IrisRow, IrisRows
-from serving import logs, metrics_directory, tracing
 from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
-from serving.metrics import calls, scrape, series
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -24,6 +22,7 @@ from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
 from serving.settings import Settings
 from serving.startup import check_deployment
+from serving.telemetry import calls, logs, metrics_directory, scrape, series, tracing
 
 metrics_directory.take_own()
 

@@ -3,11 +3,11 @@
 import numpy as np
 from open_inference.grpc import protocol as pb
 
-from contract.card import ONNX_INPUT
 from contract.dataset import Dataset
 from contract.table import FloatMatrix
 from load_tests.answers import check_tensors, well_formed
 from load_tests.http_protocols import DTYPES
+from model.card import ONNX_INPUT
 
 
 def infer_request(dataset: Dataset, rows: FloatMatrix) -> pb.ModelInferRequest:

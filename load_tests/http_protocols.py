@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from contract.card import ONNX_INPUT
 from contract.dataset import Dataset
 from contract.table import FloatMatrix
 from load_tests.answers import (
@@ -20,6 +19,7 @@ from load_tests.answers import (
     shortened,
     well_formed,
 )
+from model.card import ONNX_INPUT
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 DTYPES = {"FP64": "<f8", "INT64": "<i8"}

@@ -23,15 +23,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from serving.bundle import Bundle
-from serving.dispatch import Dispatch
 from serving.errors import http_exception_response, internal_error_response
-from serving.http_traffic import observed
-from serving.metrics import calls, scrape
-from serving.openapi import DOCS_PAGE, document
-from serving.prediction_app import PredictionApp
+from serving.http.dispatch import Dispatch
+from serving.http.openapi import DOCS_PAGE, document
+from serving.http.prediction_app import PredictionApp
+from serving.http.traffic import observed
 from serving.protocol import rest
 from serving.protocol.rest import RestApp
 from serving.settings import Settings
+from serving.telemetry import calls, scrape
 
 NO_BENTO = "not available"
 """BentoML's version of a service that is served from its source."""

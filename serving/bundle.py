@@ -13,11 +13,11 @@ from typing import Any
 from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
-from serving.metrics.model import ModelObserver
+from serving.batching.runner import Runner
 from serving.models import LoadedModel, load
 from serving.predictions import Predictor
-from serving.runner import Runner
 from serving.settings import Settings
+from serving.telemetry.model import ModelObserver
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Bundle:
     def warm_up(self) -> None:
         """Warm every model up, then set the heap aside from the garbage collector."""
         for predictor in self.predictors.values():
-            predictor.runner.warm_up(predictor.model.golden_rows)
+            predictor.runner.warm_up(predictor.model.artifact.golden_rows)
         # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
         gc.collect()
         gc.freeze()
@@ -97,7 +97,7 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
         model = load(dataset, reference.resolve())
         runner = Runner(
             dataset.name,
-            model.predict,
+            model.artifact.outputs,
             max_batch_size=settings.MAX_BATCH_SIZE,
             max_latency_ms=settings.MAX_LATENCY_MS,
             timeout_seconds=settings.TIMEOUT_SECONDS,

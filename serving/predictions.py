@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contract.dataset import Dataset, Row
 from contract.table import FloatMatrix
-from serving import request_id
+from serving.batching.runner import Runner
 from serving.models import LoadedModel
-from serving.runner import Runner
+from serving.telemetry import request_id
 
 
 class ModelRef(BaseModel):

@@ -8,16 +8,29 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-ROOMS = ("contract", "training", "serving", "monitoring", "load_tests", "deploy", "service", "local_service")
+ROOMS = (
+    "contract",
+    "model",
+    "training",
+    "batch_predict",
+    "serving",
+    "monitoring",
+    "load_tests",
+    "deploy",
+    "service",
+    "local_service",
+)
 MAY_IMPORT = {
     "contract": set(),
     # It starts the service as a command, and knows nothing of what is inside.
     "local_service": {"contract"},
-    "training": {"contract", "local_service"},
-    "serving": {"contract"},
+    "model": {"contract"},
+    "training": {"contract", "model", "local_service"},
+    "batch_predict": {"contract", "model", "training"},
+    "serving": {"contract", "model"},
     "service": {"contract", "serving"},
     "monitoring": {"contract"},
-    "load_tests": {"contract", "local_service"},
+    "load_tests": {"contract", "model", "local_service"},
     "deploy": {"contract"},
 }
 EXCEPTIONS = {
@@ -26,7 +39,7 @@ EXCEPTIONS = {
     # It is the service, with something taken away.
     "load_tests/benchmark/unmetered.py": {"serving", "service"},
 }
-SERVING_ONLY = {"serving", "service", "contract"}
+SERVING_ONLY = {"serving", "service", "contract", "model"}
 """What the image holds: nothing of the training dependencies may be imported there."""
 TRAINING_LIBRARIES = {"sklearn", "skl2onnx", "onnx", "skops", "mlflow", "dvc", "pandas", "pyarrow", "matplotlib"}
 LONGEST_MODULE = 320
@@ -76,12 +89,7 @@ def test_a_module_is_one_noun(path: Path) -> None:
         ("mlflow", {"training/tracking.py"}),
         (
             "onnxruntime",
-            {
-                "serving/models.py",
-                "training/export.py",
-                "training/served_model.py",
-                "load_tests/benchmark/peers/onnx_model.py",
-            },
+            {"model/session.py", "load_tests/benchmark/peers/onnx_model.py"},
         ),
         ("_bentoml_impl", {"serving/app.py"}),
     ],

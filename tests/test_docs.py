@@ -8,7 +8,7 @@ import pytest
 
 from contract import DATASETS
 from contract.errors import BundleError
-from serving.openapi import GET_ROUTES
+from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.protocol.messages import Codec
 from serving.settings import Settings

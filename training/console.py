@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from contract.errors import PipelineError
+from contract.errors import BundleError
 
 log = logging.getLogger("training")
 
@@ -30,7 +30,7 @@ def step(doing: str) -> Iterator[None]:
 def run(stage: Callable[[], object]) -> int:
     """Run a stage as a command and return its exit status.
 
-    Progress goes to stderr. A ``PipelineError`` is told as its sentence, without a traceback: it is the user's to
+    Progress goes to stderr. A ``BundleError`` is told as its sentence, without a traceback: it is the user's to
     mend, and says how. Everything else is our bug and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -38,7 +38,7 @@ def run(stage: Callable[[], object]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         stage()
-    except PipelineError as error:
+    except BundleError as error:
         log.error("%s", error)  # noqa: TRY400 # the sentence is for the user, the traceback is not
         return 1
     return 0

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 
 from contract import DATASETS
-from contract.card import CARD_FILE, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from local_service import running_service
+from model.card import CARD_FILE, ModelCard
 from training import console, files
-from training.export import load_estimator
 from training.import_models import DEPLOYED_FILE
+from training.onnx.export import load_estimator
 from training.params import DeploymentValidationParams, load
 from training.tracking import EXTRA_FILES, MODEL_SKOPS
 

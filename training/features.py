@@ -52,7 +52,7 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def transform(self, X: ArrayLike) -> FloatMatrix:  # noqa: N803 # scikit-learn's signature
         """``[N, F]`` to ``[N, F + 2 · rotations + ratios]``.
 
-        Written as single products and sums, one rounding each, as ``training/feature_conversion.py`` writes them too:
+        Written as single products and sums, one rounding each, as ``training/onnx/features.py`` writes them too:
         the results are equal to the last bit, and no row falls on the other side of a tree's threshold. A matrix
         product would be free to sum in another order.
         """

@@ -16,9 +16,9 @@ from bentoml.exceptions import BentoMLException, NotFound
 from pydantic import ValidationError
 
 from contract import DATASETS
-from contract.card import CARD_FILE, ONNX_FILE, ModelCard
 from contract.dataset import Dataset
 from contract.errors import PipelineError
+from model.card import CARD_FILE, ONNX_FILE, ModelCard
 from training import console, files, tracking
 from training.tracking import RegisteredModel
 

@@ -16,15 +16,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from contract import DATASETS
 from contract.dataset import Dataset
 from contract.errors import PipelineError
-from training import evaluation_page, model_figures, tracking
+from model.session import Artifact, ArtifactError
+from training import tracking
 from training.console import log, run, step
-from training.evaluation_page import Evaluation
-from training.export import ESTIMATOR_FILE, load_estimator
+from training.evaluation import model_figures
+from training.evaluation import page as evaluation_page
+from training.evaluation.gate import Contender, decide
+from training.evaluation.page import Evaluation
+from training.evaluation.scores import score
 from training.files import replaced_directory, write_json, write_text
-from training.gate import Contender, decide
+from training.onnx.export import ESTIMATOR_FILE, load_estimator
 from training.params import ModelEvaluationParams, load
-from training.scores import score
-from training.served_model import ServedModel
 from training.splits import Split, Splits
 from training.tracking import RegisteredModel
 
@@ -34,8 +36,8 @@ FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path
 def evaluate(
     dataset: Dataset,
     splits: Splits,
-    challenger: tuple[RegisteredModel, ServedModel],
-    champion: tuple[RegisteredModel, ServedModel | str] | None,
+    challenger: tuple[RegisteredModel, Artifact],
+    champion: tuple[RegisteredModel, Artifact | str] | None,
     params: ModelEvaluationParams,
 ) -> Evaluation:
     """Score challenger and champion on the same test split and let the gate decide. Draws nothing, moves nothing.
@@ -117,7 +119,7 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
     return replace(evaluation, figures=figures)
 
 
-def _challenger(dataset: Dataset) -> tuple[RegisteredModel, ServedModel]:
+def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
     """The model in ``models/{name}``, once it is sure that the registry has it too: from there it is deployed.
 
     Raises:
@@ -130,14 +132,17 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, ServedModel]:
     except OSError as error:
         raise PipelineError(f"{path} cannot be read ({error.strerror}). {again}") from error
     registered = tracking.get(registration["name"], registration["version"])
-    model = ServedModel(MODELS / dataset.name)
+    try:
+        model = Artifact.read(MODELS / dataset.name)
+    except ArtifactError as error:
+        raise PipelineError(f"{error} {again}") from error
     if model.card.contract_version != dataset.contract_version:
         raise PipelineError(
             f"{MODELS / dataset.name} was trained under contract {model.card.contract_version}, this code has "
             f"{dataset.contract_version}. {again}"
         )
     with tempfile.TemporaryDirectory() as directory:
-        stored = ServedModel(tracking.download(registered, Path(directory) / dataset.name))
+        stored = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
     if stored.card.onnx.sha256 != model.card.onnx.sha256:
         raise PipelineError(
             f"Version {registered.version} of {dataset.name} in the MLflow registry is another model than "
@@ -147,8 +152,8 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, ServedModel]:
 
 
 def _champion(
-    dataset: Dataset, challenger: tuple[RegisteredModel, ServedModel]
-) -> tuple[RegisteredModel, ServedModel | str] | None:
+    dataset: Dataset, challenger: tuple[RegisteredModel, Artifact]
+) -> tuple[RegisteredModel, Artifact | str] | None:
     registered = tracking.champion(dataset.name)
     if registered is None:
         return None
@@ -156,8 +161,8 @@ def _champion(
         return challenger
     try:
         with tempfile.TemporaryDirectory() as directory:
-            model = ServedModel(tracking.download(registered, Path(directory) / dataset.name))
-    except PipelineError as error:
+            model = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
+    except (PipelineError, ArtifactError) as error:
         # A champion that cannot be loaded cannot be deployed either: keeping it would help nobody.
         log.warning("%s: champion version %s cannot be loaded: %s", dataset.name, registered.version, error)
         return registered, "can no longer be loaded from the MLflow artifact store"
@@ -188,7 +193,7 @@ def _record(evaluation: Evaluation) -> None:
     )
 
 
-def _scores(dataset: Dataset, test: Split, model: ServedModel, params: ModelEvaluationParams) -> dict[str, float]:
+def _scores(dataset: Dataset, test: Split, model: Artifact, params: ModelEvaluationParams) -> dict[str, float]:
     return score(dataset, test.target, model.predict(test.features), within=params.close)
 
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
-from training.scores import score
+from training.evaluation.scores import score
 from training.splits import Split
 
 FloatArray = NDArray[np.float64]

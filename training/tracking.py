@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.card import CARD_FILE, ONNX_FILE
 from contract.errors import PipelineError
-from training.export import ESTIMATOR_FILE
+from model.card import CARD_FILE, ONNX_FILE
 from training.files import replaced_directory
+from training.onnx.export import ESTIMATOR_FILE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,11 +24,13 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS, deciles
-from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
-from training import candidate_plots, candidates, console, export, params, selection, tracking
+from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
+from training import candidates, console, params, selection, tracking
+from training.evaluation import candidate_plots
 from training.files import replaced_directory, sha256, write_json
+from training.onnx import export
 from training.params import CandidateParams, RowFeatureParams, TrainParams
 from training.selection import CrossValidation
 from training.splits import Splits

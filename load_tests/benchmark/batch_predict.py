@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.print(f"{asked.rows:,} rows, {table.stat().st_size / 1e6:,.0f} MB of {asked.format}")
             measured = measure(
                 [
-                    *(sys.executable, "-m", "training.batch_predict", str(table), str(target)),
+                    *(sys.executable, "-m", "batch_predict", str(table), str(target)),
                     *("--model", asked.model, *asked.options.split()),
                 ]
             )

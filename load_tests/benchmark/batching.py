@@ -25,8 +25,8 @@ from load_tests.benchmark import batching_page, deployment, payloads
 from load_tests.benchmark.batching_page import Curve, Point
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.open_loop import offer, saturate
+from serving.batching.runner import Model, Runner
 from serving.models import load
-from serving.runner import Model, Runner
 from serving.settings import Settings
 
 SHARES = (0.10, 0.25, 0.50, 0.75, 0.90, 1.00, 1.25, 1.50)
@@ -167,7 +167,7 @@ async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
     """Both models, with batching and without."""
     settings = Settings()
     found = deployment.find()
-    onnx = load(HOUSING, bentoml.models.get(found.tag)).predict
+    onnx = load(HOUSING, bentoml.models.get(found.tag)).artifact.outputs
     curves = []
     models: list[tuple[str, Model, int, int]] = [
         (batching_page.ONNX, onnx, ONNX_ROWS, settings.MAX_BATCH_SIZE),

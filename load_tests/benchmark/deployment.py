@@ -8,9 +8,9 @@ from pathlib import Path
 import bentoml
 from bentoml.exceptions import NotFound
 
-from contract.card import ONNX_FILE
 from contract.housing import HOUSING
 from load_tests.benchmark.errors import BenchmarkError
+from model.card import ONNX_FILE
 
 PROJECT = Path(__file__).parents[2]
 DEPLOYED_FILE = "deployed.json"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from serving.metrics.calls import Calls
-from serving.metrics.model import ModelObserver
+from serving.telemetry.calls import Calls
+from serving.telemetry.model import ModelObserver
 
 
 def _nothing(*_: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, RootModel
 
 from contract import DATASETS
-from contract.card import ONNX_INPUT
+from model.card import ONNX_INPUT
 from serving.protocol.tensors import BYTES, NUMBERS
 
 EXAMPLE = next(iter(DATASETS.values()))

@@ -17,19 +17,18 @@ from grpc_reflection.v1alpha import reflection
 from open_inference.grpc import protocol as pb
 
 from contract.errors import BundleError, DeadlineExceeded, InvalidInput, StartupError
-from serving import request_id
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
-from serving.http_body import CLIENT_CLOSED_REQUEST
-from serving.metrics import UNKNOWN
-from serving.metrics.calls import Calls
-from serving.metrics.grpc import grpc_calls
-from serving.metrics.model import count_refused
+from serving.http.body import CLIENT_CLOSED_REQUEST
 from serving.protocol import health
 from serving.protocol.inference import Inference
 from serving.protocol.messages import check_parameters
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
-from serving.request_log import RequestLog
 from serving.settings import Settings
+from serving.telemetry import UNKNOWN, request_id
+from serving.telemetry.calls import Calls
+from serving.telemetry.grpc import grpc_calls
+from serving.telemetry.model import count_refused
+from serving.telemetry.request_log import RequestLog
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CONTENTS = {

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.card import ONNX_INPUT
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
 from contract.errors import OTHER, InvalidInput, Reason
 from contract.table import FloatMatrix, first_violation, refused
+from model.card import ONNX_INPUT
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
 
 PLATFORM = "onnxruntime_onnx"

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope
 
 from contract.errors import BundleError, InvalidInput, NotFound, UnsupportedMediaType
 from serving.errors import sentence
-from serving.http_body import check_method, header, media_type, read_body
-from serving.json_app import JSON, Answer, JsonApp
+from serving.http.body import check_method, header, media_type, read_body
+from serving.http.json_app import JSON, Answer, JsonApp
 from serving.protocol.body import read_object, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings

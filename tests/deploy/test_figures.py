@@ -13,7 +13,7 @@ import yaml
 from contract import DATASETS
 from load_tests.benchmark.capacity import Assumptions
 from monitoring.slo import JOB
-from serving.openapi import GET_ROUTES
+from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
 from tests.deploy.cluster_policies import INSIDE, covers

@@ -50,7 +50,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(table: Path, target: Path, *options: str) -> list[str]:
-    words = ["-m", "training.batch_predict", str(table), str(target), "--model", "iris@champion"]
+    words = ["-m", "batch_predict", str(table), str(target), "--model", "iris@champion"]
     return [".venv/bin/python", *words, "--part-rows", str(PART_ROWS), *options]
 
 

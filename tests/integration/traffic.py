@@ -19,9 +19,9 @@ import pandas as pd
 from open_inference.grpc import protocol as pb
 
 from contract import DATASETS
-from contract.card import ONNX_INPUT
 from contract.housing import HOUSING
 from contract.iris import IRIS
+from model.card import ONNX_INPUT
 
 RAW = Path(__file__).parents[2] / "data" / "raw"
 

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.card import ONNX_INPUT, PROBABILITIES_OUTPUT, GoldenRow, ModelCard
 from contract.iris import IRIS
+from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, GoldenRow, ModelCard
 from tests.serving import tiny_models
 
 PLACES = 1000

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
-from serving.metrics import calls
-from serving.metrics.calls import Calls
+from serving.telemetry import calls
+from serving.telemetry.calls import Calls
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from serving.dispatch import Dispatch
+from serving.http.dispatch import Dispatch
 
 
 def app(name: str, seen: list[str]) -> Any:

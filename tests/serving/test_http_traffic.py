@@ -7,9 +7,9 @@ import pytest
 from bentoml import server_context
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.endpoints import Endpoints
-from serving.http_traffic import HttpTraffic
-from serving.request_log import RequestLog
+from serving.http.endpoints import Endpoints
+from serving.http.traffic import HttpTraffic
+from serving.telemetry.request_log import RequestLog
 
 
 async def buggy(scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,7 +22,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import PROJECT, free_port, running_service
-from serving.logs import file_of_process
+from serving.telemetry.logs import file_of_process
 from tests.serving import failing_model, tiny_models
 from tests.serving.series import scrape
 
@@ -133,7 +133,7 @@ def test_an_identifier_leads_to_the_line_of_a_refusal_without_its_value(logged: 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", event.pop("timestamp"))
     assert event == {
         "level": "INFO",
-        "logger": "serving.request_log",
+        "logger": "serving.telemetry.request_log",
         "message": "request refused",
         "request_id": identifier,
         "route": "/predict/housing",
@@ -237,7 +237,7 @@ def test_shed_and_slow_requests_are_told(stored: dict[str, str], no_pipeline: Pa
     events = {
         event["request_id"]: event
         for event in map(json.loads, output.read_text().splitlines())
-        if event["logger"] == "serving.request_log"
+        if event["logger"] == "serving.telemetry.request_log"
     }
     assert {events[identifier]["message"] for identifier in shed} == {"request shed"}
     assert {events[identifier]["message"] for identifier in slow} == {"request slow"}

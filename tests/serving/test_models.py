@@ -6,11 +6,11 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from contract import DATASETS
-from contract.card import CARD_FILE
 from contract.dataset import Dataset
 from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
+from model.card import CARD_FILE
 from serving.models import ARTIFACT_FOLDER, deployed_model, load
 from tests.serving import tiny_models
 
@@ -20,8 +20,8 @@ def test_a_stored_model_answers_as_the_estimator_did(dataset: Dataset) -> None:
     stored = tiny_models.store(dataset)
     model = load(dataset, stored)
     rows = tiny_models.table(dataset).features
-    assert model.predict(rows).shape == (len(rows), len(dataset.target.classes) or 1)
-    assert np.array_equal(model.predict(rows), tiny_models.expected(dataset, rows))
+    assert model.artifact.outputs(rows).shape == (len(rows), len(dataset.target.classes) or 1)
+    assert np.array_equal(model.artifact.outputs(rows), tiny_models.expected(dataset, rows))
     assert model.version == stored.tag.version
 
 
@@ -30,18 +30,18 @@ def test_a_row_has_the_same_bits_in_every_batch(dataset: Dataset) -> None:
     model = load(dataset, tiny_models.store(dataset))
     rows = tiny_models.table(dataset).features[:150]
     for size in (*range(1, 18), 31, 64, 150):
-        parts = [model.predict(rows[start : start + size]) for start in range(0, len(rows), size)]
-        np.testing.assert_array_equal(np.concatenate(parts), model.predict(rows))
+        parts = [model.artifact.outputs(rows[start : start + size]) for start in range(0, len(rows), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), model.artifact.outputs(rows))
 
 
 def test_trees_need_no_padding() -> None:
     stored = tiny_models.store(HOUSING, estimator=HistGradientBoostingRegressor(max_iter=5))
-    assert load(HOUSING, stored).row_multiple == 1
+    assert load(HOUSING, stored).artifact.row_multiple == 1
 
 
 def test_changed_bits_are_refused() -> None:
     onnx, _ = tiny_models.artifact(HOUSING)
-    with pytest.raises(StartupError, match=r"damaged: the checksum of model.onnx .* `bentoml models delete housing:"):
+    with pytest.raises(StartupError, match=r"damaged: The checksum of .*model.onnx .* `bentoml models delete housing:"):
         load(HOUSING, tiny_models.store(HOUSING, onnx=onnx + b"\0"))
 
 

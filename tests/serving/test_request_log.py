@@ -4,10 +4,10 @@ import re
 import pytest
 
 from contract.errors import DeadlineExceeded, InferenceFailed, InvalidInput, NotFound, Overloaded, Reason
-from serving import request_id
-from serving.endpoints import Endpoints
-from serving.logs import ConsoleFormatter
-from serving.request_log import LINES_PER_SECOND, RequestLog
+from serving.http.endpoints import Endpoints
+from serving.telemetry import request_id
+from serving.telemetry.logs import ConsoleFormatter
+from serving.telemetry.request_log import LINES_PER_SECOND, RequestLog
 
 FIELDS = {"route": "/predict/iris", "status": 1}
 

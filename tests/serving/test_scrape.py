@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from serving.metrics.scrape import bury_dead
+from serving.telemetry.scrape import bury_dead
 
 WORKER = """
 import sys

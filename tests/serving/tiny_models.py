@@ -12,11 +12,11 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from contract import deciles
-from contract.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
+from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
-from training import export
+from training.onnx import export
 from training.train import describe_answers
 
 RAW = Path(__file__).parents[2] / "data" / "raw"

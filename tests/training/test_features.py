@@ -12,8 +12,9 @@ from contract import DATASETS
 from contract.dataset import Dataset, Row, Target, feature
 from contract.errors import PipelineError
 from tests.training.conftest import ROOT
-from training import feature_conversion, params
+from training import params
 from training.features import FloatMatrix, RowFeatures, SinglePrecision, row_features
+from training.onnx import features as feature_conversion
 from training.params import RotationParams, RowFeatureParams
 
 HOUSING = DATASETS["housing"]

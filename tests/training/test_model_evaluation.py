@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from contract.card import CARD_FILE, ONNX_FILE
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
+from model.card import CARD_FILE, ONNX_FILE
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
-from training import export, params, tracking
+from training import params, tracking
 from training.features import RowFeatures
 from training.model_evaluation import evaluate_models
+from training.onnx import export
 from training.params import ModelEvaluationParams
 from training.splits import Split
 from training.tracking import RegisteredModel

@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 from contract import DATASETS
 from contract.errors import PipelineError
 from tests.training.conftest import tiny_splits
-from training import candidate_plots
+from training.evaluation import candidate_plots
 from training.selection import CrossValidation, best, cross_validate
 from training.splits import Split
 

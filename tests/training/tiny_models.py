@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard, OnnxCard
 from contract.dataset import Dataset, Row, Target, Task, feature
+from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard, OnnxCard
 from training.splits import Split, Splits
 
 FloatArray = NDArray[np.float64]

@@ -1,0 +1,134 @@
+"""An artifact that answers: ``model.onnx`` and ``card.json`` of one directory, run by onnxruntime."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pydantic
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+from contract.dataset import Task
+from contract.errors import BundleError
+from contract.table import FloatMatrix
+from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
+from model.row_independence import filled_up, row_multiple
+
+
+class ArtifactError(BundleError):
+    """An artifact is incomplete, damaged, or answers differently than it did in training."""
+
+
+class Artifact:
+    """The ONNX model of a directory with its card.
+
+    Args:
+        card: what the artifact says of itself.
+        session: runs the model; see ``open_session``.
+    """
+
+    def __init__(self, card: ModelCard, session: onnxruntime.InferenceSession) -> None:
+        self.card = card
+        self._session = session
+        self._output = output_name(card.task)
+
+    @classmethod
+    def read(cls, directory: Path) -> "Artifact":
+        """Read a directory and check that the model is the one its card was written for.
+
+        Raises:
+            ArtifactError: a file is missing or unreadable, or the checksums differ.
+        """
+        card = _read_card(directory / CARD_FILE)
+        path = directory / ONNX_FILE
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"The model {path} cannot be read ({error.strerror}).") from error
+        if hashlib.sha256(content).hexdigest() != card.onnx.sha256:
+            raise ArtifactError(f"The checksum of {path} is not the one in its model card.")
+        try:
+            return cls(card, open_session(content))
+        except (Fail, InvalidGraph, InvalidProtobuf) as error:
+            raise ArtifactError(f"onnxruntime cannot load {path}: {error}") from error
+
+    @cached_property
+    def row_multiple(self) -> int:
+        """The model is given its rows in a multiple of this number, so that a row's answer never depends on others."""
+        return row_multiple(self._run, self.card)
+
+    @cached_property
+    def golden_rows(self) -> FloatMatrix:
+        """The rows of the card whose answers are known, ``[N, F]``."""
+        names = [feature.name for feature in self.card.features]
+        return np.array([[one.row[name] for name in names] for one in self.card.golden], dtype=np.float64)
+
+    def outputs(self, rows: FloatMatrix) -> FloatMatrix:
+        """The answers to rows ``[N, F]``, N at least 1. A row's answer has the same bits whatever rows are beside it.
+
+        Returns:
+            ``[N, K]``: the prediction (K = 1), or the probability of each class (K = C), which add up to 1 in single
+            precision.
+        """
+        return filled_up(self._run, rows, self.row_multiple)
+
+    def predict(self, rows: FloatMatrix) -> FloatMatrix:
+        """The answers to rows ``[N, F]`` in the form that scikit-learn's metrics take.
+
+        Returns:
+            Regression: predictions in the target's unit, ``[N]``. Classification: probabilities ``[N, C]``; each row
+            sums to 1 in double precision, which ONNX's single precision only nearly does.
+        """
+        answer = self._run(rows)
+        if self.card.task is Task.REGRESSION:
+            return answer.reshape(-1)
+        return np.asarray(answer / answer.sum(axis=1, keepdims=True))
+
+    def check_golden_rows(self) -> None:
+        """Compare the answers to the golden rows with those of the estimator in training.
+
+        Raises:
+            ArtifactError: the largest difference is over the card's tolerance.
+        """
+        expected = np.array([one.output for one in self.card.golden])
+        difference = np.abs(self.outputs(self.golden_rows) - expected).max()
+        tolerance = self.card.onnx.tolerance
+        if not difference <= tolerance:
+            raise ArtifactError(f"Its golden rows are off by {difference:g}, over the tolerance of {tolerance:g}.")
+
+    def _run(self, rows: FloatMatrix) -> FloatMatrix:
+        return run_session(self._session, self._output, rows)
+
+
+def output_name(task: Task) -> str:
+    """The name of the model's output that is served."""
+    return REGRESSION_OUTPUT if task is Task.REGRESSION else PROBABILITIES_OUTPUT
+
+
+def open_session(content: bytes) -> onnxruntime.InferenceSession:
+    """An onnxruntime session of one thread for the bytes of an ONNX model."""
+    options = onnxruntime.SessionOptions()
+    # Batches are small and workers are processes: threads in the session would only wait for each other.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Errors are raised, and logged with the request; onnxruntime would also print them in a form of its own.
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: onnxruntime.InferenceSession, output: str, rows: FloatMatrix) -> FloatMatrix:
+    """One output of the model for rows ``[N, F]``, as ``[N, K]``."""
+    (outputs,) = session.run([output], {ONNX_INPUT: rows})
+    return np.asarray(outputs, dtype=np.float64).reshape(len(rows), -1)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"The model card {path} cannot be read ({error.strerror}).") from error
+    except pydantic.ValidationError as error:
+        raise ArtifactError(
+            f"The model card {path} was not written by this code: {error.error_count()} fields do not fit."
+        ) from error

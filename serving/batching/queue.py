@@ -1,0 +1,111 @@
+"""The requests that wait for a runner, and the next batch of them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from contract.errors import BundleError
+from contract.table import FloatMatrix
+from serving.telemetry import request_id
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """Rows of one caller, and how far they are. ``behind``: others were before it when it came."""
+
+    rows: FloatMatrix
+    future: asyncio.Future[FloatMatrix]
+    arrived: float
+    behind: bool
+    missing: int
+    request_id: str = field(default_factory=request_id.CURRENT.get)
+    taken: int = 0
+    parts: list[FloatMatrix] = field(default_factory=list)
+
+    @property
+    def queued(self) -> int:
+        """Rows that are still in the queue."""
+        return len(self.rows) - self.taken
+
+    def fail(self, error: BundleError) -> None:
+        """Tell the caller, unless it has its answer or has left."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Slice(NamedTuple):
+    """Rows of one request in a batch."""
+
+    request: Request
+    start: int
+    size: int
+
+
+class BatchQueue:
+    """Requests in the order they came.
+
+    Args:
+        max_batch_size: most rows of a batch.
+    """
+
+    def __init__(self, max_batch_size: int) -> None:
+        self.max_batch_size = max_batch_size
+        self.rows = 0
+        """All that is queued."""
+        self.next_rows = 0
+        """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
+        self._requests: deque[Request] = deque()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    def append(self, request: Request) -> None:
+        """Take a new request."""
+        self._count(request, 1)
+        self._requests.append(request)
+
+    def forget(self, request: Request) -> None:
+        """Drop what is queued of a request."""
+        if request.queued:
+            self._requests.remove(request)
+            self._count(request, -1)
+            request.taken = len(request.rows)
+
+    def take(self, refusal: Callable[[Request], BundleError | None]) -> list[Slice]:
+        """The next batch, first come first served; empty if nobody waits.
+
+        The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
+        wait for the whole of it; the rest of one that only met a full batch is next.
+
+        Args:
+            refusal: tells for each request whether it is dropped instead, and with which error.
+        """
+        batch = []
+        room = self.max_batch_size
+        while room and self._requests:
+            request = self._requests[0]
+            error = refusal(request)
+            if error is not None:
+                self.forget(request)
+                request.fail(error)
+                continue
+            self._requests.popleft()
+            self._count(request, -1)
+            batch.append(Slice(request, request.taken, min(request.queued, room)))
+            request.taken += batch[-1].size
+            room -= batch[-1].size
+            if request.queued:
+                self._count(request, 1)
+                large = len(request.rows) > self.max_batch_size
+                (self._requests.append if large else self._requests.appendleft)(request)
+        return batch
+
+    def _count(self, request: Request, sign: int) -> None:
+        """Add what a request has in the queue to the sums, or take it from them."""
+        self.rows += sign * request.queued
+        self.next_rows += sign * min(request.queued, self.max_batch_size)

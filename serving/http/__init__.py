@@ -1,0 +1,1 @@
+"""HTTP: from bytes to a prediction and back."""

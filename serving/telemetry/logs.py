@@ -1,0 +1,124 @@
+"""Where log lines go, in which form, and from which level on.
+
+One line is one event: JSON for machines, and on a terminal text for people. Everything in the process goes the same
+way, BentoML's lines too. A file is rotated by the process that writes it, and processes that share one would each
+rotate it under the others: so every worker has its own, named by its number, which the worker that replaces it takes
+over.
+"""
+
+import logging
+import logging.config
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bentoml import server_context
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from contract.errors import StartupError
+from serving.settings import Settings
+from serving.telemetry import request_id
+
+FILE_BYTES = 10 * 1024 * 1024
+FILE_BACKUPS = 5
+"""At most so many rotated files beside the one that is written."""
+
+
+def configure(settings: Settings) -> None:
+    """Lines to standard output and, if there is a ``LOG_FILE``, to it; ours and BentoML's from ``LOG_LEVEL`` on.
+
+    Called once a process, when the service is imported: BentoML has set its own logging up by then.
+
+    Raises:
+        StartupError: the file cannot be written.
+    """
+    style = settings.LOG_FORMAT
+    if style == "auto":
+        style = "console" if sys.stdout.isatty() else "json"
+    handlers: dict[str, dict[str, Any]] = {
+        "output": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": style}
+    }
+    if settings.LOG_FILE is not None:
+        handlers["file"] = {
+            "class": "logging.handlers.RotatingFileHandler",
+            "filename": file_of_process(settings.LOG_FILE, server_context.worker_index),
+            "maxBytes": FILE_BYTES,
+            "backupCount": FILE_BACKUPS,
+            "encoding": "utf-8",
+            "formatter": "json",
+        }
+    for handler in handlers.values():
+        handler["filters"] = ["request"]
+    # Theirs had handlers of their own; from their level on, they now take the way of all.
+    levels = {
+        "serving": settings.LOG_LEVEL,
+        "bentoml": settings.LOG_LEVEL,
+        "uvicorn.error": "WARNING",
+        "circus": "WARNING",
+    }
+    try:
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "filters": {"request": {"()": _RequestFilter}},
+                "formatters": {"json": {"()": LineFormatter}, "console": {"()": ConsoleFormatter}},
+                "handlers": handlers,
+                "loggers": {
+                    name: {"level": level, "handlers": [], "propagate": True} for name, level in levels.items()
+                },
+                "root": {"level": "WARNING", "handlers": list(handlers)},
+            }
+        )
+    except ValueError as error:
+        raise StartupError(
+            f"The log file {settings.LOG_FILE} cannot be written: {error.__cause__}. Set LOG_FILE to one that can."
+        ) from error
+
+
+def file_of_process(file: Path, worker: int | None) -> Path:
+    """The file of a worker, by its number from 1 on; of the process that starts the workers, the file itself."""
+    return file if worker is None else file.with_name(f"{file.stem}.{worker}{file.suffix}")
+
+
+class _RequestFilter(logging.Filter):
+    """Adds the identifier of the request that is being answered; a line about several has them itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        identifier = request_id.CURRENT.get()
+        if identifier and not hasattr(record, "request_ids"):
+            record.request_id = identifier
+        return True
+
+
+class LineFormatter(JsonFormatter):
+    """One JSON object: timestamp (UTC), level, logger, message, then the fields of the event."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["levelname", "name", "message"],
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "stack"},
+            timestamp=True,
+            json_ensure_ascii=False,
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The fields in the order in which people read them."""
+        return {"timestamp": log_data.pop("timestamp"), **log_data}
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level, logger, event, fields: ``12:30:01.123 WARNING serving.telemetry.logs draining left=3``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the stack below it where there is one."""
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = "".join(
+            f" {name}={value if isinstance(value, int | float) else str(value)!r}"
+            for name, value in vars(record).items()
+            if name not in RESERVED_ATTRS
+        )
+        line = f"{time} {record.levelname} {record.name} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,0 +1,92 @@
+"""Batch prediction with tiny models, without a registry between."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from batch_predict import run
+from batch_predict.output import Done
+from batch_predict.run import Settings
+from batch_predict.source import Format
+from contract.dataset import Dataset
+from model.card import CARD_FILE, FeatureCard, ModelCard
+from tests.training.tiny_models import PEBBLES, PEBBLES_WEIGHTS, PLOTS, PLOTS_WEIGHTS, write_model
+from training import tracking
+from training.tracking import RegisteredModel
+
+
+class Predict:
+    """Predicts with the models of a folder, which stands in for the registry's artifacts."""
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+
+    def __call__(self, dataset: Dataset, source: Path, target: Path, settings: Settings, version: str = "1") -> Done:
+        registered = RegisteredModel(dataset.name, version, "run", f"models:/{dataset.name}/{version}")
+        return run.predict(dataset, registered, source, target, settings)
+
+
+@pytest.fixture
+def predict(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Predict:
+    models = tmp_path_factory.mktemp("models")
+
+    def download(model: RegisteredModel, destination: Path) -> Path:
+        return write(model.name, destination)
+
+    def write(name: str, directory: Path) -> Path:
+        dataset, weights = {"plots": (PLOTS, PLOTS_WEIGHTS), "pebbles": (PEBBLES, PEBBLES_WEIGHTS)}[name]
+        write_model(directory, dataset, weights)
+        _add_features(directory / CARD_FILE, dataset)
+        return directory
+
+    for name in ("plots", "pebbles"):
+        write(name, models / name)
+    monkeypatch.setattr(tracking, "download", download)
+    return Predict(models)
+
+
+def _add_features(path: Path, dataset: Dataset) -> None:
+    card = ModelCard.model_validate_json(path.read_bytes())
+    path.write_text(with_features(card, dataset).model_dump_json())
+
+
+def with_features(card: ModelCard, dataset: Dataset) -> ModelCard:
+    """A card whose training rows were spread over the plausible ranges."""
+    features = [
+        FeatureCard(
+            name=one.name,
+            unit=one.unit,
+            description=one.description,
+            minimum=one.minimum,
+            maximum=one.maximum,
+            deciles=np.linspace(one.minimum, one.maximum, 11).tolist(),
+            decile_shares=[0.1] * 10,
+            mean=1,
+            std=1,
+        )
+        for one in dataset.features
+    ]
+    return card.model_copy(update={"features": features})
+
+
+def write(table: pa.Table, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    return path
+
+
+def read(path: Path, table_format: Format) -> pa.Table:
+    """A file, or the parts of a folder, whose text is left as it is."""
+    files = [path] if path.is_file() else sorted(path.glob(f"part-*.{table_format}"))
+    if table_format is Format.PARQUET:
+        return pa.concat_tables([pq.read_table(file) for file in files])
+    as_text = dict.fromkeys(["id", "size"], pa.string())
+    options = pyarrow.csv.ConvertOptions(column_types=as_text)
+    return pa.concat_tables([pyarrow.csv.read_csv(file, convert_options=options) for file in files])

@@ -1,0 +1,151 @@
+"""Which figures a model gets: by its task, and by what ``params.yaml`` says of its dataset."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from contract.dataset import Dataset, Task
+from contract.errors import PipelineError
+from model.session import Artifact
+from training.evaluation import classification_plots, diagnostics, plots, regression_plots
+from training.evaluation.classification_plots import Answers
+from training.evaluation.plots import Figure
+from training.evaluation.residual_map import residual_map
+from training.evaluation.scores import score
+from training.params import PARAMS_FILE, DatasetFiguresParams, MapParams, ModelEvaluationParams
+from training.splits import Splits
+
+FloatArray = NDArray[np.float64]
+
+SCORE = {Task.REGRESSION: "rmse", Task.CLASSIFICATION: "log_loss"}
+"""The score that importances and learning curves are drawn in: one that falls as the model improves."""
+
+
+def draw(
+    dataset: Dataset,
+    splits: Splits,
+    model: Artifact,
+    estimator: BaseEstimator,
+    params: ModelEvaluationParams,
+    directory: Path,
+) -> list[Figure]:
+    """Every figure of a model, drawn into ``directory``.
+
+    Args:
+        model: what is served, and so what is judged.
+        estimator: the same model as an estimator, cloned where a figure needs it fitted on other rows.
+
+    Raises:
+        PipelineError: if the map's coordinates are no features of the dataset.
+    """
+    regression = dataset.task is Task.REGRESSION
+    figures = (
+        _regression(dataset, splits, model, params, directory)
+        if regression
+        else _classification(dataset, splits, model, estimator, params, directory)
+    )
+    metric = SCORE[dataset.task]
+
+    def loss(actual: FloatArray, predicted: FloatArray) -> float:
+        return score(dataset, actual, predicted, within=params.close)[metric]
+
+    rises = diagnostics.permutation_importances(
+        model.predict,
+        splits.test.features,
+        splits.test.target,
+        loss=loss,
+        repeats=params.permutation_repeats,
+        random_state=params.random_state,
+    )
+    sizes = _special(dataset, params).learning_curve or params.learning_curve
+    curve = diagnostics.learning_curve(
+        estimator,
+        splits.train.features,
+        splits.train.target,
+        task=dataset.task,
+        loss=loss,
+        fractions=sizes.fractions,
+        rows_per_class=sizes.rows_per_class,
+        splits=sizes.splits,
+        held_out=sizes.held_out,
+        random_state=params.random_state,
+    )
+    return [
+        *figures,
+        plots.importances(dataset, rises, directory, metric=metric, rows=len(splits.test.target)),
+        plots.learning_curve(dataset, curve, directory, metric=metric),
+    ]
+
+
+def _regression(
+    dataset: Dataset, splits: Splits, model: Artifact, params: ModelEvaluationParams, directory: Path
+) -> list[Figure]:
+    special = _special(dataset, params)
+    fineness = params.figures
+    actual, predicted = splits.test.target, model.predict(splits.test.features)
+    figures = [
+        regression_plots.predicted_against_actual(
+            dataset, actual, predicted, directory, cutoff=special.cutoff, points=fineness.scatter_rows
+        ),
+        regression_plots.residuals(dataset, actual, predicted, directory, bins=fineness.residual_bins),
+    ]
+    if special.map is not None:
+        position = _coordinates(dataset, special.map)
+        figures.append(
+            residual_map(
+                dataset,
+                splits.test.features[:, position],
+                actual - predicted,
+                splits.all.features[:, position],
+                special.map.places,
+                directory,
+                cells=special.map.cells,
+                minimum_rows=special.map.minimum_rows,
+            )
+        )
+    figures.append(regression_plots.calibration(dataset, actual, predicted, directory, bins=fineness.calibration_bins))
+    return figures
+
+
+def _special(dataset: Dataset, params: ModelEvaluationParams) -> DatasetFiguresParams:
+    return params.datasets.get(dataset.name, DatasetFiguresParams())
+
+
+def _coordinates(dataset: Dataset, params: MapParams) -> list[int]:
+    """The columns of latitude and longitude."""
+    names = dataset.feature_names
+    for key, name in (("latitude", params.latitude), ("longitude", params.longitude)):
+        if name not in names:
+            raise PipelineError(
+                f"{PARAMS_FILE}: model_evaluation.datasets.{dataset.name}.map.{key} is {name!r}, "
+                f"which is no feature of {dataset.name}; it has {', '.join(names)}."
+            )
+    return [names.index(params.latitude), names.index(params.longitude)]
+
+
+def _classification(
+    dataset: Dataset,
+    splits: Splits,
+    model: Artifact,
+    estimator: BaseEstimator,
+    params: ModelEvaluationParams,
+    directory: Path,
+) -> list[Figure]:
+    test = splits.test
+    panels = [Answers("test split", test.target, model.predict(test.features))]
+    if len(test.target) < params.cross_validation.below_rows:
+        rows = splits.all
+        probabilities = diagnostics.cross_validated_probabilities(
+            estimator,
+            rows.features,
+            rows.target,
+            folds=params.cross_validation.folds,
+            random_state=params.random_state,
+        )
+        panels.append(Answers("cross-validated", rows.target, probabilities))
+    return [
+        classification_plots.confusion(dataset, panels, directory),
+        classification_plots.reliability(dataset, panels[-1], directory, bins=params.figures.calibration_bins),
+    ]

@@ -1,0 +1,131 @@
+"""The evaluation page: one HTML file that needs no other, for people who want to judge the models."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from contract.dataset import Dataset
+from model.card import ModelCard
+from training.evaluation import scores
+from training.evaluation.gate import Decision
+from training.evaluation.plots import Figure
+from training.tracking import RegisteredModel
+
+_TEMPLATE = "page.html.j2"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, judged.
+
+    Attributes:
+        card, scores, figures: of the challenger, the model that was just trained.
+        former, former_scores: the champion before the gate; None if there was none, or it could not be scored.
+        champion, champion_scores: the champion after the gate.
+    """
+
+    dataset: Dataset
+    card: ModelCard
+    challenger: RegisteredModel
+    scores: Mapping[str, float]
+    former: RegisteredModel | None
+    former_scores: Mapping[str, float] | None
+    champion: RegisteredModel
+    champion_scores: Mapping[str, float]
+    decision: Decision
+    test_rows: int
+    figures: Sequence[Figure] = ()
+
+    @property
+    def rival(self) -> Mapping[str, float] | None:
+        """The scores to show beside the challenger's: those of another model that was champion."""
+        another = self.former is not None and self.former.version != self.challenger.version
+        return self.former_scores if another else None
+
+
+@dataclass(frozen=True)
+class _ScoreRow:
+    label: str
+    unit: str
+    meaning: str
+    challenger: str
+    champion: str
+    change: str
+    verdict: str
+    cross_validated: str
+
+
+def render(evaluations: Sequence[Evaluation]) -> str:
+    """The page. Images are part of it; equal evaluations give equal text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    models = [
+        {
+            "evaluation": evaluation,
+            "rows": [_score_row(evaluation, name) for name in evaluation.scores],
+            "facts": _facts(evaluation),
+            "figures": [(figure, _data_uri(figure.image)) for figure in evaluation.figures],
+        }
+        for evaluation in evaluations
+    ]
+    return environment.get_template(_TEMPLATE).render(models=models)
+
+
+def _score_row(evaluation: Evaluation, name: str) -> _ScoreRow:
+    value = evaluation.scores[name]
+    champion, change, verdict = "", "", ""
+    if evaluation.rival is not None:
+        other = evaluation.rival[name]
+        champion = _number(other)
+        gain = other - value if name in scores.LOWER_IS_BETTER else value - other
+        verdict = "better" if gain > 0 else "worse" if gain < 0 else "equal"
+        change = f"{abs(gain) / abs(other):.2%}".replace("%", " %") if other and gain else ""
+    validated = evaluation.card.cross_validation.get(name)
+    return _ScoreRow(
+        label=scores.label(name),
+        unit=scores.unit(name, evaluation.dataset),
+        meaning=scores.meaning(name),
+        challenger=_number(value),
+        champion=champion,
+        change=change,
+        verdict=verdict,
+        cross_validated=f"{_number(validated[0])} ± {_number(validated[1])}" if validated else "",
+    )
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the model card says, for people."""
+    card = evaluation.card
+    parameters = ", ".join(f"{name} = {value}" for name, value in card.parameters.items())
+    return [
+        ("Predicts", f"{evaluation.dataset.target.description} Unit: {card.unit}."),
+        ("Algorithm", card.algorithm),
+        ("Parameters", parameters or "none"),
+        ("Registered as", f"{card.name}, version {evaluation.challenger.version}"),
+        ("Trained at", f"{card.trained_at:%Y-%m-%d %H:%M %Z}".strip()),
+        ("Rows", f"{card.training_rows:,} to train, {evaluation.test_rows:,} to test"),
+        ("MLflow run", card.run_id),
+        ("Contract version", card.contract_version),
+        (
+            "ONNX against estimator",
+            f"largest difference {card.onnx.max_difference:.2g}, allowed {card.onnx.tolerance:g}",
+        ),
+        ("Raw data (SHA-256)", card.data_sha256),
+        ("Git revision", card.git_revision),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def _data_uri(image: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"

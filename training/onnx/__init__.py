@@ -1,0 +1,1 @@
+"""A fitted scikit-learn pipeline as an ONNX model."""

@@ -1,0 +1,44 @@
+"""``training/features.py`` in ONNX: the same operations in the same order, so the same bits."""
+
+from typing import Any
+
+from onnx import TensorProto
+from skl2onnx import update_registered_converter
+from skl2onnx.common.data_types import DoubleTensorType
+
+from training.features import RowFeatures, SinglePrecision
+from training.onnx.graph import Graph
+
+
+def _row_features(scope: Any, operator: Any, container: Any) -> None:
+    graph = Graph(scope, operator, container)
+    parts = [graph.input]
+
+    def columns(indices: Any) -> str:
+        return graph.node("Gather", [graph.input, graph.constant(indices)], axis=1)
+
+    rotations, ratios = graph.estimator.rotation_table(), graph.estimator.ratio_table()
+    if len(rotations.first):
+        along = graph.node("Mul", [columns(rotations.first), graph.constant(rotations.cos)])
+        across = graph.node("Mul", [columns(rotations.second), graph.constant(rotations.sin)])
+        parts.append(graph.node("Add", [along, across]))
+    if len(ratios):
+        parts.append(graph.node("Div", [columns(ratios[:, 0]), columns(ratios[:, 1])]))
+    graph.node("Concat", parts, graph.outputs[0], axis=1)
+
+
+def _single_precision(scope: Any, operator: Any, container: Any) -> None:
+    graph = Graph(scope, operator, container)
+    single = graph.node("Cast", [graph.input], to=TensorProto.FLOAT)
+    graph.node("Cast", [single], graph.outputs[0], to=TensorProto.DOUBLE)
+
+
+def _shape(operator: Any) -> None:
+    columns = len(operator.raw_operator.get_feature_names_out())
+    operator.outputs[0].type = DoubleTensorType([operator.inputs[0].get_first_dimension(), columns])
+
+
+def register() -> None:
+    """Make skl2onnx convert the transformers of ``training/features.py``; calling it again changes nothing."""
+    update_registered_converter(RowFeatures, "RowFeatures", _shape, _row_features)
+    update_registered_converter(SinglePrecision, "SinglePrecision", _shape, _single_precision)
