@@ -1,4 +1,4 @@
-"""The requests that wait for a runner, and the next batch of them."""
+"""The rows that wait for a runner, and the next batch of them."""
 
 import asyncio
 from collections import deque
@@ -12,8 +12,12 @@ from serving.telemetry import request_id
 
 
 @dataclass(eq=False, slots=True)
-class Request:
-    """Rows of one caller, and how far they are. ``behind``: others were before it when it came."""
+class QueuedRows:
+    """The rows ``[N, F]`` of one call, and how far they are.
+
+    ``arrived`` is the time of ``perf_counter``. ``behind``: True if other rows were already queued. ``missing`` rows have
+    no output yet. ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
+    """
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
@@ -22,6 +26,8 @@ class Request:
     missing: int
     request_id: str = field(default_factory=request_id.CURRENT.get)
     taken: int = 0
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
     parts: list[FloatMatrix] = field(default_factory=list)
 
     @property
@@ -36,9 +42,9 @@ class Request:
 
 
 class Slice(NamedTuple):
-    """Rows of one request in a batch."""
+    """Some rows of one call, in a batch."""
 
-    request: Request
+    request: QueuedRows
     start: int
     size: int
 
@@ -56,27 +62,27 @@ class BatchQueue:
         """All that is queued."""
         self.next_rows = 0
         """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
-        self._requests: deque[Request] = deque()
+        self._requests: deque[QueuedRows] = deque()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[QueuedRows]:
         return iter(self._requests)
 
-    def append(self, request: Request) -> None:
+    def append(self, request: QueuedRows) -> None:
         """Take a new request."""
         self._count(request, 1)
         self._requests.append(request)
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: QueuedRows) -> None:
         """Drop what is queued of a request."""
         if request.queued:
             self._requests.remove(request)
             self._count(request, -1)
             request.taken = len(request.rows)
 
-    def take(self, refusal: Callable[[Request], BundleError | None]) -> list[Slice]:
+    def take(self, refusal: Callable[[QueuedRows], BundleError | None]) -> list[Slice]:
         """The next batch, first come first served; empty if nobody waits.
 
         The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
@@ -105,7 +111,7 @@ class BatchQueue:
                 (self._requests.append if large else self._requests.appendleft)(request)
         return batch
 
-    def _count(self, request: Request, sign: int) -> None:
+    def _count(self, request: QueuedRows, sign: int) -> None:
         """Add what a request has in the queue to the sums, or take it from them."""
         self.rows += sign * request.queued
         self.next_rows += sign * min(request.queued, self.max_batch_size)

@@ -7,17 +7,17 @@ as large as the load makes it, and nobody waits for a timer.
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from contract.table import FloatMatrix
-from serving.batching.queue import BatchQueue, Request, Slice
+from serving.batching.queue import BatchQueue, QueuedRows, Slice
 from serving.batching.timer import BatchTimer
 
 logger = logging.getLogger(__name__)
@@ -26,14 +26,26 @@ Model = Callable[[FloatMatrix], FloatMatrix]
 """Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
 
 
-class Observer(Protocol):
-    """Is told what a runner does."""
+class BatchObserver(Protocol):
+    """Is told what a runner does with its batches."""
 
-    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
-        """Rows ``[N, F]`` became outputs ``[N, K]``; each request that began with it had waited so many seconds."""
+    def batch(self, rows: int, seconds: float) -> None:
+        """The model has answered a batch of so many rows, in so many seconds."""
 
     def shed(self) -> None:
-        """A request was refused because of the load."""
+        """A call was refused because of the load."""
+
+
+class Batched(NamedTuple):
+    """What a runner answers to the rows of one call.
+
+    ``outputs`` are ``[N, K]``. ``queue_seconds`` passed until the first batch with its rows started;
+    ``inference_seconds`` is the time of all batches with its rows, in the model.
+    """
+
+    outputs: FloatMatrix
+    queue_seconds: float
+    inference_seconds: float
 
 
 LOOP_SECONDS = 0.002
@@ -74,7 +86,7 @@ class Runner:
         self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"runner-{name}")
         self.timer = BatchTimer()
-        self.observer: Observer | None = None
+        self.observer: BatchObserver | None = None
 
     def warm_up(self, rows: FloatMatrix) -> None:
         """Run these rows ``[N, F]`` over and over in batches of growing size, before there are callers.
@@ -90,8 +102,8 @@ class Runner:
             self._call(batch)
             self.timer.observe(len(batch), perf_counter() - started)
 
-    async def run(self, rows: FloatMatrix) -> FloatMatrix:
-        """The model's outputs ``[N, K]`` for rows ``[N, F]``, N at least 1, in their order.
+    async def run(self, rows: FloatMatrix) -> Batched:
+        """Run rows ``[N, F]``, N at least 1, and answer their outputs in the same order.
 
         Raises:
             Overloaded: the answer would take longer than ``max_latency_ms``; nothing was run.
@@ -106,14 +118,15 @@ class Runner:
         if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
             raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
-        request = Request(rows, loop.create_future(), now, behind=busy, missing=len(rows))
+        request = QueuedRows(rows, loop.create_future(), now, behind=busy, missing=len(rows))
         self._queue.append(request)
         self._schedule(loop)
         try:
-            return await request.future
+            outputs = await request.future
         except asyncio.CancelledError:
             self._queue.forget(request)
             raise
+        return Batched(outputs, request.queue_seconds, request.inference_seconds)
 
     def estimated_latency(self, rows: int, now: float) -> float:
         """Seconds until ``rows`` that come ``now`` are answered; of more than a batch, until the first part is.
@@ -156,7 +169,7 @@ class Runner:
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds.")
 
-    def _refusal(self, request: Request, now: float) -> DeadlineExceeded | Overloaded | None:
+    def _refusal(self, request: QueuedRows, now: float) -> DeadlineExceeded | Overloaded | None:
         """Why a request that waited is not run any more."""
         age = now - request.arrived
         if age > self._timeout:
@@ -230,10 +243,9 @@ class Runner:
     def _succeed(self, batch: list[Slice], rows: FloatMatrix, outputs: FloatMatrix, started: float) -> None:
         seconds = perf_counter() - started
         self.timer.observe(len(rows), seconds)
-        self._deliver(batch, outputs)
+        self._deliver(batch, outputs, started, seconds)
         if self.observer is not None:
-            waits = [started - request.arrived for request, start, _ in batch if not start]
-            self.observer.batch(rows, outputs, waits, seconds)
+            self.observer.batch(len(rows), seconds)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
@@ -250,9 +262,12 @@ class Runner:
             raise InferenceFailed(f"The model {self._name} answered {len(rows)} rows with {len(outputs)} outputs.")
         return outputs
 
-    def _deliver(self, batch: list[Slice], outputs: FloatMatrix) -> None:
+    def _deliver(self, batch: list[Slice], outputs: FloatMatrix, started: float, seconds: float) -> None:
         position = 0
-        for request, _, count in batch:
+        for request, start, count in batch:
+            if not start:
+                request.queue_seconds = started - request.arrived
+            request.inference_seconds += seconds
             part = outputs[position : position + count]
             position += count
             request.missing -= count
