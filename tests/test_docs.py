@@ -9,8 +9,8 @@ import pytest
 from contract import DATASETS
 from contract.errors import BundleError
 from serving.http.openapi import GET_ROUTES
+from serving.protocol.codec import Codec
 from serving.protocol.documents import PROTOCOL_ROUTES
-from serving.protocol.messages import Codec
 from serving.settings import Settings
 
 PROJECT = Path(__file__).parents[1]

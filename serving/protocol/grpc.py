@@ -20,9 +20,8 @@ from contract.errors import BundleError, DeadlineExceeded, InvalidInput, Startup
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
 from serving.http.body import CLIENT_CLOSED_REQUEST
 from serving.protocol import health
+from serving.protocol.grpc_body import read_request, write_response
 from serving.protocol.inference import Inference
-from serving.protocol.messages import check_parameters
-from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
 from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.calls import Calls
@@ -31,23 +30,9 @@ from serving.telemetry.model import count_refused
 from serving.telemetry.request_log import RequestLog
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-CONTENTS = {
-    "FP64": "fp64_contents",
-    "FP32": "fp32_contents",
-    "INT64": "int64_contents",
-    "INT32": "int_contents",
-    "INT16": "int_contents",
-    "INT8": "int_contents",
-    "UINT64": "uint64_contents",
-    "UINT32": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT8": "uint_contents",
-}
-"""The field of typed contents that holds the elements of a datatype."""
-
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Answer = Callable[[Any], Awaitable[Message]]
-
+Method = Callable[[Any], Awaitable[Message]]
+"""Answers the message of one call."""
 
 LISTENERS = 8
 """Servers of grpc.aio in a worker, which share the port and the event loop.
@@ -109,7 +94,7 @@ class GrpcServer:
         return server
 
     def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        answers: dict[str, Answer] = {
+        methods: dict[str, Method] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -119,18 +104,16 @@ class GrpcServer:
         }
         # Bytes in, bytes out: gRPC would answer a message that does not parse as an error of the server.
         return {
-            method: grpc.unary_unary_rpc_method_handler(
-                partial(self._call, method, getattr(pb, f"{method}Request"), answer)
-            )
-            for method, answer in answers.items()
+            name: grpc.unary_unary_rpc_method_handler(partial(self._call, name, getattr(pb, f"{name}Request"), method))
+            for name, method in methods.items()
         }
 
     async def _call(
-        self, method: str, request_type: type[Message], answer: Answer, data: bytes, context: Context
+        self, name: str, request_type: type[Message], method: Method, data: bytes, context: Context
     ) -> bytes:
         """Answer one call, with its identifier; count and log it. An error is a status code with one sentence."""
         started = perf_counter()
-        asked = next((value for name, value in context.invocation_metadata() or () if name == request_id.HEADER), None)
+        asked = next((value for key, value in context.invocation_metadata() or () if key == request_id.HEADER), None)
         trailing = {request_id.HEADER: request_id.begin(asked if isinstance(asked, str) else None)}
         model = UNKNOWN
         calls: Calls | None = None
@@ -140,9 +123,9 @@ class GrpcServer:
         try:
             request = _parse(request_type, data)
             model = self._model_label(request)
-            calls = grpc_calls(SERVICE.full_name, method, model)
+            calls = grpc_calls(SERVICE.full_name, name, model)
             calls.begin()
-            content = (await answer(request)).SerializeToString()
+            content = (await method(request)).SerializeToString()
         except BundleError as error:
             code, details, status, failure = grpc_status(error), sentence(error), error.status, error
             trailing |= error_headers(error)
@@ -156,11 +139,11 @@ class GrpcServer:
         finally:
             seconds = perf_counter() - started
             if calls is None:  # the message did not parse
-                calls = grpc_calls(SERVICE.full_name, method, model)
+                calls = grpc_calls(SERVICE.full_name, name, model)
                 calls.begin()
             calls.end(code.name, seconds)
-            self._tell(method, model, code, status, seconds, failure)
-        metadata = tuple((name.lower(), value) for name, value in trailing.items())
+            self._tell(name, model, code, status, seconds, failure)
+        metadata = tuple((key.lower(), value) for key, value in trailing.items())
         if code is not grpc.StatusCode.OK:
             await context.abort(code, details, metadata)
         context.set_trailing_metadata(metadata)
@@ -216,23 +199,12 @@ class GrpcServer:
     async def _model_infer(self, request: pb.ModelInferRequest) -> Message:
         self._inference.check_started()
         predictor = self._inference.predictor(request.model_name, request.model_version)
-        check_parameters(request.parameters, "the request")
-        tensors = _tensors(request)
-        for output in request.outputs:
-            check_parameters(output.parameters, f"the output {output.name[:60]!r}")
-        outputs = await self._inference.infer(predictor, tensors, [output.name for output in request.outputs])
+        asked = read_request(request)
+        outputs = await self._inference.infer(predictor, asked.inputs, asked.outputs)
         response = pb.ModelInferResponse(
             model_name=request.model_name, model_version=predictor.model.version, id=request.id
         )
-        # Answered in the form it was asked, as MLServer and Triton's clients expect.
-        raw = bool(request.raw_input_contents)
-        for tensor in outputs:
-            written = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-            if raw:
-                response.raw_output_contents.append(tensor.raw())
-            else:
-                _write_contents(written.contents, tensor)
-        return response
+        return write_response(response, outputs, asked)
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
@@ -240,46 +212,3 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         return request_type.FromString(data)
     except DecodeError as error:
         raise InvalidInput(f"The message is no {request_type.DESCRIPTOR.full_name}: {error}.") from None
-
-
-def _tensors(request: pb.ModelInferRequest) -> list[InputTensor]:
-    raws = request.raw_input_contents
-    if raws and len(raws) != len(request.inputs):
-        raise InvalidInput(
-            f"There are {len(request.inputs)} inputs and {len(raws)} raw_input_contents: give each its own."
-        )
-    tensors = []
-    for index, tensor in enumerate(request.inputs):
-        check_parameters(tensor.parameters, f"the input {tensor.name[:60]!r}")
-        values = _contents(tensor)
-        if raws:
-            if values:
-                raise InvalidInput(
-                    f"The input {tensor.name[:60]!r} has contents and raw_input_contents: it must have one of both."
-                )
-            values = raws[index]
-        tensors.append(
-            InputTensor(tensor.name, tensor.datatype, checked_shape(tensor.name, list(tensor.shape)), values)
-        )
-    return tensors
-
-
-def _contents(tensor: Any) -> Any:
-    """The typed contents, from the field of the datatype; of a datatype that we do not take, nothing."""
-    field = CONTENTS.get(tensor.datatype)
-    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
-    if field is None:
-        return []
-    if filled not in ([], [field]):
-        raise InvalidInput(
-            f"The input {tensor.name[:60]!r} is {tensor.datatype}: its contents must be in {field}, not in "
-            f"{', '.join(filled)}."
-        )
-    return list(getattr(tensor.contents, field))
-
-
-def _write_contents(contents: Any, tensor: OutputTensor) -> None:
-    if tensor.datatype == BYTES:
-        contents.bytes_contents.extend(element.encode() for element in tensor.flat())
-    else:
-        getattr(contents, CONTENTS[tensor.datatype]).extend(tensor.flat())

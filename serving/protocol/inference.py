@@ -6,7 +6,7 @@ from typing import Any
 from contract.errors import NotFound, NotReady
 from serving.bundle import Bundle
 from serving.predictions import Predictor
-from serving.protocol.messages import EXTENSIONS, PLATFORM, Codec
+from serving.protocol.codec import EXTENSIONS, PLATFORM, Codec
 from serving.protocol.tensors import InputTensor, OutputTensor
 
 

@@ -22,7 +22,7 @@ BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 
 
-class Request(NamedTuple):
+class RoutedRequest(NamedTuple):
     """A request, and the model and version in its path, empty where there is none."""
 
     scope: Scope
@@ -31,7 +31,7 @@ class Request(NamedTuple):
     version: str
 
 
-Handler = Callable[[Request], Awaitable[Any]]
+Handler = Callable[[RoutedRequest], Awaitable[Any]]
 """Answers a request: with plain data for JSON, or with an ``Answer``."""
 
 
@@ -51,7 +51,7 @@ class RestApp(JsonApp):
         """The answer of the path's handler."""
         allowed, handler, model, version = self._route(scope["path"])
         check_method(scope, allowed)
-        answer = await handler(Request(scope, receive, model, version))
+        answer = await handler(RoutedRequest(scope, receive, model, version))
         return answer if isinstance(answer, Answer) else Answer(to_json(answer))
 
     def error_body(self, error: BundleError) -> dict[str, str]:
@@ -82,7 +82,7 @@ class RestApp(JsonApp):
                 return "GET", self._ready, "", ""
         raise NotFound(f"There is no {path[:200]}; GET /docs lists the routes.")
 
-    async def _infer(self, request: Request) -> Answer:
+    async def _infer(self, request: RoutedRequest) -> Answer:
         inference = self._inference()
         inference.check_started()
         predictor = inference.predictor(request.model, request.version)
@@ -97,27 +97,27 @@ class RestApp(JsonApp):
             return Answer(content)
         return Answer(content, BINARY, {JSON_LENGTH: str(json_length)})
 
-    async def _server(self, _: Request) -> Any:
+    async def _server(self, _: RoutedRequest) -> Any:
         return self._inference().server_metadata()
 
-    async def _live(self, _: Request) -> Any:
+    async def _live(self, _: RoutedRequest) -> Any:
         return {"live": True}
 
-    async def _ready(self, _: Request) -> Any:
+    async def _ready(self, _: RoutedRequest) -> Any:
         self._inference().check_ready()
         return {"ready": True}
 
-    async def _model(self, request: Request) -> Any:
+    async def _model(self, request: RoutedRequest) -> Any:
         inference = self._inference()
         return inference.model_metadata(inference.predictor(request.model, request.version))
 
-    async def _model_ready(self, request: Request) -> Any:
+    async def _model_ready(self, request: RoutedRequest) -> Any:
         inference = self._inference()
         inference.predictor(request.model, request.version)
         inference.check_ready()
         return {"name": request.model, "ready": True}
 
-    async def _index(self, request: Request) -> Any:
+    async def _index(self, request: RoutedRequest) -> Any:
         body = await self._body(request)
         only_ready = read_object(body).get("ready") if body.strip() else None
         if not isinstance(only_ready, bool | None):
@@ -125,7 +125,7 @@ class RestApp(JsonApp):
         models = self._inference().index()
         return [model for model in models if model["state"] == "READY"] if only_ready else models
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: RoutedRequest) -> bytes:
         scope = request.scope
         kind = media_type(scope) or JSON
         if kind not in {JSON, BINARY}:

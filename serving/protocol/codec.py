@@ -1,6 +1,6 @@
 """What both transports say: a request's tensors as rows of a dataset, a model's outputs as tensors, metadata."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,12 +17,6 @@ from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, nu
 PLATFORM = "onnxruntime_onnx"
 """The protocol's name for a model in ONNX run by onnxruntime."""
 EXTENSIONS = ["binary_tensor_data"]
-
-UNSUPPORTED = {
-    "classification": "of Triton's classification extension; ask for the outputs label or probabilities",
-    "shared_memory_region": "of Triton's shared memory extension; send the data",
-}
-"""Parameters that would change what is read or answered: they are refused, not passed over."""
 
 PREDICT = "predict"
 LABEL = "label"
@@ -164,17 +158,6 @@ class Codec:
             f"{self.dataset.name} takes one tensor [N, {len(self._position)}], or one tensor [N] or [N, 1] for each of "
             f"{', '.join(self._position)}"
         )
-
-
-def check_parameters(parameters: Container[str], whose: str) -> None:
-    """Refuse parameters of extensions that we do not have.
-
-    Raises:
-        InvalidInput: names the parameter and the way without it.
-    """
-    for name, hint in UNSUPPORTED.items():
-        if name in parameters:
-            raise InvalidInput(f"{name}, in the parameters of {whose}, is {hint}.")
 
 
 def _check_count(count: int) -> None:
