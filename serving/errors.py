@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAXIMUM_DETAILS = 100
 """Most reasons listed in one answer; the sentence tells how many there are."""
-ERROR = "serving.error"
-"""Where a handler leaves, in the scope of the request, the error that it answered with: for metrics and the log."""
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
 """What a client is told of a bug of ours."""
 
@@ -92,9 +90,12 @@ def _path(loc: Sequence[str | int]) -> str:
     return path.removeprefix(".")
 
 
-def error_body(sentence: str, detail: Sequence[ErrorDetail] = ()) -> dict[str, Any]:
-    """The JSON body of an error, outside of ``/v2``."""
-    return {"error": sentence, "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in detail]}
+def flat_error(error: BundleError) -> dict[str, Any]:
+    """The JSON body of an error, everywhere but under ``/v2``: one sentence, and a detail for each reason."""
+    return {
+        "error": sentence(error),
+        "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in error.detail],
+    }
 
 
 def sentence(error: BundleError) -> str:
@@ -117,12 +118,7 @@ def http_exception_response(request: Request, error: Exception) -> Response:
         404: f"There is no {request.url.path}; GET /docs lists the routes.",
         405: f"{request.url.path} does not take {request.method}; GET /docs lists the routes.",
     }.get(error.status_code, error.detail)
-    return JSONResponse(error_body(sentence), error.status_code, dict(error.headers or {}))
-
-
-def internal_error_response(_: Request, __: Exception) -> Response:
-    """Our bug: the server logs the stack, the client is told no more than that."""
-    return JSONResponse(error_body(INTERNAL_ERROR), BundleError.status)
+    return JSONResponse({"error": sentence, "detail": []}, error.status_code, dict(error.headers or {}))
 
 
 def grpc_status(error: BundleError) -> grpc.StatusCode:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
+from contract.errors import NotFound
 from contract.table import FloatMatrix
 from serving.batching.runner import Runner
-from serving.errors import NotFound
 from serving.models import LoadedModel
 from serving.settings import Settings
 from serving.telemetry import bulk
@@ -31,7 +31,7 @@ class Prediction:
     """The answer of one model to the rows of one call.
 
     Args:
-        id: a UUIDv7 as 32 hexadecimal digits, so that identifiers sort by time. A row of a batch is ``id`` and its index.
+        id: a UUIDv7 as 32 hexadecimal digits, so that they sort by time. A row of a batch is ``id`` and its index.
         model, version: what answered.
         rows: ``[N, F]``, as validated.
         outputs: ``[N, K]``: the prediction (K = 1), or the probability of each class (K = C).
@@ -169,9 +169,7 @@ class Predictor:
             NotFound: names both.
         """
         if version != self.version:
-            raise NotFound(
-                f"The model {self.dataset.name} is served in version {self.version}, not {version[:60]!r}."
-            )
+            raise NotFound(f"The model {self.dataset.name} is served in version {self.version}, not {version[:60]!r}.")
 
     async def replace(self, model: LoadedModel) -> None:
         """Serve another version from now on.

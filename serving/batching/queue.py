@@ -15,8 +15,8 @@ from serving.telemetry import request_id
 class QueuedRows:
     """The rows ``[N, F]`` of one call, and how far they are.
 
-    ``arrived`` is the time of ``perf_counter``. ``behind``: True if other rows were already queued. ``missing`` rows have
-    no output yet. ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
+    ``arrived`` is a time of ``perf_counter``. ``behind``: True if other rows were already queued. ``missing`` rows
+    have no output yet. ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
     """
 
     rows: FloatMatrix

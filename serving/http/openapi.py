@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from _bentoml_sdk import Service
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from contract import DATASETS
-from contract.dataset import Dataset, Rows
+from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
     JSON_LENGTH_PARAMETER,
@@ -61,22 +59,26 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(service: Service[Any]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a service, from its API methods and their models."""
+def document(title: str, version: str, description: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the service, from the datasets and the protocol.
+
+    Args:
+        title, description: of the service.
+        version: of the Bento.
+    """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
     protocol_bodies: list[type[BaseModel]] = [ProtocolError]
     paths: dict[str, Any] = {}
-    for method in service.apis.values():
-        takes, gives = _declared(method.input_spec), _declared(method.output_spec)
-        bodies += [takes, gives]
-        paths[method.route] = {
+    for api in prediction_apis():
+        bodies += [api.takes, api.gives]
+        paths[api.path] = {
             "post": {
-                "operationId": method.name,
+                "operationId": api.name,
                 "tags": ["predictions"],
-                "summary": (method.doc or "").strip().partition("\n")[0],
-                "requestBody": {"required": True, "content": _content(takes, _example(takes))},
+                "summary": api.summary,
+                "requestBody": {"required": True, "content": _content(api.takes, api.example)},
                 "responses": {
-                    "200": {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
+                    "200": {"description": (api.gives.__doc__ or "").strip(), "content": _content(api.gives)},
                     **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
                 },
             }
@@ -100,11 +102,7 @@ def document(service: Service[Any]) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": service.name,
-            "version": service.bento.tag.version if service.bento else "development",
-            "description": (service.inner.__doc__ or "").strip(),
-        },
+        "info": {"title": title, "version": version, "description": description},
         "servers": [{"url": "/"}],
         "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
         "paths": paths,
@@ -139,37 +137,11 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     return {"post": operation}
 
 
-def _declared(spec: type[BaseModel]) -> type[BaseModel]:
-    """The model that the API method declares, which BentoML wraps into a class of its own."""
-    declared: type[BaseModel] = spec.__bases__[-1]
-    return declared
-
-
 def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
     if example is not None:
         content["example"] = example
     return {"application/json": content}
-
-
-def _example(body: type[BaseModel]) -> object:
-    """A body that works when tried."""
-    example = dataset_of(body).example
-    return {"rows": [example, example]} if issubclass(body, Rows) else example
-
-
-def dataset_of(body: type[BaseModel]) -> Dataset:
-    """The dataset whose rows an API method takes.
-
-    Args:
-        body: a row, or rows, as declared or as BentoML wraps it.
-    """
-    for dataset in DATASETS.values():
-        if issubclass(body, dataset.row):
-            return dataset
-        if issubclass(body, Rows) and body.model_fields["rows"].annotation == list[dataset.row]:  # type: ignore[name-defined]  # a type by value
-            return dataset
-    raise TypeError(f"{body.__name__} is the row of no dataset in contract.DATASETS")
 
 
 def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, Any]:
@@ -183,7 +155,7 @@ def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, An
     return answer
 
 
-DOCS_PAGE = """<!doctype html>
+DOCS_PAGE = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -18,20 +18,17 @@ from open_inference.grpc import protocol as pb
 
 from contract.errors import BundleError, DeadlineExceeded, InvalidInput, StartupError
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
-from serving.http.body import CLIENT_CLOSED_REQUEST
 from serving.protocol import health
 from serving.protocol.grpc_body import read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
-from serving.telemetry.calls import Calls
-from serving.telemetry.grpc import grpc_calls
-from serving.telemetry.model import count_refused
+from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, grpc_counter
 from serving.telemetry.request_log import RequestLog
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Method = Callable[[Any], Awaitable[Message]]
+Method = Callable[[Any, Call], Awaitable[Message]]
 """Answers the message of one call."""
 
 LISTENERS = 8
@@ -51,6 +48,7 @@ class GrpcServer:
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._servers: list[grpc.aio.Server] = []
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     async def start(self) -> None:
         """Bind the port and listen, NOT_SERVING.
@@ -111,61 +109,51 @@ class GrpcServer:
     async def _call(
         self, name: str, request_type: type[Message], method: Method, data: bytes, context: Context
     ) -> bytes:
-        """Answer one call, with its identifier; count and log it. An error is a status code with one sentence."""
+        """Answer one call, with its identifier. An error is a status code with one sentence."""
         started = perf_counter()
         asked = next((value for key, value in context.invocation_metadata() or () if key == request_id.HEADER), None)
-        trailing = {request_id.HEADER: request_id.begin(asked if isinstance(asked, str) else None)}
-        model = UNKNOWN
-        calls: Calls | None = None
-        code, details, status = grpc.StatusCode.OK, "", 200
-        failure: BaseException | None = None
-        content = b""
+        request: Any = None
         try:
             request = _parse(request_type, data)
             model = self._model_label(request)
-            calls = grpc_calls(SERVICE.full_name, name, model)
-            calls.begin()
-            content = (await method(request)).SerializeToString()
-        except BundleError as error:
-            code, details, status, failure = grpc_status(error), sentence(error), error.status, error
-            trailing |= error_headers(error)
-        except asyncio.CancelledError:
-            expired = context.time_remaining() == 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            status = DeadlineExceeded.status if expired else CLIENT_CLOSED_REQUEST
-            raise
-        except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered with a status
-            code, details, status, failure = grpc.StatusCode.INTERNAL, INTERNAL_ERROR, BundleError.status, error
-        finally:
-            seconds = perf_counter() - started
-            if calls is None:  # the message did not parse
-                calls = grpc_calls(SERVICE.full_name, name, model)
-                calls.begin()
-            calls.end(code.name, seconds)
-            self._tell(name, model, code, status, seconds, failure)
-        metadata = tuple((key.lower(), value) for key, value in trailing.items())
+        except InvalidInput as error:
+            model, method = UNKNOWN, partial(_refuse, error)
+        endpoint = self._endpoint(name, model)
+        code, details, headers, content = grpc.StatusCode.OK, "", {}, b""
+        with Call(endpoint, asked if isinstance(asked, str) else None, self._log, started) as call:
+            try:
+                content = (await method(request, call)).SerializeToString()
+                call.status = 200
+            except BundleError as error:
+                code, details, headers = grpc_status(error), sentence(error), error_headers(error)
+                call.status, call.error = error.status, error
+            except asyncio.CancelledError:
+                expired = context.time_remaining() == 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+                call.status = DeadlineExceeded.status if expired else CLIENT_CLOSED_REQUEST
+                raise
+            except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered with a status
+                code, details = grpc.StatusCode.INTERNAL, INTERNAL_ERROR
+                call.status, call.error = BundleError.status, error
+            finally:
+                call.code = code.name
+        trailing = ((request_id.HEADER, call.request_id), *((key.lower(), value) for key, value in headers.items()))
         if code is not grpc.StatusCode.OK:
-            await context.abort(code, details, metadata)
-        context.set_trailing_metadata(metadata)
+            await context.abort(code, details, trailing)
+        context.set_trailing_metadata(trailing)
         return content
 
-    def _tell(
-        self,
-        method: str,
-        model: str,
-        code: grpc.StatusCode,
-        status: int,
-        seconds: float,
-        failure: BaseException | None,
-    ) -> None:
-        predictor = self._inference.bundle.predictors.get(model)
-        if isinstance(failure, InvalidInput) and predictor is not None:
-            count_refused(predictor.model.dataset, failure.refused)
-        if self._log.wants(status, seconds):
-            fields = {"route": f"/{SERVICE.full_name}/{method}", "model": model, "status": code.name}
-            if predictor is not None:
-                fields["version"] = predictor.model.version
-            self._log.write(status, seconds, failure, fields)
+    def _endpoint(self, method: str, model: str) -> Endpoint:
+        """The endpoint of a method and a model. Both come from the registry, so there are few."""
+        if (method, model) not in self._endpoints:
+            predictor = self._inference.bundle.predictors.get(model)
+            self._endpoints[method, model] = Endpoint(
+                f"/{SERVICE.full_name}/{method}",
+                "grpc",
+                predictor.dataset if predictor is not None else None,
+                grpc_counter(SERVICE.full_name, method, model),
+            )
+        return self._endpoints[method, model]
 
     def _model_label(self, request: Any) -> str:
         """The model a request is about, as a label: what callers make up is ``unknown``."""
@@ -175,20 +163,19 @@ class GrpcServer:
         name = request.model_name if "model_name" in fields else request.name
         return name if name in self._inference.bundle.predictors else UNKNOWN
 
-    async def _server_live(self, _: pb.ServerLiveRequest) -> Message:
+    async def _server_live(self, _: pb.ServerLiveRequest, __: Call) -> Message:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _: pb.ServerReadyRequest) -> Message:
+    async def _server_ready(self, _: pb.ServerReadyRequest, __: Call) -> Message:
         return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
 
-    async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
-        self._inference.predictor(request.name, request.version)
-        return pb.ModelReadyResponse(ready=self._inference.bundle.ready)
+    async def _model_ready(self, request: pb.ModelReadyRequest, _: Call) -> Message:
+        return pb.ModelReadyResponse(ready=self._inference.is_ready(request.name, request.version))
 
-    async def _server_metadata(self, _: pb.ServerMetadataRequest) -> Message:
+    async def _server_metadata(self, _: pb.ServerMetadataRequest, __: Call) -> Message:
         return pb.ServerMetadataResponse(**self._inference.server_metadata())
 
-    async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+    async def _model_metadata(self, request: pb.ModelMetadataRequest, _: Call) -> Message:
         metadata = self._inference.model_metadata(self._inference.predictor(request.name, request.version))
         # Feature names and classes have no place here: these messages have no parameters for a tensor, and in the field
         # of the model's properties MLServer's stubs expect other messages, so that they could not read the answer.
@@ -196,15 +183,20 @@ class GrpcServer:
             tensor.pop("parameters", None)
         return pb.ModelMetadataResponse(**metadata)
 
-    async def _model_infer(self, request: pb.ModelInferRequest) -> Message:
-        self._inference.check_started()
-        predictor = self._inference.predictor(request.model_name, request.model_version)
+    async def _model_infer(self, request: pb.ModelInferRequest, call: Call) -> Message:
+        inference, version = self._inference, request.model_version
+        inference.check_started()
+        predictor = inference.predictor(request.model_name, version)
+        call.version = predictor.version
         asked = read_request(request)
-        outputs = await self._inference.infer(predictor, asked.inputs, asked.outputs)
-        response = pb.ModelInferResponse(
-            model_name=request.model_name, model_version=predictor.model.version, id=request.id
-        )
+        prediction, outputs = await inference.infer(predictor, asked, call, version)
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version=prediction.version, id=request.id)
+        response.parameters["prediction_id"].string_param = prediction.id
         return write_response(response, outputs, asked)
+
+
+async def _refuse(error: InvalidInput, _: Any, __: Call) -> Message:
+    raise error
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from contract.dataset import Dataset
 from contract.errors import BundleError, InvalidInput
-from serving.telemetry import bulk, request_id, series
+from serving.telemetry import UNKNOWN, bulk, request_id, series
 from serving.telemetry.model import count_refused
 from serving.telemetry.request_log import RequestLog
 
@@ -136,14 +136,25 @@ class Call:
     that answered, set by ``Predictor.predict``; "" until then.
 
     Args:
-        endpoint: what it asks for; may be set later, before the end of the block.
+        endpoint: what it asks for.
         asked_id: the identifier that the caller asked for.
         log: writes the line of the call, if it is worth one.
+        started: when it arrived, by ``perf_counter``; now, if it is left out.
     """
 
-    __slots__ = ("_counter", "_log", "_started", "code", "endpoint", "error", "fields", "request_id", "status", "version")
+    __slots__ = (
+        "_log",
+        "_started",
+        "code",
+        "endpoint",
+        "error",
+        "request_id",
+        "scope",
+        "status",
+        "version",
+    )
 
-    def __init__(self, endpoint: Endpoint, asked_id: str | None, log: RequestLog) -> None:
+    def __init__(self, endpoint: Endpoint, asked_id: str | None, log: RequestLog, started: float | None = None) -> None:
         self.endpoint = endpoint
         self.request_id = request_id.begin(asked_id)
         self.version = ""
@@ -152,36 +163,29 @@ class Call:
         self.code: str | None = None
         """Of gRPC; None for HTTP."""
         self.error: BaseException | None = None
-        self.fields: Mapping[str, Any] = {}
-        """What else the line in the log tells."""
+        self.scope: Mapping[str, Any] | None = None
+        """Of HTTP, as ASGI has it; None for gRPC."""
         self._log = log
+        self._started = perf_counter() if started is None else started
 
     def __enter__(self) -> Self:
-        self._started = perf_counter()
-        self._counter = self.endpoint.counter
-        if self._counter is not None:
-            self._counter.begin()
+        counter = self.endpoint.counter
+        if counter is not None:
+            counter.begin()
         return self
-
-    def ask_for(self, endpoint: Endpoint) -> None:
-        """Set the endpoint, where it is known only after the message was read."""
-        self.endpoint = endpoint
-        self._counter = endpoint.counter
-        if self._counter is not None:
-            self._counter.begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         seconds = perf_counter() - self._started
         endpoint, status, failure = self.endpoint, self.status, self.error
-        counted = self._counter is not None
-        if self._counter is not None:
-            self._counter.end(self.code or status, seconds)
+        counter = endpoint.counter
+        if counter is not None:
+            counter.end(self.code or status, seconds)
         if isinstance(failure, InvalidInput) and endpoint.dataset is not None:
             count_refused(endpoint.dataset, failure.refused)
         # What probes and pages are answered is not worth a line, unless it is a bug.
-        if (counted or status == INTERNAL) and self._log.wants(status, seconds):
+        if (counter is not None or status == INTERNAL) and self._log.wants(status, seconds):
             self._log.write(status, seconds, failure, self._line())
 
     def _line(self) -> dict[str, Any]:
@@ -190,4 +194,9 @@ class Call:
             line["model"] = self.endpoint.dataset.name
         if self.version:
             line["version"] = self.version
-        return {**line, **self.fields, "status": self.code or self.status}
+        if self.scope is not None:
+            line["method"] = self.scope["method"][:20]
+        line["status"] = self.code or self.status
+        if self.scope is not None and self.endpoint.name == UNKNOWN:
+            line["path"] = self.scope["path"][:200]
+        return line

@@ -34,8 +34,8 @@ HTTP_LAST_REQUEST = Gauge(
     "bentoml_service_last_request_timestamp_seconds", "Unix time of the last HTTP request.", _SERVICE
 )
 
-# gRPC, under the names of go-grpc-prometheus, which dashboards look for. The label `model` is "unknown" for a model that
-# is not served, and "" for a method that is not about one.
+# gRPC, under the names of go-grpc-prometheus, which dashboards look for. The label `model` is "unknown" for a model
+# that is not served, and "" for a method that is not about one.
 GRPC_HANDLED = Counter(
     "grpc_server_handled", "gRPC calls answered.", ["grpc_service", "grpc_method", "grpc_code", "model"]
 )
