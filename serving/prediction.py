@@ -69,6 +69,10 @@ class Observers:
         """Tell one more observer, from the next prediction on."""
         self._observers.append(observer)
 
+    def remove(self, observer: Observer) -> None:
+        """Tell an observer no longer."""
+        self._observers.remove(observer)
+
     def note(self, prediction: Prediction) -> None:
         """Take a prediction that is about to be answered."""
         self._pending.append(prediction)

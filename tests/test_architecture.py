@@ -1,6 +1,7 @@
 """The rules between the rooms, read from the code itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,16 +56,21 @@ def room_of(path: Path) -> str:
     return path.relative_to(PROJECT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """The top-level names a module imports anywhere in it."""
+def imported_modules(path: Path) -> set[str]:
+    """The modules that a module imports anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").partition(".")[0])
+            names.add(node.module or "")
     return names
+
+
+def imported(path: Path) -> set[str]:
+    """Their top-level names."""
+    return {name.partition(".")[0] for name in imported_modules(path)}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PROJECT)))
@@ -91,7 +97,6 @@ def test_a_module_is_one_noun(path: Path) -> None:
             "onnxruntime",
             {"model/session.py", "load_tests/benchmark/peers/onnx_model.py"},
         ),
-        ("_bentoml_impl", {"serving/app.py"}),
     ],
 )
 def test_a_library_has_its_place(library: str, owners: set[str]) -> None:
@@ -99,10 +104,22 @@ def test_a_library_has_its_place(library: str, owners: set[str]) -> None:
     assert users == owners
 
 
+PRIVATE = re.compile(r"(_bentoml_impl|_bentoml_sdk|bentoml\._internal)\b")
+
+
+def test_only_the_host_names_bentomls_private_api() -> None:
+    users = {
+        str(path.relative_to(PROJECT))
+        for path in modules()
+        if any(PRIVATE.match(name) for name in imported_modules(path))
+    }
+    assert users == {"serving/host.py"}
+
+
 def test_serving_loads_without_the_training_libraries() -> None:
     """Importing what the image holds must not pull a training library in by a detour either."""
     code = (
-        "import sys, serving.app, serving.bundle, serving.startup, serving.predictions; "
+        "import sys, serving.host, serving.http.routes, serving.startup, serving.protocol.grpc; "
         f"print(sorted({TRAINING_LIBRARIES!r} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from serving.telemetry.calls import Calls
-from serving.telemetry.model import ModelObserver
+from serving.prediction import Observers
+from serving.telemetry.call import CallCounter
+from serving.telemetry.model import ModelMetrics
 
 
 def _nothing(*_: Any) -> None:
     pass
 
 
-for kind, method in ((Calls, "begin"), (Calls, "end"), (ModelObserver, "batch")):
+for kind, method in ((CallCounter, "begin"), (CallCounter, "end"), (ModelMetrics, "batch"), (Observers, "note")):
     setattr(kind, method, _nothing)
 
 from service import PredictionService  # noqa: E402 - what it imports must find them gone

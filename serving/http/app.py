@@ -60,13 +60,13 @@ class Route:
     Args:
         endpoint: its name in metrics and logs.
         handler: answers; None where BentoML's application does.
-        method: the only one it takes; a route that takes GET takes HEAD too.
+        method: the only one it takes; a route that takes GET takes HEAD too. None for any.
         error_body: what a client is told of an error, as plain data.
     """
 
     endpoint: Endpoint
     handler: Handler | None
-    method: str = "GET"
+    method: str | None = "GET"
     error_body: Callable[[BundleError], Any] = flat_error
 
 
@@ -96,21 +96,24 @@ class HttpApp:
         self._find_route = find_route
         self._behind = behind
         self._log = log
-        self._unknown = Route(Endpoint(UNKNOWN, "http", counter=http_counter(UNKNOWN)), not_found)
+        self._unknown = Route(Endpoint(UNKNOWN, "http", counter=http_counter(UNKNOWN)), not_found, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; everything that is not HTTP goes to BentoML's application."""
         if scope["type"] != "http":
             await self._behind(scope, receive, send)
             return
-        path = scope["path"]
-        route = self.routes.get(path) or self._find_route(path) or self._unknown
+        route = self.route(scope["path"])
         with Call(route.endpoint, header(scope, _REQUEST_ID), self._log) as call:
             call.scope = scope
             if route.handler is None:
                 await self._pass_on(scope, receive, send, call)
             else:
                 await _send(send, await _answer(route, route.handler, HttpRequest(scope, receive, call)), call)
+
+    def route(self, path: str) -> Route:
+        """The route of a path; all paths that are not served have one."""
+        return self.routes.get(path) or self._find_route(path) or self._unknown
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
         """Let BentoML's application answer."""
@@ -133,7 +136,8 @@ class HttpApp:
 async def _answer(route: Route, handler: Handler, request: HttpRequest) -> HttpResponse:
     call = request.call
     try:
-        check_method(request.scope, route.method)
+        if route.method is not None:
+            check_method(request.scope, route.method)
         response = await handler(request)
     except BundleError as error:
         call.error = error

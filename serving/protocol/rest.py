@@ -53,7 +53,7 @@ class RestProtocol:
             case ["models", model, *rest] if rest in ([], ["ready"], ["infer"]):
                 endpoint = known.endpoint if known is not None else self._unknown
                 return self._of_model(endpoint, model, version, "/".join(rest))
-        return self._route(self._unknown, not_found)
+        return self._route(self._unknown, not_found, None)
 
     def _all(self) -> Iterator[Route]:
         yield self._route(_counted(PREFIX), self._server)
@@ -78,7 +78,7 @@ class RestProtocol:
         }[what]
         return self._route(endpoint, partial(handler, model=model, version=version), method)
 
-    def _route(self, endpoint: Endpoint, handler: Handler, method: str = "GET") -> Route:
+    def _route(self, endpoint: Endpoint, handler: Handler, method: str | None = "GET") -> Route:
         return Route(endpoint, handler, method, _error_body)
 
     async def _infer(self, request: HttpRequest, *, model: str, version: str) -> HttpResponse:

@@ -1,12 +1,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import bentoml
 import httpx
 import pytest
 
 from contract import DATASETS
 from local_service import free_port, running_service
+from serving.models import load
+from serving.settings import Settings
 from tests.serving import tiny_models
+from tests.serving.worker import LocalWorker
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +45,13 @@ def client(stored: dict[str, str], no_pipeline: Path, grpc_port: int) -> Iterato
     }
     with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def worker(stored: dict[str, str]) -> Iterator[LocalWorker]:
+    """A worker in this process."""
+    models = {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
+    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port())
+    local = LocalWorker(models, settings)
+    with local.running():
+        yield local

@@ -4,7 +4,6 @@ import re
 import pytest
 
 from contract.errors import DeadlineExceeded, InferenceFailed, InvalidInput, NotFound, Overloaded, Reason
-from serving.http.endpoints import Endpoints
 from serving.telemetry import request_id
 from serving.telemetry.logs import ConsoleFormatter
 from serving.telemetry.request_log import LINES_PER_SECOND, RequestLog
@@ -86,26 +85,3 @@ def test_a_line_for_people() -> None:
         r"\d\d:\d\d:\d\d\.\d{3} WARNING serving\.x request shed status=429 path='a\\nb'",
         ConsoleFormatter().format(record),
     )
-
-
-@pytest.mark.parametrize(
-    ("path", "route", "model", "traffic"),
-    [
-        ("/predict/a", "/predict/a", "a", True),
-        ("/predict/a/batch", "unknown", "", True),
-        ("/v2/models/b/infer", "/v2/models/b/infer", "b", True),
-        ("/v2/models/b/versions/7/infer", "/v2/models/b/infer", "b", True),
-        ("/v2/models/b/versions/7", "/v2/models/b", "b", True),
-        ("/v2/models/b/versions", "unknown", "", True),
-        ("/v2/models/b/versions/7/ready/", "/v2/models/b/ready", "b", False),
-        ("/v2/models/c/infer", "unknown", "", True),
-        ("/v2//", "/v2", "", True),
-        ("//v2", "unknown", "", True),
-        ("", "unknown", "", True),
-        ("/v2/health/live", "/v2/health/live", "", False),
-        ("/static_content/a/b", "/static_content", "", False),
-    ],
-)
-def test_endpoints(path: str, route: str, model: str, traffic: bool) -> None:
-    found = Endpoints({"/predict/a": "a"}, ["a", "b"]).find(path)
-    assert (found.route, found.model, found.traffic) == (route, model, traffic)

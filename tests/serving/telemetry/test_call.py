@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
-from serving.telemetry import calls
-from serving.telemetry.calls import Calls
+from serving.telemetry import bulk
+from serving.telemetry.call import CallCounter
 
 
 @pytest.fixture
@@ -15,28 +15,28 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def endpoint(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Calls:
+def endpoint(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> CallCounter:
     # Series of these names in another registry would share their values, in a process that has others' files.
     monkeypatch.setattr(values, "ValueClass", values.MutexValue)
     total = Counter("calls", "Calls.", ["status"], registry=registry)
     seconds = Histogram("seconds", "Seconds.", ["status"], buckets=(0.1, 1), registry=registry)
     begun = Counter("begun", "Times that some had begun.", registry=registry)
     gauge = Gauge("in_progress", "Now.", registry=registry)
-    return Calls(gauge, lambda status: (total.labels(status), seconds.labels(status)), begun=begun.inc)
+    return CallCounter(gauge, lambda status: (total.labels(status), seconds.labels(status)), on_begun=begun.inc)
 
 
-def test_a_call_is_written_when_it_begins_and_when_it_ends(registry: CollectorRegistry, endpoint: Calls) -> None:
+def test_a_call_is_written_when_it_begins_and_when_it_ends(registry: CollectorRegistry, endpoint: CallCounter) -> None:
     value = registry.get_sample_value
 
     async def main() -> None:
         endpoint.begin()
         endpoint.begin()
-        calls.flush()
+        bulk.flush()
         assert (value("in_progress"), value("begun_total")) == (2, 1)
         endpoint.end(200, 0.1)
         endpoint.end(504, 2.0)
         assert (value("in_progress"), value("calls_total", {"status": "200"})) == (2, None)
-        calls.flush()
+        bulk.flush()
         assert (value("in_progress"), value("begun_total")) == (0, 1)
 
     asyncio.run(main())
@@ -47,7 +47,7 @@ def test_a_call_is_written_when_it_begins_and_when_it_ends(registry: CollectorRe
     assert value("seconds_sum", {"status": "504"}) == 2.0
 
 
-def test_what_is_noted_is_written_without_being_asked_for(registry: CollectorRegistry, endpoint: Calls) -> None:
+def test_what_is_noted_is_written_without_being_asked_for(registry: CollectorRegistry, endpoint: CallCounter) -> None:
     async def main() -> None:
         for _ in range(2):  # the second time shows that the first flush has not switched it off
             endpoint.begin()

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import socket
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_housing_answers_a_number_with_its_unit_and_origin(client: httpx.Client,
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     content = answer.json()
-    assert content.pop("prediction_id").isalnum()
+    assert uuid.UUID(content.pop("prediction_id")).version == 7
     assert content == {
         "prediction": outputs[0, 0],
         "unit": "100k USD",
