@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import http_exception_response
+from serving.http.app import BENTOML_ROUTES
 from serving.http.openapi import document
 from serving.settings import Settings
 from serving.telemetry import tracing
@@ -113,8 +114,11 @@ class _Application:
         replaced: list[object] = [TimeoutMiddleware, ContextMiddleware]
         if service.inner.settings.OTEL_EXPORTER_OTLP_ENDPOINT is None:
             replaced.append(OpenTelemetryMiddleware)
-        self._middlewares = [middleware for middleware in theirs.user_middleware if middleware.cls not in replaced]
+        self.middlewares = [middleware for middleware in theirs.user_middleware if middleware.cls not in replaced]
         theirs.user_middleware = []
+        # Its API routes have none of our limits.
+        kept = [route for route in theirs.router.routes if getattr(route, "path", "") in BENTOML_ROUTES]
+        theirs.router.routes[:] = kept
         theirs.add_exception_handler(HTTPException, http_exception_response)
         self._ours: ASGIApp | None = None
 
@@ -134,6 +138,6 @@ class _Application:
     def _make(self) -> ASGIApp:
         app: ASGIApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
         # Those that a user has configured for BentoML, such as CORS, are around ours.
-        for middleware in reversed(self._middlewares):
+        for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app

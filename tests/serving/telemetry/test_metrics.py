@@ -24,7 +24,7 @@ from local_service import free_port, running_service
 from tests.serving import tiny_models
 from tests.serving.series import Labels, Scrape, scrape, scrape_until
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,8 @@ def test_spans_are_exported(collector: Collector, stored: dict[str, str], tmp_pa
 def test_no_request_pays_for_spans_that_nobody_collects(stored: dict[str, str], tmp_path: Path, endpoint: str) -> None:
     tiny_models.pin(tmp_path / "models", stored)
     code = (
-        "import json, service; app = service.PredictionService.to_asgi(); names = []\n"
-        "while hasattr(app, 'app'): names.append(type(app).__name__); app = app.app\n"
-        "print(json.dumps([*names, type(app).__name__]))"
+        "import json, service; app = service.PredictionService.to_asgi()\n"
+        "print(json.dumps([one.cls.__name__ for one in app.middlewares]))"
     )
     environment = {
         **os.environ,
@@ -105,5 +104,4 @@ def test_no_request_pays_for_spans_that_nobody_collects(stored: dict[str, str], 
         [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
     )
     names = json.loads(result.stdout.splitlines()[-1])
-    assert (names[0], names[-1]) == ("HttpTraffic", "Dispatch")
     assert ("OpenTelemetryMiddleware" in names) == bool(endpoint)
