@@ -11,6 +11,7 @@ from serving.app import BundleService, bento_version
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
+from serving.http import guard
 from serving.models import deployed_model
 from serving.predictions import (
     ClassificationPrediction,
@@ -30,6 +31,7 @@ NAME = "ml_prediction_bundle"
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
     logs.configure(SETTINGS)
+    guard.install(SETTINGS)
     MODELS = {dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR) for dataset in DATASETS.values()}
 
 

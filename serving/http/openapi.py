@@ -39,7 +39,10 @@ _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
     "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
-    "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
+    "415": (
+        "The body is not JSON, or is compressed with something other than gzip.",
+        "The body must be application/json, not text/plain.",
+    ),
     "429": (
         "Shed: an answer would take too long. `Retry-After` has the seconds after which to try again.",
         "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
@@ -105,7 +108,8 @@ def document(service: Service[Any]) -> dict[str, Any]:
             "version": service.bento.tag.version if service.bento else "development",
             "description": (service.inner.__doc__ or "").strip(),
         },
-        "servers": [{"url": "/"}],
+        # Relative to this document: a proxy may serve it under a path of its own.
+        "servers": [{"url": "./"}],
         "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},

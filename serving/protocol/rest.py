@@ -130,7 +130,4 @@ class RestApp(JsonApp):
         kind = media_type(scope) or JSON
         if kind not in {JSON, BINARY}:
             raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {kind[:60]}.")
-        encoding = header(scope, b"content-encoding") or "identity"
-        if encoding != "identity":
-            raise UnsupportedMediaType(f"The body must not be compressed, and it is {encoding[:60]}.")
         return await read_body(scope, request.receive, self._settings.MAX_BODY_BYTES, self._settings.TIMEOUT_SECONDS)
