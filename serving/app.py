@@ -24,8 +24,9 @@ from starlette.types import ASGIApp
 
 from serving.bundle import Bundle
 from serving.errors import http_exception_response, internal_error_response
+from serving.http import docs
 from serving.http.dispatch import Dispatch
-from serving.http.openapi import DOCS_PAGE, document
+from serving.http.openapi import document
 from serving.http.prediction_app import PredictionApp
 from serving.http.traffic import observed
 from serving.protocol import rest
@@ -84,7 +85,11 @@ class BundleApp(ServiceAppFactory):
             for name, method in self.service.apis.items()
         }
         protocol = RestApp(lambda: self._instance.inference, self._settings)
-        app: ASGIApp = Dispatch(predictions, {rest.PREFIX: protocol}, self())
+        files = {
+            f"{docs.STATIC}/{name}": Response(docs.read_file(name), media_type=media_type, headers=docs.FILE_HEADERS)
+            for name, media_type in docs.FILES.items()
+        }
+        app: ASGIApp = Dispatch({**predictions, **files}, {rest.PREFIX: protocol}, self())
         # BentoML's context takes 6 % of a request, and no API method of ours asks for it.
         unused: list[object] = [ContextMiddleware]
         used = [middleware for middleware in super().middlewares if middleware.cls not in unused]
@@ -100,6 +105,8 @@ class BundleApp(ServiceAppFactory):
         # A redirect would have no body to tell anything.
         app.router.redirect_slashes = False
         app.add_route("/docs", self.index_page)
+        app.add_route("/docs.json", self.openapi_spec_view)
+        app.add_route("/", self.index_page)
         app.add_route("/health", self.health)
         app.add_route("/models/info", self.models_info)
         app.add_route("/metrics/prometheus", self.metrics)
@@ -142,7 +149,7 @@ class BundleApp(ServiceAppFactory):
 
     async def index_page(self, _: Request) -> Response:
         """The page that shows the OpenAPI document, from files of this server alone."""
-        return HTMLResponse(DOCS_PAGE)
+        return HTMLResponse(docs.PAGE)
 
     async def openapi_spec_view(self, _: Request) -> Response:
         """The OpenAPI document."""

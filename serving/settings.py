@@ -51,7 +51,7 @@ class Settings(BaseModel):
         le=86_400,
         # nginx and AWS's load balancer keep an idle connection to a server for 60 s. Whoever closes it first must not
         # be the server: a request on its way would meet a closed connection, and the proxy would answer 502.
-        description="Idle time before an HTTP connection is closed; longer than the proxy's, so that the proxy closes first.",
+        description="Idle time after which an HTTP connection is closed; longer than the proxy's.",
     )
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: one per core.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")

@@ -1,4 +1,4 @@
-"""Checks before the workers start. A worker that fails to start is restarted for ever, so problems must be found here."""
+"""Checks before the workers start: a worker that cannot start is started again and again."""
 
 import errno
 import ipaddress

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from serving.http.docs import STATIC
 from serving.protocol.rest import PREFIX
 from serving.telemetry import UNKNOWN
-
-STATIC = "/static_content"
 
 
 @dataclass(frozen=True)

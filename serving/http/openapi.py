@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document."""
 
 from typing import Any
 
@@ -51,6 +51,8 @@ _ERRORS = {
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
 }
 
+_GZIP = "May be compressed: `Content-Encoding: gzip`."
+
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 _NOT_READY = {"503": {"description": "Not ready.", "content": {"application/json": {"schema": {}}}}}
@@ -77,7 +79,7 @@ def document(service: Service[Any]) -> dict[str, Any]:
                 "operationId": method.name,
                 "tags": ["predictions"],
                 "summary": (method.doc or "").strip().partition("\n")[0],
-                "requestBody": {"required": True, "content": _content(takes, _example(takes))},
+                "requestBody": {"description": _GZIP, "required": True, "content": _content(takes, _example(takes))},
                 "responses": {
                     "200": {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
                     **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
@@ -139,7 +141,7 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     if path.endswith("/infer"):
         parameters.append(JSON_LENGTH_PARAMETER)
         takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
-    operation["requestBody"] = {"required": path.endswith("/infer"), "content": takes}
+    operation["requestBody"] = {"description": _GZIP, "required": path.endswith("/infer"), "content": takes}
     return {"post": operation}
 
 
@@ -185,23 +187,3 @@ def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, An
     if status == "429":
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return answer
-
-
-DOCS_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML prediction bundle: API</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="icon" href="./static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true});
-</script>
-</body>
-</html>
-"""

@@ -34,7 +34,7 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "permission denied")  # noqa: TRY301 - told as the others are
+            raise PermissionError(errno.EACCES, "permission denied")
         others = sorted(one.name for one in os.scandir(directory) if not one.name.endswith(METRICS))
     except OSError as error:
         raise StartupError(
