@@ -27,6 +27,7 @@ from contract.errors import (
     PayloadTooLarge,
     Reason,
     StartupError,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 
@@ -107,6 +108,8 @@ def error_headers(error: BundleError) -> dict[str, str]:
     """The headers of an error's answer; in gRPC they are its trailing metadata, in lower case."""
     if isinstance(error, Overloaded):
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": "gzip"}
     return {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
 
 

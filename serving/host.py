@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import http_exception_response
+from serving.http import guard
 from serving.http.app import BENTOML_ROUTES
 from serving.http.openapi import document
 from serving.settings import Settings
@@ -35,7 +36,8 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def service_options(settings: Settings) -> dict[str, Any]:
-    """The arguments of ``@bentoml.service``."""
+    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``."""
+    guard.install(settings)
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document."""
 
 from typing import Any
 
@@ -37,7 +37,10 @@ _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
     "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
-    "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
+    "415": (
+        "The body is not JSON, or is compressed with something other than gzip.",
+        "The body must be application/json, not text/plain.",
+    ),
     "429": (
         "Shed: an answer would take too long. `Retry-After` has the seconds after which to try again.",
         "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
@@ -45,6 +48,8 @@ _ERRORS = {
     "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
 }
+
+_GZIP = "May be compressed: `Content-Encoding: gzip`."
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
@@ -76,7 +81,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
                 "operationId": api.name,
                 "tags": ["predictions"],
                 "summary": api.summary,
-                "requestBody": {"required": True, "content": _content(api.takes, api.example)},
+                "requestBody": {"description": _GZIP, "required": True, "content": _content(api.takes, api.example)},
                 "responses": {
                     "200": {"description": (api.gives.__doc__ or "").strip(), "content": _content(api.gives)},
                     **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
@@ -103,7 +108,8 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description},
-        "servers": [{"url": "/"}],
+        # Relative to this document: a proxy may serve it under a path of its own.
+        "servers": [{"url": "./"}],
         "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
@@ -133,7 +139,7 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     if path.endswith("/infer"):
         parameters.append(JSON_LENGTH_PARAMETER)
         takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
-    operation["requestBody"] = {"required": path.endswith("/infer"), "content": takes}
+    operation["requestBody"] = {"description": _GZIP, "required": path.endswith("/infer"), "content": takes}
     return {"post": operation}
 
 
@@ -153,23 +159,3 @@ def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, An
     if status == "429":
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return answer
-
-
-DOCS_PAGE = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML prediction bundle: API</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="icon" href="./static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true});
-</script>
-</body>
-</html>
-"""

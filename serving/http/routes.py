@@ -5,8 +5,8 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from serving.http.app import HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
-from serving.http.openapi import DOCS_PAGE
+from serving.http import docs
+from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
@@ -14,8 +14,6 @@ from serving.settings import Settings
 from serving.telemetry import scrape
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
-
-STATIC = "/static_content"
 
 
 def http_app(
@@ -32,10 +30,17 @@ def http_app(
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
     protocol = RestProtocol(inference, settings)
-    static = quiet_route(STATIC, None)
 
     async def page(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(DOCS_PAGE, "text/html; charset=utf-8")
+        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
+
+    def file(name: str, media_type: str) -> Handler:
+        response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
+
+        async def answer(_: HttpRequest) -> HttpResponse:
+            return response
+
+        return answer
 
     async def openapi(_: HttpRequest) -> HttpResponse:
         return json_response(document())
@@ -50,9 +55,6 @@ def http_app(
         summary = bundle.health()
         return json_response(summary, 200 if summary["status"] == "ok" else 503)
 
-    def find(path: str) -> Route | None:
-        return static if path.startswith(f"{STATIC}/") else protocol.find(path)
-
     routes = [
         *predictions,
         *protocol.routes.values(),
@@ -63,6 +65,7 @@ def http_app(
         quiet_route("/", page),
         quiet_route("/docs", page),
         quiet_route("/docs.json", openapi),
+        *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
-    return HttpApp({route.endpoint.name: route for route in routes}, find, behind, log)
+    return HttpApp({route.endpoint.name: route for route in routes}, protocol.find, behind, log)

@@ -129,9 +129,6 @@ class RestProtocol:
         kind = media_type(scope) or JSON
         if kind not in {JSON, BINARY}:
             raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {kind[:60]}.")
-        encoding = header(scope, b"content-encoding") or "identity"
-        if encoding != "identity":
-            raise UnsupportedMediaType(f"The body must not be compressed, and it is {encoding[:60]}.")
         return await read_body(scope, request.receive, settings.MAX_BODY_BYTES, settings.TIMEOUT_SECONDS)
 
 

@@ -8,6 +8,12 @@ import os
 
 from prometheus_client import values
 
+from serving.errors import startup_errors
+from serving.telemetry import directory
+
+with startup_errors():
+    directory.prepare(os.environ)
+
 if values.ValueClass is not values.MutexValue:
     # A worker never forks. To ask the system for the process at each of six increments took 16 % of a request.
     _PID = os.getpid()
