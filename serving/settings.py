@@ -46,6 +46,12 @@ class Settings(BaseModel):
     GRPC_MAX_MESSAGE_BYTES: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Largest gRPC message, in bytes; over it, RESOURCE_EXHAUSTED."
     )
+    GRPC_KEEPALIVE_SECONDS: float = Field(
+        default=10,
+        gt=0,
+        le=7200,
+        description="Clients of gRPC may send a keepalive ping this often; more often, and they are disconnected.",
+    )
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Longest time for one prediction; over it, 504."
     )

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from open_inference.grpc import protocol as pb
 
-from contract.errors import BundleError, DeadlineExceeded, InvalidInput, StartupError
+from contract.errors import BundleError, DeadlineExceeded, InvalidInput, NotFound, StartupError
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
 from serving.http.body import CLIENT_CLOSED_REQUEST
 from serving.protocol import health
@@ -81,6 +81,7 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
+                *_keepalive(self._settings.GRPC_KEEPALIVE_SECONDS),
             ]
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
@@ -182,7 +183,11 @@ class GrpcServer:
         return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
 
     async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
-        self._inference.predictor(request.name, request.version)
+        try:
+            self._inference.predictor(request.name, request.version)
+        except NotFound:
+            # Triton's answer too: its client raises on a status.
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._inference.bundle.ready)
 
     async def _server_metadata(self, _: pb.ServerMetadataRequest) -> Message:
@@ -205,6 +210,18 @@ class GrpcServer:
             model_name=request.model_name, model_version=predictor.model.version, id=request.id
         )
         return write_response(response, outputs, asked)
+
+
+def _keepalive(seconds: float) -> list[tuple[str, int]]:
+    """Options that let clients ping this often, with or without a call in flight.
+
+    By default gRPC disconnects a client that pings more than once in 5 minutes (2 hours without a call). Half of the
+    interval is enforced: pings that left on time may arrive close together.
+    """
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(seconds * 1000 / 2)),
+    ]
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
