@@ -75,6 +75,12 @@ class Settings(BaseModel):
     GRPC_MAX_MESSAGE_BYTES: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Maximum gRPC message in bytes; above it, RESOURCE_EXHAUSTED."
     )
+    GRPC_KEEPALIVE_SECONDS: float = Field(
+        default=10,
+        gt=0,
+        le=7200,
+        description="Clients of gRPC may send a keepalive ping this often; more often, and they are disconnected.",
+    )
     TIMEOUT_SECONDS: float = Field(
         default=30, gt=0, le=3600, description="Maximum time for one prediction; above it, 504."
     )

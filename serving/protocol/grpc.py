@@ -79,6 +79,7 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
+                *_keepalive(self._settings.GRPC_KEEPALIVE_SECONDS),
             ]
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
@@ -170,6 +171,7 @@ class GrpcServer:
         return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
 
     async def _model_ready(self, request: pb.ModelReadyRequest, _: Call) -> Message:
+        # As Triton: its client raises on a status.
         return pb.ModelReadyResponse(ready=self._inference.is_ready(request.name, request.version))
 
     async def _server_metadata(self, _: pb.ServerMetadataRequest, __: Call) -> Message:
@@ -197,6 +199,18 @@ class GrpcServer:
 
 async def _refuse(error: InvalidInput, _: Any, __: Call) -> Message:
     raise error
+
+
+def _keepalive(seconds: float) -> list[tuple[str, int]]:
+    """Options that let clients ping this often, with or without a call in flight.
+
+    By default gRPC disconnects a client that pings more than once in 5 minutes (2 hours without a call). Half of the
+    interval is enforced: pings that left on time may arrive close together.
+    """
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(seconds * 1000 / 2)),
+    ]
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
