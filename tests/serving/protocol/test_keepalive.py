@@ -26,7 +26,7 @@ async def server(keepalive_seconds: float) -> AsyncIterator[tuple[GrpcServer, gr
     """A server without models, and a client that pings it every ``PING_SECONDS``, in a call or not."""
     port = free_port()
     settings = Settings(API_HOST="127.0.0.1", GRPC_PORT=port, GRPC_KEEPALIVE_SECONDS=keepalive_seconds)
-    started = GrpcServer(Inference(Bundle({}), "test", "1"), settings)
+    started = GrpcServer(Inference(Bundle({}, settings), "test", "1"), settings)
     await started.start()
     started.open()
     options = [
