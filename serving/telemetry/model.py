@@ -149,9 +149,11 @@ def count_refused(dataset: Dataset, refused: Refused) -> None:
 
 
 def _describe(model: LoadedModel) -> None:
-    name, version, card = model.dataset.name, model.version, model.card
-    series.MODEL_INFO.labels(name, version, card.run_id, card.algorithm, card.trained_at.isoformat()).set(1)
-    series.TRAINED.labels(name).set(card.trained_at.timestamp())
+    name, version, card, run = model.dataset.name, model.version, model.card, model.run
+    trained_at = run.trained_at.isoformat() if run.trained_at else ""
+    series.MODEL_INFO.labels(name, version, run.run_id or "", card.algorithm, trained_at).set(1)
+    if run.trained_at:
+        series.TRAINED.labels(name).set(run.trained_at.timestamp())
     for metric, value in card.metrics.items():
         series.TEST_METRIC.labels(name, version, metric).set(value)
     for feature in card.features:
