@@ -26,7 +26,8 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, ModelCard
-from training import archives, console, files, registration, tracking
+from training import console, files, tracking
+from training.registry import archives, registration
 from training.tracking import RegisteredModel
 
 CHAMPIONS_FILE = Path("reports/champions.json")

@@ -16,7 +16,7 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from contract.errors import PipelineError
 from model.session import Artifact, ArtifactError
-from training import registration, tracking
+from training import tracking
 from training.console import log, run, step
 from training.evaluation import model_figures
 from training.evaluation import page as evaluation_page
@@ -26,6 +26,7 @@ from training.evaluation.scores import score
 from training.files import replaced_directory, write_json, write_text
 from training.onnx.export import ESTIMATOR_FILE, load_estimator
 from training.params import ModelEvaluationParams, load
+from training.registry import registration
 from training.splits import Split, Splits
 from training.tracking import RegisteredModel
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
-from training import local_store
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
+from training.registry import local_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,11 +26,12 @@ from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
-from training import candidates, console, params, registration, selection, tracking
+from training import candidates, console, params, selection, tracking
 from training.evaluation import candidate_plots
 from training.files import replaced_directory, sha256
 from training.onnx import export
 from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.registry import registration
 from training.selection import CrossValidation
 from training.splits import Splits
 from training.tracking import RegisteredModel, Run

@@ -18,11 +18,12 @@ from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, GoldenRow, ModelCard
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
-from training import params, registration, tracking
+from training import params, tracking
 from training.features import RowFeatures
 from training.model_evaluation import evaluate_models
 from training.onnx import export
 from training.params import ModelEvaluationParams
+from training.registry import registration
 from training.splits import Split
 from training.tracking import RegisteredModel
 

@@ -19,12 +19,13 @@ from contract import DATASETS, deciles
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
-from training import archives, tracking
+from training import tracking
 from training import train as stage
 from training.feature_engineering import statistics
 from training.files import sha256, write_json
 from training.onnx.export import ESTIMATOR_FILE, TRUSTED_TYPES, load_estimator, predictor
 from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.registry import archives
 from training.splits import Splits
 from training.tracking import RegisteredModel
 

@@ -13,7 +13,7 @@ from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, OnnxCard
 from model.session import open_session, output_name, run_session
-from training import archives
+from training.registry import archives
 
 if TYPE_CHECKING:
     import onnx
