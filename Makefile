@@ -27,6 +27,13 @@ setup: $(VENV)/.dev ## Create .venv with the locked dependencies of training, se
 train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in the BentoML store
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
+.PHONY: lock-pipeline
+lock-pipeline: $(VENV)/.training ## Run the pipeline from nothing, in a copy of the work tree, and bring back dvc.lock and metrics/ to commit
+	$(call step,Run the pipeline from nothing,copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git init --quiet "$$copy" \
+		&& git ls-files -coz --exclude-standard | tar -c --null -T - | tar -x -C "$$copy" \
+		&& (cd "$$copy" && env -u MLFLOW_TRACKING_URI BENTOML_HOME="$$copy/bentoml" dvc repro) \
+		&& cp "$$copy/dvc.lock" . && cp -r "$$copy/metrics" .)
+
 .PHONY: serve
 serve: train ## Serve the models over HTTP (API_PORT, 8000) and gRPC (GRPC_PORT, 8001); runs the pipeline first where something changed
 	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
@@ -128,7 +135,7 @@ endef
 
 .PHONY: clean
 clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
-	rm -rf data/prepared data/features models metrics reports mlruns mlflow.db .dvc/cache .dvc/tmp
+	rm -rf data/prepared data/features models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
 	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

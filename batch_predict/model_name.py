@@ -9,7 +9,7 @@ from training import tracking
 from training.tracking import RegisteredModel
 
 _NAME = re.compile(r"(?:models:/)?(?P<name>[^@:/]+)(?:[@:/](?P<which>[^@:/]+))?")
-_STORED = re.compile(r"v(?P<version>\d+)-(?P<run>[0-9a-f]+)")
+_CONTENT_VERSION = re.compile(r"sha-[0-9a-f]{12}")
 """A version in the BentoML store, as the service answers it."""
 
 
@@ -18,8 +18,8 @@ def find(text: str) -> tuple[Dataset, RegisteredModel]:
 
     Args:
         text: ``housing@champion`` (an alias); ``housing@3``, ``housing/3`` or ``housing:3`` (a version); with
-            ``models:/`` before it as MLflow writes it; ``housing:v3-1f0c2a9b`` as the service answers it; ``housing``
-            alone is the champion.
+            ``models:/`` before it as MLflow writes it; ``housing:sha-3f9a0c1b2d4e`` as the service answers it;
+            ``housing`` alone is the champion.
 
     Raises:
         PipelineError: there is no such dataset, alias or version.
@@ -32,21 +32,20 @@ def find(text: str) -> tuple[Dataset, RegisteredModel]:
             f"alias, as in {next(iter(DATASETS))}@3; there are {', '.join(DATASETS)}."
         )
     which = match["which"] or tracking.CHAMPION
-    stored = _STORED.fullmatch(which)
-    if stored:
-        model = tracking.get(name, stored["version"])
-        if not model.run_id.startswith(stored["run"]):
+    if _CONTENT_VERSION.fullmatch(which):
+        stored = tracking.with_content(name, which)
+        if not stored:
             raise PipelineError(
-                f"Version {model.version} of {name} in the MLflow registry is of the run {model.run_id}, and {text} is "
-                f"of another one. Set MLFLOW_TRACKING_URI to the registry that the served model came from."
+                f"The MLflow registry has no version of {name} that is served as {which}. Set MLFLOW_TRACKING_URI to "
+                "the registry that the served model came from."
             )
-        return DATASETS[name], model
+        return DATASETS[name], stored[0]
     if which.isdecimal():
         return DATASETS[name], tracking.get(name, which)
     found = tracking.by_alias(name, which)
     if found is None:
         raise PipelineError(
-            f"The model {name} has no version with the alias {which} in the MLflow registry. Run `make train`, or name "
-            f"a version, as in {name}@3."
+            f"The model {name} has no version with the alias {which} in the MLflow registry. Run `make train`, or, if "
+            f"that has nothing to do, `dvc repro -f model_evaluation`; or name a version, as in {name}@3."
         )
     return DATASETS[name], found

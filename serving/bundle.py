@@ -111,4 +111,5 @@ def _info(model: LoadedModel) -> dict[str, Any]:
     for feature in card["features"]:
         # The range that is enforced is the one of the code that serves.
         feature |= {key: ranges[feature["name"]][key] for key in ("minimum", "maximum")}
+    card |= model.run.model_dump(mode="json")
     return {"name": model.dataset.name, "version": model.version, "loaded_at": model.loaded_at.isoformat(), **card}

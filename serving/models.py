@@ -11,7 +11,7 @@ from bentoml.exceptions import NotFound as NotInStore
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
-from model.card import ModelCard
+from model.card import TRAINING_RUN, ModelCard, TrainingRun
 from model.session import Artifact, ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class LoadedModel:
     artifact: Artifact
     version: str
     loaded_at: datetime
+    run: TrainingRun
 
     @property
     def card(self) -> ModelCard:
@@ -85,4 +86,5 @@ def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
             f"The stored model {stored.tag} is damaged: {error} Delete it with `bentoml models delete {stored.tag}` "
             "and start again: it is imported anew from models/store, or trained anew by `make train`."
         ) from error
-    return LoadedModel(dataset, artifact, str(stored.tag.version), datetime.now(UTC))
+    run = TrainingRun.model_validate(stored.info.metadata.get(TRAINING_RUN, {}))
+    return LoadedModel(dataset, artifact, str(stored.tag.version), datetime.now(UTC), run)

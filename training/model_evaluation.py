@@ -4,11 +4,10 @@ Reads ``data/features`` and ``models``; writes ``metrics/{name}.json``, ``report
 and ``reports/champions.json``; moves the alias ``champion`` in the MLflow registry.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
@@ -27,10 +26,13 @@ from training.evaluation.scores import score
 from training.files import replaced_directory, write_json, write_text
 from training.onnx.export import ESTIMATOR_FILE, load_estimator
 from training.params import ModelEvaluationParams, load
+from training.registry import registration
 from training.splits import Split, Splits
 from training.tracking import RegisteredModel
 
 FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
+GATE_REASON = "gate_reason"
+"""The tag of a registered version that says how it became champion, or why not."""
 
 
 def evaluate(
@@ -52,12 +54,12 @@ def evaluate(
     if champion is not None:
         former, usable = champion
         if isinstance(usable, str):
-            rival = Contender(former.version, unusable=usable)
+            rival = Contender(former.content_version, unusable=usable)
         else:
             theirs = _scores(dataset, splits.test, usable, params)
-            rival = Contender(former.version, theirs, usable.card.data_sha256)
+            rival = Contender(former.content_version, theirs, usable.card.data_sha256)
     decision = decide(
-        Contender(registered.version, mine, model.card.data_sha256),
+        Contender(registered.content_version, mine, model.card.data_sha256),
         rival,
         metric=getattr(params.gate, dataset.task),
         margin=params.margin,
@@ -101,7 +103,7 @@ def evaluate_models(datasets: Iterable[Dataset], params: ModelEvaluationParams) 
     with step("record the evaluation in MLflow"):
         for evaluation in evaluations:
             _record(evaluation)
-    champions = {evaluation.dataset.name: asdict(evaluation.champion) for evaluation in evaluations}
+    champions = {evaluation.dataset.name: evaluation.champion.content_version for evaluation in evaluations}
     write_json(REPORTS / "champions.json", champions)
 
 
@@ -112,6 +114,10 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
         challenger = _challenger(dataset)
         champion = _champion(dataset, challenger)
         evaluation = evaluate(dataset, splits, challenger, champion, params)
+        if evaluation.former == challenger[0] and GATE_REASON in challenger[0].tags:
+            # Judged once more: the page goes on telling how it became champion.
+            decision = replace(evaluation.decision, reason=challenger[0].tags[GATE_REASON])
+            evaluation = replace(evaluation, decision=decision)
     log.info("%s: %s", name, evaluation.decision.reason)
     with step(f"{name}: draw the figures"):
         estimator = load_estimator(MODELS / name / ESTIMATOR_FILE)
@@ -120,18 +126,12 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
 
 
 def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
-    """The model in ``models/{name}``, once it is sure that the registry has it too: from there it is deployed.
+    """The model in ``models/{name}`` and its version in the registry, from where it is deployed.
 
     Raises:
-        PipelineError: if it is not there, not whole, of another contract, or unknown to the registry.
+        PipelineError: if it is not there, not whole or of another contract.
     """
     again = f"Run `dvc repro -f train_{dataset.name}`."
-    path = MODELS / dataset.name / "registration.json"
-    try:
-        registration = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror}). {again}") from error
-    registered = tracking.get(registration["name"], registration["version"])
     try:
         model = Artifact.read(MODELS / dataset.name)
     except ArtifactError as error:
@@ -141,14 +141,7 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
             f"{MODELS / dataset.name} was trained under contract {model.card.contract_version}, this code has "
             f"{dataset.contract_version}. {again}"
         )
-    with tempfile.TemporaryDirectory() as directory:
-        stored = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
-    if stored.card.onnx.sha256 != model.card.onnx.sha256:
-        raise PipelineError(
-            f"Version {registered.version} of {dataset.name} in the MLflow registry is another model than "
-            f"{MODELS / dataset.name}. {again}"
-        )
-    return registered, model
+    return registration.find(dataset, model.card.content_version, MODELS / dataset.name), model
 
 
 def _champion(
@@ -171,7 +164,7 @@ def _champion(
             f"was trained under contract {model.card.contract_version}, and this code, which has "
             f"{dataset.contract_version}, cannot serve it"
         )
-    return registered, model
+    return tracking.tag_content(registered, model.card.content_version), model
 
 
 def _record(evaluation: Evaluation) -> None:
@@ -182,7 +175,7 @@ def _record(evaluation: Evaluation) -> None:
     if evaluation.former is None or evaluation.former.version != evaluation.challenger.version:
         tags = {
             "gate": "promoted" if evaluation.decision.promoted else "not promoted",
-            "gate_reason": evaluation.decision.reason,
+            GATE_REASON: evaluation.decision.reason,
         }
     directory = REPORTS / "plots" / evaluation.dataset.name
     tracking.log_evaluation(

@@ -81,15 +81,17 @@ class _Version:
     """The series of one version: what its card says, and its predictions by the deciles of its training split."""
 
     def __init__(self, model: "LoadedModel") -> None:
-        name, version, card = model.dataset.name, model.version, model.card
+        name, version, card, run = model.dataset.name, model.version, model.card, model.run
         self._features = [
             (feature.deciles, _decile_counters(series.FEATURE_DECILE, name, feature.name)) for feature in card.features
         ]
         self._outputs = _Values(model) if model.dataset.task is Task.REGRESSION else _Classes(model)
         self._predictions = series.PREDICTIONS.labels(name, version)
-        info = series.MODEL_INFO.labels(name, version, card.run_id, card.algorithm, card.trained_at.isoformat())
+        trained_at = run.trained_at.isoformat() if run.trained_at else ""
+        info = series.MODEL_INFO.labels(name, version, run.run_id or "", card.algorithm, trained_at)
         info.set(1)
-        series.TRAINED.labels(name).set(card.trained_at.timestamp())
+        if run.trained_at:
+            series.TRAINED.labels(name).set(run.trained_at.timestamp())
         self._described = [info]
         for metric, value in card.metrics.items():
             gauge = series.TEST_METRIC.labels(name, version, metric)

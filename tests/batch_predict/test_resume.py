@@ -232,11 +232,11 @@ def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = MlflowClient()
     client.create_registered_model("housing")
-    runs = ("0" * 32, "1f0c2a9b" + "0" * 24)
-    for run in runs:
-        client.create_model_version("housing", tmp_path.as_uri(), run_id=run)
+    for _ in range(2):
+        client.create_model_version("housing", tmp_path.as_uri())
     tracking.promote(tracking.get("housing", "1"))
     client.set_registered_model_alias("housing", "next", "2")
+    client.set_model_version_tag("housing", "2", tracking.CONTENT_VERSION, "sha-1f0c2a9b3d4e")
     for name, version in (
         ("housing", "1"),
         ("housing@champion", "1"),
@@ -245,7 +245,7 @@ def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("housing@2", "2"),
         ("housing:2", "2"),
         ("models:/housing/2", "2"),
-        ("housing:v2-1f0c2a9b", "2"),
+        ("housing:sha-1f0c2a9b3d4e", "2"),
     ):
         dataset, model = model_name.find(name)
         assert (dataset, model.version) == (HOUSING, version)
@@ -255,7 +255,7 @@ def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("housing@best", "no version with the alias best"),
         ("iris@champion", "iris has no version with the alias champion.*make train"),
         ("housing@7", "no version 7 of housing"),
-        ("housing:v1-1f0c2a9b", "Version 1 of housing in the MLflow registry is of the run 0000"),
+        ("housing:sha-000000000000", "no version of housing that is served as sha-000000000000"),
     ):
         with pytest.raises(PipelineError, match=sentence):
             model_name.find(name)

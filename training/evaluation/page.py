@@ -109,17 +109,14 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Predicts", f"{evaluation.dataset.target.description} Unit: {card.unit}."),
         ("Algorithm", card.algorithm),
         ("Parameters", parameters or "none"),
-        ("Registered as", f"{card.name}, version {evaluation.challenger.version}"),
-        ("Trained at", f"{card.trained_at:%Y-%m-%d %H:%M %Z}".strip()),
+        ("Version", card.content_version),
         ("Rows", f"{card.training_rows:,} to train, {evaluation.test_rows:,} to test"),
-        ("MLflow run", card.run_id),
         ("Contract version", card.contract_version),
         (
             "ONNX against estimator",
             f"largest difference {card.onnx.max_difference:.2g}, allowed {card.onnx.tolerance:g}",
         ),
         ("Raw data (SHA-256)", card.data_sha256),
-        ("Git revision", card.git_revision),
     ]
 
 
