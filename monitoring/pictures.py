@@ -5,6 +5,7 @@ The panels, their places, units and thresholds are those of the JSON that Grafan
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from contract.errors import MonitoringError
+from local_service import bypass_proxies
 from monitoring.panels import DASHBOARDS, Panel, headings, load, panels, substitute
 from monitoring.prometheus import Course, Prometheus
 
@@ -202,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval", default="1m", help="for $__rate_interval (default: %(default)s)")
     parser.add_argument("--feature", default="Longitude", help="shown in detail (default: %(default)s)")
     options = parser.parse_args(arguments)
+    bypass_proxies(os.environ)
     end = options.end or time.time()
     options.folder.mkdir(parents=True, exist_ok=True)
     try:

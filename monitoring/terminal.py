@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.errors import MonitoringError
+from local_service import bypass_proxies
 from monitoring import figures
 from monitoring.drift import ALERT, WATCH
 from monitoring.prometheus import Prometheus
@@ -227,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="print one picture and end")
     options = parser.parse_args(arguments)
     console = Console()
+    bypass_proxies(os.environ)
     try:
         with looks(os.environ) as look:
             time.sleep(options.interval)

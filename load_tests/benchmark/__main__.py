@@ -1,6 +1,7 @@
 """``python -m load_tests.benchmark``: run, show, write the report."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.plan import FULL, QUICK, QUICK_SERVERS
 from load_tests.benchmark.results import Report
 from load_tests.benchmark.servers import OURS, SERVERS, Server
+from local_service import bypass_proxies
 
 PROJECT = Path(__file__).parents[2]
 REPORTS = PROJECT / "reports"
@@ -22,6 +24,7 @@ REPORTS = PROJECT / "reports"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status: 1 if the benchmark cannot go on, 0 else, also where a target is missed."""
     asked = _arguments(arguments)
+    bypass_proxies(os.environ)
     # A benchmark that is stopped unwinds as one that fails: its servers end.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     screen = terminal.Terminal()
