@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "batch_predict": {"contract", "model", "training"},
     "serving": {"contract", "model"},
     "service": {"contract", "serving"},
-    "monitoring": {"contract"},
+    "monitoring": {"contract", "local_service"},
     "load_tests": {"contract", "model", "local_service"},
     "deploy": {"contract"},
 }

@@ -1,17 +1,21 @@
 """``python -m load_tests.benchmark``: run, show, write the report."""
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from load_tests.benchmark import deployment, machine, measure, terminal, writing, wrk
+from rich.console import Console
+
+from load_tests.benchmark import compare, deployment, machine, measure, terminal, writing, wrk
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.plan import FULL, QUICK, QUICK_SERVERS
 from load_tests.benchmark.results import Report
-from load_tests.benchmark.servers import SERVERS, Server
+from load_tests.benchmark.servers import OURS, SERVERS, Server
+from local_service import bypass_proxies
 
 PROJECT = Path(__file__).parents[2]
 REPORTS = PROJECT / "reports"
@@ -20,10 +24,18 @@ REPORTS = PROJECT / "reports"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status: 1 if the benchmark cannot go on, 0 else, also where a target is missed."""
     asked = _arguments(arguments)
+    bypass_proxies(os.environ)
     # A benchmark that is stopped unwinds as one that fails: its servers end.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     screen = terminal.Terminal()
     try:
+        wrk.find()
+        if asked.against:
+            checkouts = (asked.checkout.resolve(), asked.against.resolve())
+            compare.compare(
+                checkouts, rounds=asked.rounds, seconds=asked.seconds, only=asked.only or (), screen=Console()
+            )
+            return 0
         report = Report.model_validate_json(asked.render.read_bytes()) if asked.render else _measure(asked, screen)
     except BenchmarkError as error:
         screen.error(str(error))
@@ -36,9 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make benchmark", description="This service beside its alternatives.")
-    keys = [server.key for server in SERVERS]
+    keys = [server.key for server in SERVERS] + [line.key for line in OURS.lines[1:]]
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK_SERVERS)} only, one short round")
     parser.add_argument("--only", action="append", choices=keys, metavar="NAME", help=f"one of {', '.join(keys)}")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare this service with another checkout")
+    parser.add_argument("--checkout", type=Path, default=PROJECT, help="with --against: instead of this one")
+    parser.add_argument("--rounds", type=int, default=6, help="with --against (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="with --against: of a round (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=REPORTS, help="folder of the reports (default: reports)")
     parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing; report an earlier run anew")
     return parser.parse_args(arguments)

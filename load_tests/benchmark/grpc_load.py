@@ -43,15 +43,23 @@ def channel(target: str, number: int) -> grpc.aio.Channel:
     )
 
 
-def run(target: str, bodies: Path, *, connections: int, seconds: int) -> Load:
-    """Load a server with the bodies of a file in turn, over connections with one call at a time each.
+def run(target: str, bodies: Path, *, connections: int, seconds: int, channels: int | None = None) -> Load:
+    """Load a server with the bodies of a file in turn.
+
+    Args:
+        target: ``host:port``.
+        bodies: what ``wrk.write_bodies`` wrote.
+        connections: callers, each with one call at a time.
+        seconds: how long.
+        channels: connections that the callers share; by default each has its own.
 
     Raises:
         BenchmarkError: the client failed; has what it printed.
     """
     command = [sys.executable, "-m", "load_tests.benchmark.grpc_load", target, str(bodies)]
+    size = {"callers": connections, "channels": channels or connections, "seconds": seconds}
     ended = subprocess.run(  # noqa: S603 # our own command
-        [*command, "--connections", str(connections), "--seconds", str(seconds)],
+        [*command, *(f"--{name}={value}" for name, value in size.items())],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -62,46 +70,49 @@ def run(target: str, bodies: Path, *, connections: int, seconds: int) -> Load:
     return Load.model_validate_json(ended.stdout.splitlines()[-1])
 
 
-async def _connection(
-    target: str, number: int, bodies: Sequence[bytes], begin: "asyncio.Future[float]", seconds: float
+async def _caller(
+    opened: grpc.aio.Channel, number: int, bodies: Sequence[bytes], begin: "asyncio.Future[float]", seconds: float
 ) -> tuple[list[float], int]:
-    """Latencies in seconds and the count of failed calls of one connection."""
+    """Latencies in seconds and the number of failed calls of one caller."""
     latencies: list[float] = []
     failed = 0
-    async with channel(target, number) as opened:
-        await opened.channel_ready()
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary(METHOD)
-        begin_at = await begin
-        until = begin_at + seconds
-        position = number
-        while True:
-            started = perf_counter()
-            if started >= until:
-                return latencies, failed
-            try:
-                await call(bodies[position % len(bodies)])
-            except grpc.aio.AioRpcError:
-                failed += 1
-            latencies.append(perf_counter() - started)
-            position += 1
+    await opened.channel_ready()
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary(METHOD)
+    until = await begin + seconds
+    position = number
+    while (started := perf_counter()) < until:
+        try:
+            await call(bodies[position % len(bodies)])
+        except grpc.aio.AioRpcError:
+            failed += 1
+        latencies.append(perf_counter() - started)
+        position += 1
+    return latencies, failed
 
 
-async def _connections(
-    target: str, bodies: Sequence[bytes], numbers: Sequence[int], seconds: float, parent: Connection
+async def _callers(
+    target: str, bodies: Sequence[bytes], callers: Sequence[int], channels: int, seconds: float, parent: Connection
 ) -> tuple[list[float], int]:
     begin: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    tasks = [asyncio.create_task(_connection(target, number, bodies, begin, seconds)) for number in numbers]
+    opened = [channel(target, number) for number in range(channels)]
+    tasks = [
+        asyncio.create_task(_caller(opened[index % channels], number, bodies, begin, seconds))
+        for index, number in enumerate(callers)
+    ]
     # A turn for each to connect; who is late waits for its own connection only.
     await asyncio.sleep(0.2)
     parent.send("connected")
     await asyncio.to_thread(parent.recv)
     begin.set_result(perf_counter())
     measured = await asyncio.gather(*tasks)
+    await asyncio.gather(*(one.close() for one in opened))
     return [one for latencies, _ in measured for one in latencies], sum(failed for _, failed in measured)
 
 
-def _process(target: str, bodies: Path, numbers: Sequence[int], seconds: float, parent: Connection) -> None:
-    parent.send(asyncio.run(_connections(target, read_bodies(bodies), numbers, seconds, parent)))
+def _process(
+    target: str, bodies: Path, callers: Sequence[int], channels: int, seconds: float, parent: Connection
+) -> None:
+    parent.send(asyncio.run(_callers(target, read_bodies(bodies), callers, channels, seconds, parent)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,16 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", help="host:port")
     parser.add_argument("bodies", type=Path, help="a length, a line break and a serialised request, again and again")
-    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--callers", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=5)
     asked = parser.parse_args(arguments)
     context = multiprocessing.get_context("spawn")
     pipes = []
     processes = []
-    for index in range(min(PROCESSES, asked.connections)):
+    for index in range(min(PROCESSES, asked.channels)):
         ours, theirs = context.Pipe()
-        numbers = range(index, asked.connections, PROCESSES)
-        process = context.Process(target=_process, args=(asked.target, asked.bodies, numbers, asked.seconds, theirs))
+        callers, channels = (range(index, count, PROCESSES) for count in (asked.callers, asked.channels))
+        process = context.Process(
+            target=_process, args=(asked.target, asked.bodies, callers, len(channels), asked.seconds, theirs)
+        )
         process.start()
         theirs.close()
         pipes.append(ours)

@@ -14,6 +14,7 @@ from load_tests.benchmark import direct, environments, grpc_load, payloads, proc
 from load_tests.benchmark.deployment import Deployment
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.load import Load
+from load_tests.benchmark.payloads import FloatMatrix
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import Plan, Step
 from load_tests.benchmark.process_tree import cpu_seconds, machine_cpu_seconds, own_cpu_seconds
@@ -75,7 +76,7 @@ class Benchmark:
             commands: the folder of commands of each server's environment, by its name.
         """
         with tempfile.TemporaryDirectory(prefix="benchmark-bodies-") as folder:
-            bodies = _Bodies(Path(folder), self._table)
+            bodies = Bodies(Path(folder), self._table)
             for number in range(self._plan.rounds):
                 for server in servers:
                     with self._attempt(server.title):
@@ -97,7 +98,7 @@ class Benchmark:
             self.run.failures.append(failure)
             self._progress.failed(failure)
 
-    def _measure_server(self, server: Server, commands: Path, bodies: "_Bodies", number: int) -> None:
+    def _measure_server(self, server: Server, commands: Path, bodies: "Bodies", number: int) -> None:
         self._progress.doing(f"round {number + 1} of {self._plan.rounds}: start {server.title}")
         with running(server, commands, self._deployment, self._table[:1]) as target:
             self.run.starts.append(Start(server=server.key, round=number, seconds=target.ready_seconds))
@@ -106,15 +107,15 @@ class Benchmark:
                 if not steps:
                     continue
                 self._progress.doing(f"round {number + 1} of {self._plan.rounds}: {server.title}, {line.title}")
-                self._load(target, line, Step(64, steps[0].rows, self._plan.warm_up_seconds), bodies)
+                load(target, line, Step(64, steps[0].rows, self._plan.warm_up_seconds), bodies)
                 for step in steps:
-                    self._check(target, line, step.rows)
+                    check(target, line, self._table, self._expected, step.rows)
                     self._sample(target, line, step, bodies, number)
 
-    def _measure_stall(self, server: Server, line: Line, commands: Path, bodies: "_Bodies") -> None:
+    def _measure_stall(self, server: Server, line: Line, commands: Path, bodies: "Bodies") -> None:
         self._progress.doing(f"{server.title}: stalls in {self._plan.stall_seconds} s")
         with running(server, commands, self._deployment, self._table[:1]) as target:
-            self._load(target, line, Step(64, 1, self._plan.warm_up_seconds), bodies)
+            load(target, line, Step(64, 1, self._plan.warm_up_seconds), bodies)
             self._sample(target, line, Step(64, 1, self._plan.stall_seconds), bodies, 0, stall=True)
 
     def _measure_direct(self, number: int) -> None:
@@ -125,37 +126,11 @@ class Benchmark:
         )
         self.run.direct.append(Direct(round=number, rows=rows, processes=WORKERS, rows_per_second=speed))
 
-    def _check(self, target: Running, line: Line, rows: int) -> None:
-        """Warm a request of this size up, and hold its answers to the model: a wrong answer is no fast one.
-
-        Raises:
-            BenchmarkError: an answer is no success, or differs.
-        """
-        for number in range(WARM_UP_REQUESTS):
-            first = number * rows % (len(self._table) - rows + 1)
-            some = slice(first, first + rows)
-            try:
-                found = target.ask(line, self._table[some])
-            except NoAnswer as error:
-                raise BenchmarkError(f"{line.title} refused a request of {rows} rows: {error}") from None
-            if found is None:
-                continue
-            difference = np.abs(np.array(found) - self._expected[some]).max() if len(found) == rows else np.inf
-            if not difference <= TOLERANCE:
-                raise BenchmarkError(f"{line.title} answered {rows} rows off by {difference:g}.")
-
-    def _load(self, target: Running, line: Line, step: Step, bodies: "_Bodies") -> Load:
-        path, protocol = line.way(step.rows)
-        file, headers = bodies.of(protocol, step.rows)
-        if line.grpc:
-            return grpc_load.run(target.grpc_target, file, connections=step.connections, seconds=step.seconds)
-        return wrk.run(target.url(path), file, headers, connections=step.connections, seconds=step.seconds)
-
     def _sample(
-        self, target: Running, line: Line, step: Step, bodies: "_Bodies", number: int, *, stall: bool = False
+        self, target: Running, line: Line, step: Step, bodies: "Bodies", number: int, *, stall: bool = False
     ) -> None:
         before = _clocks(target.pid)
-        load = self._load(target, line, step, bodies)
+        measured = load(target, line, step, bodies)
         used, generator, machine, elapsed = np.subtract(_clocks(target.pid), before).tolist()
         memory = process_tree.memory(target.pid)
         sample = Sample(
@@ -163,7 +138,7 @@ class Benchmark:
             connections=step.connections,
             rows=step.rows,
             round=number,
-            load=load,
+            load=measured,
             cpu_seconds=used,
             others_cores=max(machine - used - generator, 0.0) / elapsed,
             memory_bytes=memory.total,
@@ -174,15 +149,45 @@ class Benchmark:
         self._progress.measured(line, sample)
 
 
+def check(target: Running, line: Line, table: FloatMatrix, expected: FloatMatrix, rows: int) -> None:
+    """Warm up requests of this size, and compare the answers with the model's: a wrong answer does not count as fast.
+
+    Raises:
+        BenchmarkError: an answer is no success, or differs.
+    """
+    for number in range(WARM_UP_REQUESTS):
+        first = number * rows % (len(table) - rows + 1)
+        some = slice(first, first + rows)
+        try:
+            found = target.ask(line, table[some])
+        except NoAnswer as error:
+            raise BenchmarkError(f"{line.title} refused a request of {rows} rows: {error}") from None
+        if found is None:
+            continue
+        difference = np.abs(np.array(found) - expected[some]).max() if len(found) == rows else np.inf
+        if not difference <= TOLERANCE:
+            raise BenchmarkError(f"{line.title} answered {rows} rows off by {difference:g}.")
+
+
+def load(target: Running, line: Line, step: Step, bodies: "Bodies", channels: int | None = None) -> Load:
+    """Load one line of a server; gRPC callers share ``channels``, by default each has its own."""
+    path, protocol = line.way(step.rows)
+    file, headers = bodies.of(protocol, step.rows)
+    size = {"connections": step.connections, "seconds": step.seconds}
+    if line.grpc:
+        return grpc_load.run(target.grpc_target, file, channels=channels, **size)
+    return wrk.run(target.url(path), file, headers, **size)
+
+
 def _clocks(pid: int) -> tuple[float, float, float, float]:
     """CPU-seconds of the server, of the load generators and of the machine, and the time, in seconds."""
     return cpu_seconds(pid), own_cpu_seconds(), machine_cpu_seconds(), time.monotonic()
 
 
-class _Bodies:
+class Bodies:
     """Files of bodies for the load generators, each written once."""
 
-    def __init__(self, folder: Path, table: payloads.FloatMatrix) -> None:
+    def __init__(self, folder: Path, table: FloatMatrix) -> None:
         self._folder = folder
         self._table = table
         self._files: dict[tuple[str, int], tuple[Path, Mapping[str, str]]] = {}

@@ -18,7 +18,7 @@ from load_tests.benchmark.deployment import Deployment
 from load_tests.benchmark.errors import BenchmarkError
 from load_tests.benchmark.grpc_load import METHOD
 from load_tests.benchmark.payloads import FloatMatrix
-from load_tests.benchmark.servers import PROJECT, WORKERS, Line, Server
+from load_tests.benchmark.servers import WORKERS, Line, Server
 
 INHERITED = ("HOME", "LANG", "TMPDIR", "BENTOML_HOME", "MODELS_DIR")
 READY_WITHIN = 90
@@ -141,7 +141,7 @@ def _environment(server: Server, commands: Path, places: dict[str, str]) -> dict
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return inherited | {
         "PATH": f"{commands}:{os.environ['PATH']}",
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": str(server.checkout),
         "PORT": places["grpc_port"] if server.lines[0].grpc else places["port"],
         "WORKERS": places["workers"],
         # A worker is a process: threads in the numerical libraries would only wait for each other.

@@ -44,7 +44,8 @@ class Server:
 
     ``command`` and ``environment`` may name {port}, {grpc_port}, {metrics_port}, {workers}, {onnx}, {estimator},
     {mlflow_model} and {scratch}, a folder that is empty at each start. ``model`` and ``settings`` tell the reader what
-    it runs and how. A ``floor`` has no model; of a ``brief`` one only the main measure is taken.
+    it runs and how. Our packages are imported from ``checkout``. A ``floor`` has no model; of a ``brief`` one only the
+    main measure is taken.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Server:
     environment_name: str = ""
     lock: Path = Path()
     folder: Path = PROJECT
+    checkout: Path = PROJECT
     floor: bool = False
     brief: bool = False
 
