@@ -13,6 +13,7 @@ PARAMS_FILE = Path("params.yaml")
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Decimals = Annotated[int, Field(ge=0, le=12)]
 Parameter = str | int | float | bool | None
 """A parameter of an estimator, as YAML writes it."""
 
@@ -46,10 +47,17 @@ class RotationParams(_Section):
 
 
 class RowFeatureParams(_Section):
-    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator."""
+    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator.
+
+    ``decimals`` is the number of decimal places that a column is rounded to: an input column by its name, a ratio as
+    "numerator / denominator". ``derived_decimals`` is that of the rotated columns and all other ratios. Columns without
+    either are not rounded.
+    """
 
     rotations: RotationParams | None = None
     ratios: Annotated[tuple[Annotated[tuple[Name, Name], Field(strict=False)], ...], Field(strict=False)] = ()
+    decimals: dict[Name, Decimals] = {}
+    derived_decimals: Decimals | None = None
 
 
 class CandidateParams(_Section):

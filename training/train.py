@@ -175,6 +175,10 @@ def describe_parameters(
         described["rotations.degrees"] = ", ".join(f"{degrees:g}" for degrees in features.rotations.degrees)
     if features.ratios:
         described["ratios"] = ", ".join("/".join(pair) for pair in features.ratios)
+    if features.decimals:
+        described["decimals"] = ", ".join(f"{name}: {places}" for name, places in features.decimals.items())
+    if features.derived_decimals is not None:
+        described["derived_decimals"] = features.derived_decimals
     return described
 
 
