@@ -1,5 +1,6 @@
 """Run the real service, as ``bentoml serve`` starts it, on a free loopback port for the length of a ``with`` block."""
 
+import itertools
 import os
 import socket
 import subprocess
@@ -18,6 +19,9 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Not passed on: a server empties this directory when it starts, so each needs its own."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
+_PORTS = range(15_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections: none of them takes a port before its service binds it."""
+_PORT_NUMBERS = itertools.count(os.getpid() * 101)
 
 
 @contextmanager
@@ -83,24 +87,34 @@ def bypass_proxies(environment: MutableMapping[str, str]) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback address that nobody listens on now.
+
+    No process gives out a port twice soon, and processes begin at different ports: whoever asks has time to bind.
+    """
+    for number in _PORT_NUMBERS:
+        port = _PORTS[number % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # It is in use.
+            return port
+    raise AssertionError("the numbers do not end")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise PipelineError(f"The service stopped while starting: {_tail(log)}")
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            pass  # The port is not open yet.
-        time.sleep(0.05)
+    # One client for all: each reads the system's certificates, which costs more than the question.
+    with httpx.Client(timeout=2, verify=False, trust_env=False) as client:  # noqa: S501 - it is plain HTTP
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise PipelineError(f"The service stopped while starting: {_tail(log)}")
+            try:
+                if client.get(f"{url}/readyz").is_success:
+                    return
+            except httpx.TransportError:
+                pass  # It does not listen yet.
+            time.sleep(0.05)
     raise PipelineError(f"The service was not ready within {seconds:g} seconds: {_tail(log)}")
 
 

@@ -1,22 +1,22 @@
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import bentoml
 import httpx
 import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from contract import DATASETS
+from contract.housing import HOUSING
 from local_service import free_port, running_service
 from serving.models import load
 from serving.settings import Settings
 from tests.serving import tiny_models
 from tests.serving.worker import LocalWorker
-
-
-@pytest.fixture(scope="session")
-def no_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MODELS_DIR that the pipeline never wrote: the service takes the latest models of the store."""
-    return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +26,36 @@ def stored() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def pinned(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``MODELS_DIR`` that names the tiny models: other tests put more models into the same store."""
+    directory = tmp_path_factory.mktemp("models") / "pinned"
+    tiny_models.pin(directory, stored)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def slow_models(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``MODELS_DIR`` whose Housing model takes some milliseconds a batch, however small the batch is."""
+    network = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(1000, 1000), max_iter=1, tol=1e9, random_state=0)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one iteration is enough to be slow
+        version = str(tiny_models.store(HOUSING, estimator=network).tag.version)
+    directory = tmp_path_factory.mktemp("models") / "slow"
+    tiny_models.pin(directory, {**stored, "housing": version})
+    return directory
+
+
+@pytest.fixture(scope="session")
 def grpc_port() -> int:
     """Where the service of ``client`` speaks gRPC."""
     return free_port()
 
 
 @pytest.fixture(scope="session")
-def client(stored: dict[str, str], no_pipeline: Path, grpc_port: int) -> Iterator[httpx.Client]:
+def client(pinned: Path, grpc_port: int) -> Iterator[httpx.Client]:
     """A client of the real service, with two workers."""
-    pinned = no_pipeline / "pinned"
-    tiny_models.pin(pinned, stored)
     environment = {
         "MODELS_DIR": str(pinned),
         "WORKERS": "2",

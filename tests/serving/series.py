@@ -1,8 +1,11 @@
-"""What a server's ``/metrics`` says, as numbers."""
+"""A server's ``/metrics`` page as numbers.
 
-import time
-from collections.abc import Callable
+The worker that answers it has all workers write first what they have counted: a page that is fetched after an answer
+includes that call. So a test fetches the page before and after, and compares.
+"""
+
 from dataclasses import dataclass
+from typing import Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,8 +29,13 @@ class Scrape:
         return {dict(found)[label]: value for (_, found), value in self._matching(name, labels)}
 
     def series(self) -> set[tuple[str, Labels]]:
-        """Everything that would be a row of its own in Prometheus, but for the buckets of a histogram: they are one."""
+        """Everything that would be a row of its own in Prometheus; the buckets of a histogram count as one."""
         return {(name, frozenset(pair for pair in labels if pair[0] != "le")) for name, labels in self.samples}
+
+    def since(self, before: Self) -> "Scrape":
+        """By how much each sample has grown since an earlier page."""
+        grown = {key: value - before.samples.get(key, 0.0) for key, value in self.samples.items()}
+        return Scrape(grown, self.types)
 
     def _matching(self, name: str, labels: dict[str, str]) -> list[tuple[tuple[str, Labels], float]]:
         return [(key, value) for key, value in self.samples.items() if key[0] == name and labels.items() <= key[1]]
@@ -41,11 +49,3 @@ def scrape(client: httpx.Client) -> Scrape:
         for sample in family.samples:
             samples[sample.name, frozenset(sample.labels.items())] = sample.value
     return Scrape(samples, types)
-
-
-def scrape_until(client: httpx.Client, holds: Callable[[Scrape], bool], seconds: float = 10) -> Scrape:
-    """The page as soon as something holds, or at the end of the time."""
-    deadline = time.monotonic() + seconds
-    while not holds(found := scrape(client)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found

@@ -8,19 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import httpx
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract.iris import IRIS
-from local_service import free_port, running_service
 from serving.draining import Draining
-from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, rows_of, tensor
+from tests.serving.running import running, wait_until
 
 FOR_EVER = "600"
 """Seconds that no test waits for: what it looks at during the drain cannot be overtaken by its end."""
@@ -68,26 +64,9 @@ def test_without_a_drain_the_server_is_told_at_once(sigterm: list[tuple[str, flo
     assert [what for what, _ in sigterm] == ["stop"]
 
 
-def wait_until_not_ready(client: httpx.Client) -> None:
-    deadline = time.monotonic() + 30
-    while client.get("/readyz").status_code != 503:
-        assert time.monotonic() < deadline
-
-
-def test_a_draining_service_is_not_ready_and_answers_all_the_same(tmp_path: Path, stored: dict[str, str]) -> None:
-    tiny_models.pin(tmp_path / "pinned", stored)
-    grpc_port = free_port()
-    environment = {
-        "MODELS_DIR": str(tmp_path / "pinned"),
-        "WORKERS": "1",
-        "GRPC_PORT": str(grpc_port),
-        "DRAIN_SECONDS": FOR_EVER,
-    }
-    with (
-        running_service(environment=environment) as url,
-        httpx.Client(base_url=url, timeout=30) as client,
-        grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
-    ):
+def test_a_draining_service_is_not_ready_and_answers_all_the_same(pinned: Path, tmp_path: Path) -> None:
+    with running(pinned, tmp_path / "service.log", WORKERS="1", DRAIN_SECONDS=FOR_EVER) as service:
+        client, channel = service.client, service.channel
         worker = psutil.Process(client.get("/health").json()["worker"])
         health: Any = HealthStub(channel)  # the published types lack its methods
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
@@ -99,7 +78,7 @@ def test_a_draining_service_is_not_ready_and_answers_all_the_same(tmp_path: Path
         assert server is not None
         server.terminate()
 
-        wait_until_not_ready(client)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "not ready")
         assert next(watch).status == NOT_SERVING
         assert client.get("/health").json()["status"] == "draining"
         after = client.post("/predict/iris", json=IRIS.example)
@@ -107,7 +86,7 @@ def test_a_draining_service_is_not_ready_and_answers_all_the_same(tmp_path: Path
         # The caller opens its next connection elsewhere.
         assert after.headers["connection"] == "close"
         one = message("iris", tensor("x", rows_of(IRIS, 1)), raw=True)
-        assert len(GRPCInferenceServiceStub(channel).ModelInfer(one, timeout=20).outputs) == 3
+        assert len(service.stub.ModelInfer(one, timeout=20).outputs) == 3
         assert server.is_running()
 
         # A person who does not want to wait.

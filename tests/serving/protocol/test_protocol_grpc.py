@@ -1,7 +1,5 @@
 """gRPC of the real service, through the stubs, health and reflection of published packages."""
 
-import re
-from functools import partial
 from typing import Any
 
 import grpc
@@ -19,7 +17,7 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from contract.iris import IRIS
 from tests.serving.protocol.wire import message, predictions, refusal, rows_of, tensor, values_name, whole
-from tests.serving.series import Scrape, scrape_until
+from tests.serving.series import scrape
 
 DATASET = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
 SERVICE = "inference.GRPCInferenceService"
@@ -158,40 +156,24 @@ def test_reflection_describes_every_service(channel: grpc.Channel) -> None:
     assert "raw_input_contents" in found.methods_by_name["ModelInfer"].input_type.fields_by_name
 
 
-def series(client: httpx.Client, name: str, **labels: str) -> float:
-    """The sum of the series of this name that have these labels."""
-    total = 0.0
-    for line in client.get("/metrics").text.splitlines():
-        found = re.fullmatch(rf"{name}{{(.*)}} (\S+)", line)
-        if found and labels.items() <= dict(re.findall(r'(\w+)="(.*?)"', found[1])).items():
-            total += float(found[2])
-    return total
-
-
-def counts_are(wanted: list[float], names: tuple[str, ...], labels: dict[str, str], now: Scrape) -> bool:
-    return [now.value(name, **labels) for name in names] == wanted
-
-
 def test_calls_are_counted_by_method_model_and_code(client: httpx.Client, stub: GRPCInferenceServiceStub) -> None:
     requests = {
         ("iris", "OK"): message("iris", tensor("x", rows_of(IRIS, 1))),
         ("iris", "INVALID_ARGUMENT"): message("iris", tensor("x", rows_of(IRIS, 1) * 1000)),
         ("unknown", "NOT_FOUND"): message("made up", tensor("x", rows_of(IRIS, 1))),
     }
-    for (model, code), request in requests.items():
-        labels = {"grpc_service": SERVICE, "grpc_method": "ModelInfer", "grpc_code": code, "model": model}
-        names = ("grpc_server_handled_total", "grpc_server_handling_seconds_count")
-        before = [series(client, name, **labels) for name in names]
+    before = scrape(client)
+    for (_, code), request in requests.items():
         for _ in range(3):
             assert stub.ModelInfer.future(request, timeout=20).code().name == code
-
-        wanted = [count + 3 for count in before]
-        # The worker that was called may not be the one that tells, which learns of it a moment later.
-        now = scrape_until(client, partial(counts_are, wanted, names, labels))
-        assert [now.value(name, **labels) for name in names] == wanted
+    after = scrape(client)
+    grown = after.since(before)
+    for name in ("grpc_server_handled_total", "grpc_server_handling_seconds_count"):
+        for model, code in requests:
+            labels = {"grpc_service": SERVICE, "grpc_method": "ModelInfer", "grpc_code": code, "model": model}
+            assert grown.value(name, **labels) == 3
+    assert after.value("grpc_server_in_progress", grpc_method="ModelInfer") == 0
     assert "made up" not in client.get("/metrics").text
-    gauge = "grpc_server_in_progress"
-    assert scrape_until(client, lambda now: now.value(gauge) == 0).value(gauge) == 0
 
 
 def test_callers_of_grpc_count_as_those_of_http_do(client: httpx.Client, stub: GRPCInferenceServiceStub) -> None:
@@ -203,5 +185,4 @@ def test_callers_of_grpc_count_as_those_of_http_do(client: httpx.Client, stub: G
         *("bentoml_service_request_duration_seconds_bucket", "grpc_server_handling_seconds_bucket"),
         *("bentoml_service_request_in_progress", "grpc_server_in_progress"),
     }
-    now = scrape_until(client, lambda now: told <= {name for name, _ in now.samples})
-    assert told <= {name for name, _ in now.samples}
+    assert told <= {name for name, _ in scrape(client).samples}

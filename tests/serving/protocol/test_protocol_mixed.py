@@ -6,19 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
-import pytest
 from open_inference.grpc.service import GRPCInferenceServiceStub
-from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from contract.housing import HOUSING
-from local_service import free_port, running_service
-from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, predictions, rows_of, tensor
+from tests.serving.running import running
 
 CALLERS = 6
 """Of each entrance."""
@@ -50,36 +44,14 @@ def grpc_call(_: httpx.Client, stub: GRPCInferenceServiceStub, rows: Any) -> Any
 ENTRANCES: dict[str, Call] = {"predict": predict, "v2": v2, "grpc": grpc_call}
 
 
-@pytest.fixture(scope="module")
-def slow_model() -> str:
-    """The version of a Housing model that takes some milliseconds a batch, so that callers gather behind it."""
-    network = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(1500, 1500), max_iter=1, tol=1e9))
-    return str(tiny_models.store(HOUSING, estimator=network).tag.version)
-
-
-# One iteration is enough to be slow, and is no convergence.
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_callers_of_all_entrances_share_batches_and_get_their_own(
-    tmp_path: Path, stored: dict[str, str], slow_model: str
-) -> None:
-    tiny_models.pin(tmp_path / "pinned", {**stored, "housing": slow_model})
-    log, grpc_port = tmp_path / "service.log", free_port()
-    environment = {
-        "MODELS_DIR": str(tmp_path / "pinned"),
-        "WORKERS": "1",
-        "LOG_LEVEL": "DEBUG",
-        "GRPC_PORT": str(grpc_port),
-        "MAX_LATENCY_MS": "30000",
-    }
+def test_callers_of_all_entrances_share_batches_and_get_their_own(slow_models: Path, tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    settings = {"WORKERS": "1", "LOG_LEVEL": "DEBUG", "MAX_LATENCY_MS": "30000"}
     total = CALLERS * CALLS * sum(ROWS.values())
     rows = rows_of(HOUSING, total)
     rows[:, 0] = np.linspace(1, 10, total)  # no two are the same
-    with (
-        running_service(environment=environment, log=log) as url,
-        httpx.Client(base_url=url, timeout=30) as client,
-        grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
-    ):
-        stub = GRPCInferenceServiceStub(channel)
+    with running(slow_models, log, **settings) as service:
+        client, stub = service.client, service.stub
         wanted = predictions(client, HOUSING, rows)
         assert len(set(wanted)) > total / 2  # the model tells them apart
         jobs = []

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from contract.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from serving.telemetry.logs import file_of_process
 from tests.serving import failing_model, tiny_models
-from tests.serving.series import scrape
 
 Event = dict[str, Any]
 MADE = re.compile("[0-9a-f]{32}")
@@ -208,43 +206,6 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
     assert found
     # The process that starts the workers has its own lines.
     assert "Starting production HTTP BentoServer" in logged.file.read_text()
-
-
-def test_shed_and_slow_requests_are_told(stored: dict[str, str], no_pipeline: Path, tmp_path: Path) -> None:
-    tiny_models.pin(no_pipeline / "shed", stored)
-    environment = {
-        "MODELS_DIR": str(no_pipeline / "shed"),
-        "WORKERS": "1",
-        "MAX_BATCH_SIZE": "1",
-        "MAX_LATENCY_MS": "0.05",
-        "SLOW_REQUEST_MS": "1",
-        "LOG_LEVEL": "DEBUG",
-    }
-    output = tmp_path / "output.log"
-    with (
-        running_service(environment=environment, log=output) as url,
-        httpx.Client(base_url=url, timeout=30) as client,
-        ThreadPoolExecutor(4) as pool,
-    ):
-        rows = {"rows": [HOUSING.example] * 5000}
-        answers = list(pool.map(lambda _: client.post("/predict/housing/batch", json=rows), range(8)))
-        shed = [answer.headers["x-request-id"] for answer in answers if answer.status_code == 429]
-        slow = [answer.headers["x-request-id"] for answer in answers if answer.status_code == 200]
-        assert shed
-        assert slow
-        assert scrape(client).value("ml_shed_requests_total", model="housing") == len(shed)
-        quick = client.get("/models/info").headers["x-request-id"]
-    events = {
-        event["request_id"]: event
-        for event in map(json.loads, output.read_text().splitlines())
-        if event["logger"] == "serving.telemetry.request_log"
-    }
-    assert {events[identifier]["message"] for identifier in shed} == {"request shed"}
-    assert {events[identifier]["message"] for identifier in slow} == {"request slow"}
-    assert {events[identifier]["level"] for identifier in shed + slow} == {"WARNING"}
-    assert events[quick]["message"] in {"request answered", "request slow"}
-    # At DEBUG all are told.
-    assert len(events) == len(answers) + 1
 
 
 def test_a_log_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,48 +23,45 @@ from contract import DATASETS, deciles
 from contract.dataset import Dataset
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from local_service import free_port, running_service
+from serving.protocol.grpc import LISTENERS
 from tests.serving import tiny_models
-from tests.serving.series import Labels, Scrape, scrape, scrape_until
+from tests.serving.protocol.wire import message, rows_of, tensor
+from tests.serving.running import Running, running, wait_until
+from tests.serving.series import Labels, Scrape, scrape
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def environment(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    pinned = tmp_path_factory.mktemp("pinned")
-    tiny_models.pin(pinned, stored)
-    return {"MODELS_DIR": str(pinned), "WORKERS": "2", "LOG_LEVEL": "ERROR", "GRPC_PORT": str(free_port())}
+@dataclass(frozen=True)
+class Watched:
+    """A service that only these tests call, and its metrics page before the first call."""
+
+    service: Running
+    first: Scrape
 
 
 @pytest.fixture(scope="module")
-def watched(environment: dict[str, str]) -> Iterator[httpx.Client]:
-    """A client of a service that nobody else asks anything."""
-    with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as client:
-        yield client
+def started(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    log = tmp_path_factory.mktemp("watched") / "service.log"
+    with running(pinned, log, WORKERS="2", LOG_LEVEL="ERROR") as service:
+        # The first worker answers before the second has started.
+        wait_until(lambda: scrape(service.client).value("ml_worker_starts_total") == 2, "two workers")
+        yield Watched(service, scrape(service.client))
 
 
-@pytest.fixture(scope="module")
-def stub(watched: httpx.Client, environment: dict[str, str]) -> Iterator[GRPCInferenceServiceStub]:
-    assert watched.get("/readyz").is_success
-    with grpc.insecure_channel(f"127.0.0.1:{environment['GRPC_PORT']}") as channel:
-        yield GRPCInferenceServiceStub(channel)
+@pytest.fixture
+def watched(started: Watched) -> httpx.Client:
+    return started.service.client
+
+
+@pytest.fixture
+def stub(started: Watched) -> GRPCInferenceServiceStub:
+    return started.service.stub
 
 
 def bodies_of(dataset: Dataset, count: int) -> list[dict[str, float]]:
     rows = np.resize(tiny_models.table(dataset).features, (count, len(dataset.features))).tolist()
     return [dict(zip(dataset.feature_names, row, strict=True)) for row in rows]
-
-
-def predicted(client: httpx.Client, dataset: Dataset, rows: int, since: Scrape) -> Scrape:
-    """The page once so many rows more are counted than before."""
-    return scrape_until(
-        client,
-        lambda now: (
-            now.value("ml_predictions_total", model=dataset.name)
-            >= since.value("ml_predictions_total", model=dataset.name) + rows
-        ),
-    )
 
 
 def test_what_is_predicted_is_counted(watched: httpx.Client, stored: dict[str, str]) -> None:
@@ -70,10 +70,7 @@ def test_what_is_predicted_is_counted(watched: httpx.Client, stored: dict[str, s
     watched.post("/predict/housing/batch", json={"rows": bodies[:290]}).raise_for_status()
     for body in bodies[290:]:
         watched.post("/predict/housing", json=body).raise_for_status()
-    after = predicted(watched, HOUSING, 300, before)
-
-    def grown(name: str, **labels: str) -> float:
-        return after.value(name, model="housing", **labels) - before.value(name, model="housing", **labels)
+    grown = partial(scrape(watched).since(before).value, model="housing")
 
     assert grown("ml_predictions_total", version=stored["housing"]) == 300
     assert grown("ml_batch_rows_sum") == 300
@@ -102,27 +99,20 @@ def test_predicted_classes_are_counted(watched: httpx.Client) -> None:
     before = scrape(watched)
     bodies = bodies_of(IRIS, 120)
     watched.post("/predict/iris/batch", json={"rows": bodies}).raise_for_status()
-    after = predicted(watched, IRIS, 120, before)
+    grown = scrape(watched).since(before)
     outputs = tiny_models.expected(IRIS, np.array([list(body.values()) for body in bodies]))
     counts = np.bincount(outputs.argmax(axis=1), minlength=3).tolist()
-    found = after.of("ml_predicted_class_total", "label", model="iris")
-    earlier = before.of("ml_predicted_class_total", "label", model="iris")
-    assert [found[label] - earlier[label] for label in IRIS.target.classes] == counts
+    found = grown.of("ml_predicted_class_total", "label", model="iris")
+    assert [found[label] for label in IRIS.target.classes] == counts
     name = "ml_prediction_confidence"
-    assert after.value(f"{name}_count") - before.value(f"{name}_count") == 120
-    assert after.value(f"{name}_sum") - before.value(f"{name}_sum") == pytest.approx(outputs.max(axis=1).sum())
-    most_sure = after.value(f"{name}_bucket", le="+Inf") - after.value(f"{name}_bucket", le="0.99")
-    assert most_sure == (outputs.max(axis=1) > 0.99).sum() + (
-        before.value(f"{name}_bucket", le="+Inf") - before.value(f"{name}_bucket", le="0.99")
-    )
+    assert grown.value(f"{name}_count") == 120
+    assert grown.value(f"{name}_sum") == pytest.approx(outputs.max(axis=1).sum())
+    most_sure = grown.value(f"{name}_bucket", le="+Inf") - grown.value(f"{name}_bucket", le="0.99")
+    assert most_sure == (outputs.max(axis=1) > 0.99).sum()
 
 
-def test_the_warm_up_is_not_counted(environment: dict[str, str]) -> None:
-    settings = {**environment, "GRPC_PORT": str(free_port())}
-    with running_service(environment=settings) as url, httpx.Client(base_url=url) as client:
-        # The first worker answers before the second has started.
-        first = scrape_until(client, lambda now: now.value("ml_worker_starts_total") == 2, seconds=60)
-    assert first.value("ml_worker_starts_total") == 2
+def test_the_warm_up_is_not_counted(started: Watched) -> None:
+    first = started.first
     assert first.value("ml_predictions_total") == first.value("ml_batch_rows_count") == 0
     assert len(first.of("ml_predictions_total", "model")) == len(DATASETS)
     # Nothing was predicted, so there is no time of it: 1970 would ring an alarm.
@@ -180,7 +170,7 @@ def test_refused_rows_are_counted_by_feature_and_reason(
     assert watched.post(path, json=body).status_code == 400
     after = scrape(watched)
     key = {"model": "housing", "feature": feature, "reason": reason}
-    assert after.value("ml_refused_rows_total", **key) - before.value("ml_refused_rows_total", **key) == rows
+    assert after.since(before).value("ml_refused_rows_total", **key) == rows
     assert after.series() - before.series() <= {key for key in after.series() if key[0].startswith("bentoml_")}
 
 
@@ -192,9 +182,8 @@ def test_rows_refused_over_grpc_are_counted(watched: httpx.Client, stub: GRPCInf
         tensor.contents.fp64_contents.extend([1.0, float("nan") if name == "petal_width" else 1.0])
     with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
         stub.ModelInfer(request)
-    after = scrape(watched)
     key = {"model": "iris", "feature": "petal_width", "reason": "not_a_number"}
-    assert after.value("ml_refused_rows_total", **key) - before.value("ml_refused_rows_total", **key) == 1
+    assert scrape(watched).since(before).value("ml_refused_rows_total", **key) == 1
 
 
 @pytest.mark.parametrize(
@@ -217,11 +206,9 @@ def test_rows_refused_over_grpc_are_counted(watched: httpx.Client, stub: GRPCInf
 def test_traffic_is_counted_by_endpoint(watched: httpx.Client, path: str, endpoint: str) -> None:
     before = scrape(watched)
     status = str(watched.get(path).status_code)
-    after = scrape(watched)
+    grown = scrape(watched).since(before)
     for name in ("bentoml_service_request_total", "bentoml_service_request_duration_seconds_count"):
-        grown = after.value(name, endpoint=endpoint, http_response_code=status)
-        assert grown == before.value(name, endpoint=endpoint, http_response_code=status) + 1
-        assert after.value(name) == before.value(name) + 1
+        assert grown.value(name, endpoint=endpoint, http_response_code=status) == grown.value(name) == 1
 
 
 QUIET = ["/livez", "/readyz", "/healthz", "/health", "/metrics", "/metrics/prometheus", "/docs", "/", "/docs.json"]
@@ -283,19 +270,17 @@ def pipelined(url: httpx.URL, requests: list[bytes]) -> int:
 
 
 def test_hostile_requests_add_a_handful_of_series(watched: httpx.Client) -> None:
-    start = scrape(watched)
-    before = start.series()
+    before = scrape(watched).series()
     draw = random.Random(5)
-    total = start.value("bentoml_service_request_total")
 
     def hostile(count: int) -> set[tuple[str, Labels]]:
-        """Send so many; the series once all are counted, by whichever worker."""
-        nonlocal total
+        """Send so many; the series afterwards, once each request has been counted."""
+        earlier = scrape(watched)
         requests = hostile_requests(draw, count)
         assert pipelined(watched.base_url, requests) == count
-        total += sum(not request.startswith(b"GET /static_content/") for request in requests)
-        now = scrape_until(watched, lambda now: now.value("bentoml_service_request_total") == total)
-        assert now.value("bentoml_service_request_total") == total
+        counted = sum(not request.startswith(b"GET /static_content/") for request in requests)
+        now = scrape(watched)
+        assert now.since(earlier).value("bentoml_service_request_total") == counted
         return now.series()
 
     every_kind = hostile(500)
@@ -305,8 +290,7 @@ def test_hostile_requests_add_a_handful_of_series(watched: httpx.Client) -> None
         "bentoml_service_request_total",
         *(f"bentoml_service_request_duration_seconds_{part}" for part in ("bucket", "count", "sum")),
     }
-    for _ in range(2):
-        assert hostile(4_750) == every_kind
+    assert hostile(5_000) == every_kind
     # What HTTP does not know as a method does not even reach the application.
     with socket.create_connection((watched.base_url.host, watched.base_url.port or 80)) as odd:
         odd.sendall(b"EXTERMINATE /predict/iris HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -318,7 +302,7 @@ def test_the_readme_lists_every_series_with_its_type(watched: httpx.Client, stub
     for dataset in DATASETS.values():
         watched.post(f"/predict/{dataset.name}", json=dataset.example).raise_for_status()
     stub.ServerLive(pb.ServerLiveRequest())
-    now = scrape_until(watched, lambda now: len(now.of("ml_last_prediction_timestamp_seconds", "model")) == 2)
+    now = scrape(watched)
     table = re.findall(r"^\| `((?:ml|bentoml|grpc)_\w+)` \| (\w+) \| ([^|]*) \|", README, re.MULTILINE)
     assert {name: kind for name, kind, _ in table} == now.types
     for name, kind, labels in table:
@@ -330,38 +314,59 @@ def _of(sample: str, name: str, kind: str) -> bool:
     return sample in ({f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name})
 
 
-def test_a_killed_worker_leaves_its_counts_and_nothing_else(environment: dict[str, str]) -> None:
-    settings = {**environment, "GRPC_PORT": str(free_port())}
-    with running_service(environment=settings) as url, httpx.Client(base_url=url) as client:
-        for body in bodies_of(IRIS, 40):
-            # A connection each, so that both workers have some.
-            httpx.post(f"{url}/predict/iris", json=body).raise_for_status()
-        before = scrape_until(client, lambda now: now.value("ml_predictions_total", model="iris") == 40)
-        pids = set(before.of("bentoml_service_last_request_timestamp_seconds", "pid"))
-        assert len(pids) == 2
-        with closing(socket.create_connection((client.base_url.host, client.base_url.port or 80))) as caller:
-            caller.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            content = b""
-            while (health := re.search(rb'"worker":(\d+)', content)) is None:
-                content += (received := caller.recv(4096))
-                assert received
-            victim = int(health[1])
-            caller.sendall(b"POST /predict/iris/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            busy = {"endpoint": "/predict/iris/batch"}
-            in_progress = "bentoml_service_request_in_progress"
-            with httpx.Client(base_url=url) as other:
-                assert scrape_until(other, lambda now: now.value(in_progress, **busy) == 1).value(in_progress) == 1
-            os.kill(victim, signal.SIGKILL)
-            assert caller.recv(1) == b""
-        # Its parent has not even noticed, and who asks now is answered by the other worker.
-        with httpx.Client(base_url=url) as other:
-            after = scrape(other)
-            assert after.value(in_progress) == 0
-            assert set(after.of("bentoml_service_last_request_timestamp_seconds", "pid")) == pids - {str(victim)}
-            for name in ("ml_predictions_total", "ml_batch_rows_sum", "bentoml_service_request_total"):
-                assert after.value(name) == before.value(name)
-            assert after.of("ml_last_prediction_timestamp_seconds", "model") == before.of(
-                "ml_last_prediction_timestamp_seconds", "model"
-            )
-            assert after.of("ml_model_info", "version") == before.of("ml_model_info", "version")
-            assert scrape(other).samples == after.samples
+def listeners(port: int) -> int:
+    """How many sockets listen on a port of this machine."""
+    # gRPC takes an IPv6 socket for an IPv4 address where it can.
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    lines = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    return sum(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in lines)
+
+
+def in_progress_of(url: httpx.URL) -> float:
+    with httpx.Client(base_url=url) as other:
+        return scrape(other).value("bentoml_service_request_in_progress")
+
+
+def test_a_killed_worker_leaves_its_counts_and_comes_back(started: Watched) -> None:
+    url, port = started.service.client.base_url, started.service.grpc_port
+    wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers over gRPC")
+    for body in bodies_of(IRIS, 40):
+        # A connection each, so that both workers have some.
+        httpx.post(f"{url}/predict/iris", json=body).raise_for_status()
+    before = scrape(started.service.client)
+    pids = set(before.of("bentoml_service_last_request_timestamp_seconds", "pid"))
+    assert len(pids) == 2
+    with closing(socket.create_connection((url.host, url.port or 80))) as caller:
+        caller.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        content = b""
+        while (health := re.search(rb'"worker":(\d+)', content)) is None:
+            content += (received := caller.recv(4096))
+            assert received
+        victim = int(health[1])
+        caller.sendall(b"POST /predict/iris/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        wait_until(lambda: in_progress_of(url) == 1, "the worker has the request")
+        os.kill(victim, signal.SIGKILL)
+        assert caller.recv(1) == b""
+    # Its parent has not even noticed, and the next caller is answered by the other worker.
+    with httpx.Client(base_url=url) as other:
+        after = scrape(other)
+        assert after.value("bentoml_service_request_in_progress") == 0
+        assert set(after.of("bentoml_service_last_request_timestamp_seconds", "pid")) == pids - {str(victim)}
+        for name in ("ml_predictions_total", "ml_batch_rows_sum", "bentoml_service_request_total"):
+            assert after.value(name) == before.value(name)
+        assert after.of("ml_last_prediction_timestamp_seconds", "model") == before.of(
+            "ml_last_prediction_timestamp_seconds", "model"
+        )
+        assert after.of("ml_model_info", "version") == before.of("ml_model_info", "version")
+        assert scrape(other).samples == after.samples
+    wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers again")
+    request = message("iris", tensor("x", rows_of(IRIS, 1)), raw=True)
+
+    def call(_: int) -> int:
+        # A channel of its own each: the kernel spreads them over the workers.
+        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            return len(stub.ModelInfer(request, timeout=20, wait_for_ready=True).outputs)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(call, range(40))) == [3] * 40
