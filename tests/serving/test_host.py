@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import bentoml
 import httpx
 import pytest
@@ -44,7 +45,7 @@ def test_the_private_names_we_use_are_these_and_exist() -> None:
 def test_the_service_has_what_we_override_or_read(name: str) -> None:
     from _bentoml_sdk import Service
 
-    fields = {field.name for field in Service.__attrs_attrs__}
+    fields = {field.name for field in attrs.fields(Service)}
     assert name in fields or hasattr(Service, name), f"BentoML's Service has no {name} any more: adapt serving/host.py"
 
 

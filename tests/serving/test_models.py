@@ -12,7 +12,7 @@ from contract.housing import HOUSING
 from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
 from serving.models import ARTIFACT_FOLDER, deployed_model, load
-from serving.telemetry.model import ModelObserver
+from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 
 
@@ -39,7 +39,7 @@ def test_the_run_that_made_a_model_is_told_if_it_is_known() -> None:
     assert load(IRIS, tiny_models.store(IRIS)).run == tiny_models.RUN
     unknown = load(IRIS, tiny_models.store(IRIS, run=TrainingRun()))
     assert unknown.run == TrainingRun()
-    ModelObserver(unknown)  # it has no training time to show
+    ModelMetrics(IRIS).serve(unknown)  # it has no training time to show
 
 
 def test_trees_need_no_padding() -> None:

@@ -221,10 +221,10 @@ def test_a_replaced_model_is_named_everywhere(worker: LocalWorker, caller: Calle
         assert caller.http.get(f"/v2/models/iris/versions/{first.version}/ready").status_code == 404
         assert caller.http.get(f"/v2/models/iris/versions/{second.version}/ready").status_code == 200
         page = caller.http.get("/metrics").text
-        lines = [line for line in page.splitlines() if line.startswith(("ml_model_info", "ml_model_test_metric"))]
-        iris = [line for line in lines if 'model="iris"' in line]
-        assert iris
-        assert all(f'version="{second.version}"' in line for line in iris)
+        for name in ("ml_model_info", "ml_model_test_metric"):
+            described = [line for line in page.splitlines() if line.startswith(name)]
+            assert any(f'version="{second.version}"' in line for line in described)
+            assert not any(f'version="{first.version}"' in line for line in described)
     finally:
         worker.call(predictor.replace(first))
 
