@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def settings() -> ModelEvaluationParams:
 
 def with_map(settings: ModelEvaluationParams, dataset: Dataset, latitude: str) -> ModelEvaluationParams:
     drawn = params.MapParams(latitude=latitude, longitude="longitude", cells=4, minimum_rows=1)
-    return settings.model_copy(update={"datasets": {dataset.name: params.DatasetFiguresParams(map=drawn)}})
+    return settings.model_copy(update={"datasets": {dataset.name: params.DatasetEvaluationParams(map=drawn)}})
 
 
 def prepare(dataset: Dataset, name: str) -> Dataset:
@@ -78,13 +78,15 @@ def frame(dataset: Dataset, split: Split) -> pd.DataFrame:
     return pd.DataFrame(split.features, columns=list(dataset.feature_names))
 
 
-def train(dataset: Dataset, rows: int = 96, *, contract_version: str | None = None) -> RegisteredModel:
+def train(
+    dataset: Dataset, rows: int = 96, *, contract_version: str | None = None, decimals: Sequence[int] = ()
+) -> RegisteredModel:
     """A model fitted on the first ``rows`` rows, in ``models/{name}`` and in the registry, as ``train`` leaves it."""
     learned: NDArray[np.float64] = splits(dataset).train.features[:rows]
     target = splits(dataset).train.target[:rows]
     regression = dataset.task is Task.REGRESSION
     estimator = LinearRegression() if regression else LogisticRegression()
-    pipeline = Pipeline([("features", RowFeatures()), ("estimator", estimator)]).fit(
+    pipeline = Pipeline([("features", RowFeatures(decimals=decimals)), ("estimator", estimator)]).fit(
         learned, target if regression else target.astype(np.int64)
     )
     directory = Path("models") / dataset.name
@@ -278,3 +280,40 @@ def test_map_of_unknown_coordinates(dataset: Dataset, settings: ModelEvaluationP
 
     with pytest.raises(PipelineError, match=r"map\.latitude is 'Breite', which is no feature"):
         evaluate_models([dataset], with_map(settings, dataset, "Breite"))
+
+
+def with_limit(settings: ModelEvaluationParams, limit: float) -> ModelEvaluationParams:
+    """Every change counts, however small: a linear model changes for almost every row."""
+    change = params.ChangeParams(regression=1e-15, classification=1e-15)
+    limits = {"change": change, "float32_limit": limit, "perturbed_limit": limit}
+    return settings.model_copy(update={"stability": settings.stability.model_copy(update=limits)})
+
+
+def test_unstable_model_is_not_deployed_but_reported(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+
+    with pytest.raises(PipelineError) as refusal:
+        evaluate_models([dataset], with_limit(settings, 0.5))
+
+    for said in (f"{dataset.name}: Version 1 gives", f"train.{dataset.name}.features.decimals", "evaluation.html"):
+        assert said in str(refusal.value)
+    assert tracking.champion(dataset.name) is None
+    assert metrics(dataset)["stability"]["float32"] > 0.5  # type: ignore[index]  # an entry that is a mapping
+    assert "over the limit" in Path("reports/evaluation.html").read_text(encoding="utf-8")
+    # A dataset may have limits of its own.
+    own = params.DatasetEvaluationParams(stability=settings.stability)
+    evaluate_models([dataset], with_limit(settings, 0.5).model_copy(update={"datasets": {dataset.name: own}}))
+    assert metrics(dataset)["stability"] == {"float32": 0, "perturbed": 0}
+    assert tracking.champion(dataset.name) is not None
+
+
+def test_unstable_champion_is_replaced(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    evaluate_models([dataset], settings)
+    stable = train(dataset, rows=4, decimals=[1, 1, 1])
+
+    evaluate_models([dataset], with_limit(settings, 0.5))
+
+    assert tracking.champion(dataset.name) == stable
+    page = Path("reports/evaluation.html").read_text(encoding="utf-8")
+    assert "Version 2 becomes the champion: version 1 gives" in page

@@ -54,6 +54,6 @@ def _shape(operator: Any) -> None:
 
 
 def register() -> None:
-    """Make skl2onnx convert the transformers of ``training/features.py``; calling it again changes nothing."""
+    """Register these converters with skl2onnx. Calling it again has no effect."""
     update_registered_converter(RowFeatures, "RowFeatures", _shape, _row_features)
     update_registered_converter(SinglePrecision, "SinglePrecision", _shape, _single_precision)
