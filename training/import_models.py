@@ -48,20 +48,19 @@ def import_models(champions: Mapping[str, RegisteredModel], store: Path, deploye
     """
     tags = {}
     with files.replaced_directory(store) as partial:
-        for dataset in DATASETS.values():
-            champion = champions[dataset.name]
-            tag = f"{dataset.name}:{champion.content_version}"
+        for name, champion in champions.items():
+            tag = f"{name}:{champion.content_version}"
             with (
-                console.step(f"{dataset.name}: export {champion.content_version}, import it into the BentoML store"),
+                console.step(f"{name}: export {champion.content_version}, import it into the BentoML store"),
                 tempfile.TemporaryDirectory() as temporary,
             ):
                 folder = Path(temporary) / "model"
                 _write_model(folder, champion)
-                archives.write_tar(folder, partial / f"{dataset.name}.bentomodel")
+                archives.write_tar(folder, partial / f"{name}.bentomodel")
                 if not _is_whole(tag):
                     _add_run(folder, champion)
                     bentoml.models.import_model(str(folder), input_format="folder")
-            tags[dataset.name] = tag
+            tags[name] = tag
     files.write_json(deployed, tags)
     return tags
 

@@ -133,6 +133,7 @@ def test_the_warm_up_is_not_counted(environment: dict[str, str]) -> None:
 def test_the_model_is_described(watched: httpx.Client, stored: dict[str, str], dataset: Dataset) -> None:
     now, card, name = scrape(watched), tiny_models.artifact(dataset)[1], dataset.name
     run = tiny_models.RUN
+    assert run.run_id is not None
     assert run.trained_at is not None
     labels = {"run_id": run.run_id, "algorithm": card.algorithm, "trained_at": run.trained_at.isoformat()}
     # One series, though each of two workers says so.
