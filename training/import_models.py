@@ -145,7 +145,7 @@ def find_champion(dataset: Dataset, champions: Mapping[str, str]) -> RegisteredM
     """
     if dataset.name not in champions:
         raise PipelineError(
-            f"{CHAMPIONS_FILE} has no champion for {dataset.name}. Run `dvc repro -f model_evaluation`."
+            f"{CHAMPIONS_FILE} has no champion for {dataset.name}. Run `dvc repro -f -s model_evaluation`."
         )
     found = registration.find(dataset, champions[dataset.name], MODELS / dataset.name)
     # A registry that had to be filled anew has no champion either.

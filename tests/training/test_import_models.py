@@ -92,7 +92,7 @@ def test_a_registry_that_was_lost_is_filled_anew(champion: RegisteredModel, monk
 
 
 def test_a_dataset_without_a_champion_is_named() -> None:
-    with pytest.raises(PipelineError, match=r"no champion for iris. Run `dvc repro -f model_evaluation`"):
+    with pytest.raises(PipelineError, match=r"no champion for iris. Run `dvc repro -f -s model_evaluation`"):
         find_champion(IRIS, {})
 
 
