@@ -112,8 +112,8 @@ audit: $(VENV)/.dev ## Look the image's libraries up in PyPI's list of vulnerabi
 	$(call step,Look up known vulnerabilities (pip-audit),pip-audit --strict --disable-pip --require-hashes -r requirements/serving.txt)
 
 .PHONY: ui
-ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 5000
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port MLFLOW_PORT (5000)
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --port $${MLFLOW_PORT:-5000}
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions

@@ -48,20 +48,19 @@ def import_models(champions: Mapping[str, RegisteredModel], store: Path, deploye
     """
     tags = {}
     with files.replaced_directory(store) as partial:
-        for dataset in DATASETS.values():
-            champion = champions[dataset.name]
-            tag = f"{dataset.name}:{champion.content_version}"
+        for name, champion in champions.items():
+            tag = f"{name}:{champion.content_version}"
             with (
-                console.step(f"{dataset.name}: export {champion.content_version}, import it into the BentoML store"),
+                console.step(f"{name}: export {champion.content_version}, import it into the BentoML store"),
                 tempfile.TemporaryDirectory() as temporary,
             ):
                 folder = Path(temporary) / "model"
                 _write_model(folder, champion)
-                archives.write_tar(folder, partial / f"{dataset.name}.bentomodel")
+                archives.write_tar(folder, partial / f"{name}.bentomodel")
                 if not _is_whole(tag):
                     _add_run(folder, champion)
                     bentoml.models.import_model(str(folder), input_format="folder")
-            tags[dataset.name] = tag
+            tags[name] = tag
     files.write_json(deployed, tags)
     return tags
 
@@ -146,7 +145,7 @@ def find_champion(dataset: Dataset, champions: Mapping[str, str]) -> RegisteredM
     """
     if dataset.name not in champions:
         raise PipelineError(
-            f"{CHAMPIONS_FILE} has no champion for {dataset.name}. Run `dvc repro -f model_evaluation`."
+            f"{CHAMPIONS_FILE} has no champion for {dataset.name}. Run `dvc repro -f -s model_evaluation`."
         )
     found = registration.find(dataset, champions[dataset.name], MODELS / dataset.name)
     # A registry that had to be filled anew has no champion either.

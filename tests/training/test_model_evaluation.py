@@ -243,7 +243,7 @@ def test_a_champion_that_is_nowhere_is_told(dataset: Dataset) -> None:
     lose_files(gone)
     train(dataset, rows=10)
 
-    with pytest.raises(PipelineError, match=f"no version {gone.content_version} of .*dvc repro -f model_evaluation"):
+    with pytest.raises(PipelineError, match=f"no version {gone.content_version} of .*dvc repro -f -s model_evaluation"):
         registration.find(dataset, gone.content_version, Path("models") / dataset.name)
 
 

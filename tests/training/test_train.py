@@ -19,14 +19,13 @@ from contract import DATASETS, deciles
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
+from tests.training.workspace import train, with_ratios, write_features
 from training import tracking
 from training import train as stage
-from training.feature_engineering import statistics
-from training.files import sha256, write_json
+from training.files import sha256
 from training.onnx.export import ESTIMATOR_FILE, TRUSTED_TYPES, load_estimator, predictor
-from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.params import CandidateParams
 from training.registry import archives
-from training.splits import Splits
 from training.tracking import RegisteredModel
 
 pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
@@ -34,27 +33,6 @@ pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
 ]
-
-
-RATIOS = {"housing": RowFeatureParams(ratios=(("MedInc", "AveOccup"),)), "iris": RowFeatureParams()}
-
-
-def write_features(name: str) -> Splits:
-    """``data/features/<name>`` in the current directory, as feature_engineering leaves it."""
-    dataset, splits = DATASETS[name], tiny_splits(name)
-    directory = Path("data/features") / name
-    directory.mkdir(parents=True, exist_ok=True)
-    for part, rows in (("train", splits.train), ("test", splits.test)):
-        frame = pd.DataFrame(rows.features, columns=list(dataset.feature_names))
-        frame[dataset.target.name] = rows.target
-        frame.to_parquet(directory / f"{part}.parquet", index=False)
-        if part == "train":
-            write_json(directory / "statistics.json", statistics(dataset, frame))
-    return splits
-
-
-def train(name: str, params: TrainParams) -> RegisteredModel:
-    return stage.train(DATASETS[name], Path("data/features") / name, RAW / f"{name}.csv", Path("models"), params)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def trained(workspace: Path) -> dict[str, RegisteredModel]:
     assert workspace == Path.cwd()
-    return {name: train(name, tiny_train_params(name, features=RATIOS[name])) for name in DATASETS}
+    return {name: train(name, with_ratios(name)) for name in DATASETS}
 
 
 @pytest.fixture(params=list(DATASETS))
@@ -212,11 +190,7 @@ def test_second_training_is_a_second_version_with_the_same_bytes(
     workspace: Path, trained: dict[str, RegisteredModel], name: str
 ) -> None:
     before = snapshot(workspace / "models" / name)
-    code = (
-        "from pathlib import Path; from tests.training.test_train import train, tiny_train_params as params; "
-        "from tests.training.test_train import RATIOS; "
-        f"train({name!r}, params({name!r}, features=RATIOS[{name!r}]))"
-    )
+    code = f"from tests.training.workspace import train, with_ratios; train({name!r}, with_ratios({name!r}))"
     # In another process, where nothing has the same address or the same hash.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=workspace, env=environment, check=True, capture_output=True)

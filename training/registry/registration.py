@@ -59,7 +59,7 @@ def find(dataset: Dataset, content_version: str, directory: Path) -> RegisteredM
     if card.content_version != content_version:
         raise PipelineError(
             f"The MLflow registry has no version {content_version} of {dataset.name}, and {directory} holds "
-            f"{card.content_version}. Run `dvc repro -f model_evaluation` to choose a champion anew."
+            f"{card.content_version}. Run `dvc repro -f -s model_evaluation` to choose a champion anew."
         )
     with (
         console.step(f"{dataset.name}: register {content_version}, which the registry lacks"),
