@@ -284,6 +284,23 @@ def test_a_connection_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) ->
     with_a_server(refuse, idle)
 
 
+def test_what_follows_garbage_is_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    refused = asyncio.Event()
+
+    async def answer_later(scope: Scope, receive: Receive, send: Send) -> None:
+        await refused.wait()
+        await refuse(scope, receive, send)
+
+    async def send_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(post("/", b"{}") + b"garbage\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        refused.set()
+        await turns()
+
+    with_a_server(answer_later, send_garbage)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 @pytest.mark.parametrize("stops_first", [True, False])
 def test_a_client_that_leaves_while_it_is_answered_is_no_bug(
     caplog: pytest.LogCaptureFixture, stops_first: bool
