@@ -102,8 +102,6 @@ class BundleApp(ServiceAppFactory):
         app = super().__call__()
         app.add_exception_handler(HTTPException, http_exception_response)
         app.add_exception_handler(Exception, internal_error_response)
-        # The page's files are ours.
-        app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", "") != "static_content"]
         # A redirect would have no body to tell anything.
         app.router.redirect_slashes = False
         app.add_route("/docs", self.index_page)
