@@ -103,6 +103,7 @@ def test_every_direct_dependency_has_its_reason() -> None:
         "docs/batching.md",
         "docs/capacity.md",
         "docs/kubernetes.md",
+        "docs/proxies.md",
         "docs/runbook.md",
     ],
 )

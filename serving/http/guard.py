@@ -11,6 +11,7 @@ It adds three things to uvicorn's own class:
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -48,8 +49,9 @@ class Guard(HttpToolsProtocol):
 
     @property
     def unread(self) -> bool:
-        """Whether the client may still be sending: the rest of a body, or anything after what we do not understand."""
-        return self._malformed or (self.cycle is not None and self.cycle.more_body)
+        """Whether the client may still be sending: the rest of a body, or more than will be answered."""
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's types say
+        return self._malformed or bool(self.pipeline) or (cycle is not None and cycle.more_body)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin; uvicorn gets a transport that drains before it closes."""
@@ -62,7 +64,7 @@ class Guard(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; uvicorn always closes
         """Keep the connection open if a complete request is still to be answered; the client stopped sending."""
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
             return False
         cycle.keep_alive = False
@@ -97,10 +99,11 @@ class Guard(HttpToolsProtocol):
             head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
             head += [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
             self.parser = Parser(self)
-            self.parser.feed_data(b"\r\n".join([*head, b"\r\n"]))
+            # Not our own feed_data: many such requests in a row would recurse.
+            feed = super(Parser, self.parser).feed_data
+            feed(b"\r\n".join([*head, b"\r\n"]))
             try:
-                # Not our own feed_data: requests sent in a row would recurse.
-                httptools.HttpRequestParser.feed_data(self.parser, rest)
+                feed(rest)
             except httptools.HttpParserUpgrade as offer:
                 rest = rest[offer.args[0] :]
             else:
@@ -126,7 +129,7 @@ class Parser(httptools.HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)
         self._guard = guard
 
-    def feed_data(self, data: bytes | bytearray | memoryview) -> None:
+    def feed_data(self, data: Any) -> None:
         """Parse what was received."""
         try:
             super().feed_data(data)
@@ -141,7 +144,7 @@ class ClosingTransport:
         self._transport = transport
         self._guard = guard
         self._closing = False
-        self.write = transport.write
+        self.write: Callable[[bytes], None] = transport.write
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -156,13 +159,14 @@ class ClosingTransport:
             self._transport.close()
             return
         self._closing = True
+        self.lose()
         self._guard.flow.resume_reading()
         self._transport.set_protocol(Drain(self._transport, self._guard))
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def lose(self) -> None:
-        """Take note that the connection is gone."""
+        """Write no more: uvloop raises, where asyncio ignores what comes after the end."""
         self.write = _discard
 
 

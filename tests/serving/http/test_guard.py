@@ -1,16 +1,23 @@
 """Connections as strangers use them: byte by byte, against the real service."""
 
+import asyncio
 import json
 import shutil
 import socket
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from contract.iris import IRIS
+from serving.http import guard
 
 ROW = json.dumps(IRIS.example).encode()
 INFER = json.dumps(
@@ -32,11 +39,8 @@ LIMIT = 2_000_000
 
 
 def post(path: str, body: bytes, headers: str = "", length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n{headers}\r\n"
-    )
-    return head.encode() + body
+    headers += f"Content-Type: application/json\r\nContent-Length: {len(body) if length is None else length}\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body
 
 
 class Connection:
@@ -218,5 +222,111 @@ def test_what_never_ends_is_not_read_for_ever(connection: Connection, path: str)
     connection.send(post(path, b"", "Connection: close\r\n", length=10**12))
     assert connection.answer()[1]["connection"] == "close"
     with pytest.raises(OSError, match=r"reset|pipe"):
-        for _ in range(1000):
-            connection.send(b" " * LIMIT)
+        connection.send(bytes(500 * LIMIT))
+
+
+Story = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def with_a_server(app: ASGIApp, story: Story) -> None:
+    """Run a story on one connection to a server of this process, on the event loop that the service has."""
+
+    async def run() -> None:
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: guard.Guard(config, ServerState(), {}), "127.0.0.1", 0)
+        async with server, asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await story(reader, writer)
+            writer.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+async def turns() -> None:
+    """Let the event loop do what has come."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def refuse(_: Scope, __: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+def test_a_client_that_dawdles_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "DRAIN_SECONDS", 0.1)
+
+    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(post("/", b"", length=10**9))
+        assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer)
+
+    with_a_server(refuse, dawdle)
+
+
+async def send_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+
+
+def test_a_connection_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard.Guard, "keep_alive_seconds", 0.1)
+
+    async def idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        # It ends without a `connection: close`.
+        assert b"connection" not in await reader.read()
+
+    with_a_server(refuse, idle)
+
+
+def test_what_follows_garbage_is_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    refused = asyncio.Event()
+
+    async def answer_later(scope: Scope, receive: Receive, send: Send) -> None:
+        await refused.wait()
+        await refuse(scope, receive, send)
+
+    async def send_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(post("/", b"{}") + b"garbage\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        refused.set()
+        await turns()
+
+    with_a_server(answer_later, send_garbage)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("stops_first", [True, False])
+def test_a_client_that_leaves_while_it_is_answered_is_no_bug(
+    caplog: pytest.LogCaptureFixture, stops_first: bool
+) -> None:
+    gone = asyncio.Event()
+    answered = []
+
+    async def answer_later(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await gone.wait()
+        await turns()
+        await refuse(scope, receive, send)
+        answered.append(scope["path"])
+
+    async def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"".join(post(f"/{number}", b"{}") for number in range(3)))
+        await writer.drain()
+        if stops_first:
+            writer.write_eof()
+            await turns()
+        # So that the end of the connection is a reset.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        gone.set()
+        while not answered:
+            await turns()
+
+    with_a_server(answer_later, leave)
+    assert not caplog.records

@@ -232,7 +232,7 @@ def test_unknown_paths_and_methods_are_refused(
     [
         ({"Content-Type": "text/csv"}, 415, "text/csv"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "form"),
-        ({"Content-Encoding": "gzip"}, 415, "compressed"),
+        ({"Content-Encoding": "br"}, 415, "compressed with gzip, not with br"),
         ({"Content-Encoding": "identity"}, 200, ""),
         ({"Content-Type": "application/json; charset=utf-8"}, 200, ""),
     ],
