@@ -38,7 +38,7 @@ EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.
     "load_tests/benchmark/batching.py": {"serving"},
     # It is the service, with something taken away.
-    "load_tests/benchmark/unmetered.py": {"serving", "service"},
+    "load_tests/benchmark/peers/unmetered.py": {"serving", "service"},
 }
 SERVING_ONLY = {"serving", "service", "contract", "model"}
 """What the image holds: nothing of the training dependencies may be imported there."""

@@ -1,94 +1,83 @@
-"""Two checkouts of this service, measured by turns: ``python -m load_tests.benchmark --against /path/to/the/other``.
+"""Compare two checkouts of this service: ``python -m load_tests.benchmark --against /path/to/the/other``.
 
-Both run at once, with the same models and the same packages. Each round loads one, then the other, so that what else
-the machine does slows both alike. The figure to read is CPU-milliseconds a request of the process tree.
+Both run at once, with the same models and packages. Each round loads one, then the other, so that what else the machine
+does slows both alike. The figure to read is CPU-milliseconds a request of the process tree.
 """
 
-import contextlib
-import dataclasses
-import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
-from rich.table import Table
-
-from load_tests.benchmark import deployment, payloads
-from load_tests.benchmark.errors import BenchmarkError
-from load_tests.benchmark.measure import Bodies, check, load
-from load_tests.benchmark.peers import onnx_model
-from load_tests.benchmark.plan import Step
-from load_tests.benchmark.process_tree import cpu_seconds
-from load_tests.benchmark.running import Running, running
-from load_tests.benchmark.servers import OURS, PROJECT, Line
+from contract.errors import LoadTestError
+from load_tests.benchmark import processes
+from load_tests.benchmark.plan import OURS, Line, Step
+from load_tests.benchmark.processes import running
+from load_tests.benchmark.report import table
+from load_tests.benchmark.runner import Bodies, Target, deployed_model, models_folder
 
 CONNECTIONS = 64
 GRPC_CHANNELS = 4
 WARM_UP_SECONDS = 2
 
 
-def compare(checkouts: Sequence[Path], *, rounds: int, seconds: int, only: Sequence[str], screen: Console) -> None:
-    """Measure two checkouts and print the medians and their ratio.
+def compare(
+    checkouts: Sequence[Path], *, rounds: int, seconds: int, only: Sequence[str], say: Callable[[str], object]
+) -> str:
+    """Measure two checkouts; return a table of the medians and their ratio.
 
     Args:
-        checkouts: the folders, the one that is divided by (the old state) last.
-        rounds: how often each is loaded on each line.
+        checkouts: the folders; the second is the denominator of the ratio (the old state).
+        rounds: how often each is loaded on each line. A round with failed requests does not count.
         seconds: length of each load.
-        only: keys of the lines of ``OURS`` to measure; all of one row if empty.
-        screen: where it is printed.
+        only: keys of the lines of ``OURS`` to measure; by default those of one row.
+        say: is told each round in a line.
 
     Raises:
-        BenchmarkError: a checkout did not start, or gave a wrong answer. A round with failed requests does not count.
+        LoadTestError: a checkout did not start, or gave a wrong answer.
     """
-    model = deployment.find()
-    models = os.environ.get("MODELS_DIR") or str(PROJECT / "models")
-    rows = payloads.table()
-    expected = onnx_model.load(model.onnx)(rows)
-    lines = [line for line in OURS.lines if (line.key in only if only else not line.rows_only)]
-    table = Table("", *(str(checkout) for checkout in checkouts), "ratio", "ratio of each round")
-    with contextlib.ExitStack() as stack:
-        bodies = Bodies(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-"))), rows)
+    _, model = deployed_model()
+    rows = []
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-"))
+        bodies = Bodies(Path(folder), model["onnx"])
         targets = []
         for checkout in checkouts:
-            settings = {**OURS.environment, "MODELS_DIR": models}
-            server = dataclasses.replace(
-                OURS, title=str(checkout), folder=checkout, checkout=checkout, environment=settings
-            )
-            targets.append(stack.enter_context(running(server, Path(sys.executable).parent, model, rows[:1])))
-        for line in lines:
+            settings = {**OURS.environment, "MODELS_DIR": str(models_folder().resolve())}
+            server = replace(OURS, title=str(checkout), folder=checkout, checkout=checkout, environment=settings)
+            started = running(server, Path(sys.executable).parent, model, bodies.table[:1])
+            targets.append(Target(stack.enter_context(started), bodies))
+        for line in (line for line in OURS.lines if (line.key in only if only else not line.rows_only)):
             for target in targets:
-                check(target, line, rows, expected, 1)
-                load(target, line, Step(CONNECTIONS, 1, WARM_UP_SECONDS), bodies, channels=GRPC_CHANNELS)
-            measured: list[list[float]] = []
+                target.check(line, 1)
+                target.load(line, Step(CONNECTIONS, 1, WARM_UP_SECONDS), GRPC_CHANNELS)
+            measured = []
             for number in range(rounds):
+                what = f"{line.title}, round {number + 1} of {rounds}"
                 try:
-                    figures = [_load(target, line, bodies, seconds) for target in targets]
-                except BenchmarkError as error:  # such as requests that were shed on a busy machine
-                    screen.print(f"{line.title}, round {number + 1} of {rounds} does not count: {error}", style="red")
+                    figures = [_cpu_ms(target, line, seconds) for target in targets]
+                except LoadTestError as error:  # such as requests that were shed on a busy machine
+                    say(f"{what} does not count: {error}")
                     continue
                 measured.append(figures)
-                shown = ", ".join(f"{cpu_ms:.4f}" for cpu_ms in figures)
-                screen.print(f"{line.title}, round {number + 1} of {rounds}: {shown} CPU-ms a request", style="dim")
+                say(f"{what}: {', '.join(f'{cpu_ms:.4f}' for cpu_ms in figures)} CPU-ms a request")
             if not measured:
-                table.add_row(line.title, *["invalid"] * len(targets), "–", "–")
+                rows.append((line.title, *["invalid"] * len(targets), "–", "–"))
                 continue
-            ratios = [first / second for first, second in measured]
+            ratios = sorted(first / second for first, second in measured)
             medians = [f"{median(figures):.4f}" for figures in zip(*measured, strict=True)]
-            table.add_row(
-                line.title, *medians, f"{median(ratios):.3f}", " ".join(f"{one:.2f}" for one in sorted(ratios))
-            )
-    table.title = f"CPU-ms a request, one row, {CONNECTIONS} callers (gRPC: on {GRPC_CHANNELS} channels); medians"
-    screen.print(table)
+            rows.append((line.title, *medians, f"{median(ratios):.3f}", " ".join(f"{ratio:.2f}" for ratio in ratios)))
+    title = f"CPU-ms a request, one row, {CONNECTIONS} callers (gRPC: {GRPC_CHANNELS} channels), medians"
+    return table(title, ("", *(str(checkout) for checkout in checkouts), "ratio", "ratios of the rounds"), rows)
 
 
-def _load(target: Running, line: Line, bodies: Bodies, seconds: int) -> float:
-    """CPU-milliseconds a request of the server's process tree under load."""
-    before = cpu_seconds(target.pid)
-    found = load(target, line, Step(CONNECTIONS, 1, seconds), bodies, channels=GRPC_CHANNELS)
-    used = cpu_seconds(target.pid) - before
+def _cpu_ms(target: Target, line: Line, seconds: int) -> float:
+    before = processes.cpu_seconds(target.running.pid)
+    found = target.load(line, Step(CONNECTIONS, 1, seconds), GRPC_CHANNELS)
+    used = processes.cpu_seconds(target.running.pid) - before
     if found.problem:
-        raise BenchmarkError(f"{target.server.title}, {line.title}: {found.problem}.")
+        raise LoadTestError(f"{target.running.server.title}: {found.problem}.")
     return used * 1000 / found.requests

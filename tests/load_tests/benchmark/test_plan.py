@@ -2,8 +2,7 @@ import re
 
 import pytest
 
-from load_tests.benchmark.plan import FULL, QUICK, QUICK_SERVERS
-from load_tests.benchmark.servers import OURS, SERVERS, Server
+from load_tests.benchmark.plan import FULL, OURS, QUICK, QUICK_SERVERS, SERVERS, Server
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.key)
