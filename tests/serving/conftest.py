@@ -1,6 +1,7 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from contract import DATASETS
 from contract.housing import HOUSING
+from contract.iris import IRIS
 from local_service import free_port, running_service
 from tests.serving import tiny_models
 
@@ -32,7 +34,8 @@ def pinned(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def slow_models(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``MODELS_DIR`` whose Housing model takes some milliseconds a batch, however small the batch is."""
-    network = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(1000, 1000), max_iter=1, tol=1e9, random_state=0))
+    layers = (1000, 1000)
+    network = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=layers, max_iter=1, tol=1e9))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one iteration is enough to be slow
         version = str(tiny_models.store(HOUSING, estimator=network).tag.version)
@@ -47,9 +50,17 @@ def grpc_port() -> int:
     return free_port()
 
 
+class Started(NamedTuple):
+    """The real service."""
+
+    url: str
+    first_statuses: list[int]
+    """Of requests that were sent at once when it was ready."""
+
+
 @pytest.fixture(scope="session")
-def client(pinned: Path, grpc_port: int) -> Iterator[httpx.Client]:
-    """A client of the real service, with two workers."""
+def started(pinned: Path, grpc_port: int) -> Iterator[Started]:
+    """The real service, with two workers."""
     environment = {
         "MODELS_DIR": str(pinned),
         "WORKERS": "2",
@@ -57,5 +68,12 @@ def client(pinned: Path, grpc_port: int) -> Iterator[httpx.Client]:
         "GRPC_PORT": str(grpc_port),
         "GRPC_MAX_MESSAGE_BYTES": "2000000",
     }
-    with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as opened:
+    with running_service(environment=environment) as url:
+        yield Started(url, [httpx.post(f"{url}/predict/iris", json=IRIS.example).status_code for _ in range(20)])
+
+
+@pytest.fixture(scope="session")
+def client(started: Started) -> Iterator[httpx.Client]:
+    """A client of the real service."""
+    with httpx.Client(base_url=started.url, timeout=30) as opened:
         yield opened
