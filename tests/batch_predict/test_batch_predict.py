@@ -23,6 +23,7 @@ from contract.errors import PipelineError
 from model.session import Artifact
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
+from tests.mlflow_store import empty_store
 from tests.training.conftest import ROOT
 from tests.training.tiny_models import PEBBLES, PLOTS
 
@@ -328,7 +329,7 @@ def test_the_command_tells_what_to_do(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     former = signal.getsignal(signal.SIGTERM)
     try:
         assert main(["in.csv", "out.csv", *arguments]) == 1
