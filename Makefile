@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without compiled modules every process compiles thousands of them, which takes more than half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 # No usage reports from the tools we start.
 export BENTOML_DO_NOT_TRACK := True
 export DO_NOT_TRACK := true
@@ -39,13 +41,16 @@ serve: train ## Serve the models over HTTP (API_PORT, 8000) and gRPC (GRPC_PORT,
 	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
 	@exec bentoml serve
 
+# A test process for each core, and services that the tests start beside them: more than four are no faster.
+PARALLEL := --numprocesses=logical --maxprocesses=4
+
 .PHONY: test
 test: lint ## Lint, then run the tests with coverage
-	$(call step,Run the tests (pytest),pytest --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
+	$(call step,Run the tests (pytest),pytest $(PARALLEL) --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
 integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, clients, monitoring (takes minutes)
-	$(call step,Run the integration tests (pytest -m integration),pytest -m integration)
+	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=2 --dist=loadgroup)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=

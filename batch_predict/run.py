@@ -195,7 +195,7 @@ def find_model(text: str) -> tuple[Dataset, RegisteredModel]:
     if found is None:
         raise PipelineError(
             f"The model {name} has no version with the alias {which} in the MLflow registry. Run `make train`, or, if "
-            f"that has nothing to do, `dvc repro -f model_evaluation`; or name a version, as in {name}@3."
+            f"that has nothing to do, `dvc repro -f -s model_evaluation`; or name a version, as in {name}@3."
         )
     return DATASETS[name], found
 

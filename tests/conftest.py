@@ -1,11 +1,15 @@
-"""Set up before anything of BentoML is imported: a home and a metrics directory of the tests' own."""
+"""Set up before BentoML is imported: each test process gets a BentoML home, a metrics directory and an MLflow store."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from local_service import bypass_proxies
 
+TESTS = Path(__file__).parent
 HOME = tempfile.TemporaryDirectory(prefix="tests-")  # removed when the process ends
 os.environ["BENTOML_HOME"] = str(Path(HOME.name) / "bentoml")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(Path(HOME.name) / "metrics")
@@ -15,3 +19,22 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 bypass_proxies(os.environ)
 for directory in ("bentoml", "metrics"):
     (Path(HOME.name) / directory).mkdir()
+
+# The tests start many processes. Where Python may not write compiled modules beside their sources, each of them would
+# compile thousands anew, which takes more than half of its time: give them a place of our own.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(TESTS.parent / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+LONG = ("serving", "load_tests", "batch_predict", "training")
+"""Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(TESTS).parts[0]
+        return LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=rank)

@@ -43,8 +43,6 @@ EXCEPTIONS = {
 SERVING_ONLY = {"serving", "service", "contract", "model"}
 """What the image holds: nothing of the training dependencies may be imported there."""
 TRAINING_LIBRARIES = {"sklearn", "skl2onnx", "onnx", "skops", "mlflow", "dvc", "pandas", "pyarrow", "matplotlib"}
-LONGEST_MODULE = 320
-"""Lines of a module that is still one noun."""
 
 
 def modules() -> list[Path]:
@@ -82,11 +80,6 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
         assert not imported(path) & TRAINING_LIBRARIES
     if room == "contract":
         assert not imported(path) & {"bentoml", "mlflow", "os", "socket", "pathlib", "logging"}
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PROJECT)))
-def test_a_module_is_one_noun(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_MODULE
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,17 @@
 """The README against the code: what it lists exists, and what exists it lists."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from contract import DATASETS
-from contract.errors import BundleError
 from serving.http.openapi import GET_ROUTES
-from serving.protocol.codec import Codec
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
-MAKEFILE = (PROJECT / "Makefile").read_text()
 
 
 def section(title: str) -> str:
@@ -38,60 +34,6 @@ def test_every_route_is_listed() -> None:
     predictions = {("POST", f"/predict/{name}{end}") for name in DATASETS for end in ("", "/batch")}
     protocol = {("POST" if route.takes else "GET", path) for path, route in PROTOCOL_ROUTES.items()}
     assert listed == predictions | protocol | {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
-
-
-def test_every_variable_of_the_deployment_is_listed() -> None:
-    example = set(re.findall(r"^(?:# )?([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))
-    listed = set(re.findall(r"`([A-Z_]+)`", "".join(re.findall(r"^\|([^|]*)\|", section("Deploy"), re.MULTILINE))))
-    assert listed == example - Settings.model_fields.keys() | {"API_PORT", "GRPC_PORT"}
-
-
-def test_every_option_of_the_deployment_is_listed() -> None:
-    listed = re.findall(r"^\| `(--[a-z-]+)` \|", section("Deploy"), re.MULTILINE)
-    options = re.findall(r"--[a-z-]+", (PROJECT / "deploy" / "deploy_local.sh").read_text().split("USAGE")[1])
-    assert set(listed) == set(options)
-
-
-def test_every_example_is_listed() -> None:
-    listed = re.findall(r"\]\(examples/([\w.]+)\)", section("Clients"))
-    assert sorted(listed) == sorted(path.name for path in (PROJECT / "examples").iterdir() if path.is_file())
-
-
-def test_every_output_is_listed() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| `(\w+)` \| (\w+) `\[N, (\d+)\]`", section("Open Inference Protocol"), re.MULTILINE
-    )
-    listed = [(model, output, datatype, (-1, int(width))) for model, output, datatype, width in rows]
-    assert listed == [
-        (name, output.name, output.datatype, output.shape)
-        for name, dataset in DATASETS.items()
-        for output in Codec(dataset).outputs.values()
-    ]
-
-
-def test_every_error_status_is_told() -> None:
-    statuses = {error.status for error in BundleError.__subclasses__()} - {500}
-    for status in statuses:
-        assert str(status) in section("The service")
-
-
-def test_every_make_target_is_listed() -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)`", section("Commands"))) == targets
-
-
-def test_every_direct_dependency_has_its_reason() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    declared = [*project["project"]["dependencies"]]
-    for group in project["dependency-groups"].values():
-        declared += [requirement for requirement in group if isinstance(requirement, str)]
-    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in declared}
-    assert (
-        set(
-            re.findall(r"`([A-Za-z0-9-]+)`", "".join(re.findall(r"^\|[^|]*\|([^|]*)\|", section("Dependencies"), re.M)))
-        )
-        == names
-    )
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from contract.errors import PipelineError
 from model.session import Artifact
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
+from tests.mlflow_store import empty_store
 from tests.training.conftest import ROOT
 from tests.training.tiny_models import PEBBLES, PLOTS
 
@@ -246,7 +247,10 @@ def _folder(*files: tuple[str, pa.Table]) -> Callable[[Path], Path]:
         (_folder(), "is no table"),
         (_text("", "in.txt"), "is no table"),
         (_text(""), "does not begin with a header"),
-        (lambda folder: (folder / "in.csv").write_bytes(b"\xffsize\n") and folder / "in.csv", "the header is not UTF-8"),
+        (
+            lambda folder: (folder / "in.csv").write_bytes(b"\xffsize\n") and folder / "in.csv",
+            "the header is not UTF-8",
+        ),
         (_text("no parquet", "in.parquet"), "cannot be read as Parquet"),
         (_text("size,size,latitude,longitude\n"), "has the column size twice"),
         (_text("prediction,size,latitude,longitude\n"), "has a column prediction, which the output adds"),
@@ -328,7 +332,7 @@ def test_the_command_tells_what_to_do(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     former = signal.getsignal(signal.SIGTERM)
     try:
         assert main(["in.csv", "out.csv", *arguments]) == 1

@@ -19,6 +19,7 @@ from contract.errors import PipelineError
 from contract.housing import HOUSING
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
+from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PLOTS
 from training import tracking
 
@@ -229,7 +230,7 @@ def test_an_input_that_is_gone_half_way_is_told(
 @pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
 def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     client = MlflowClient()
     client.create_registered_model("housing")
     for _ in range(2):

@@ -8,7 +8,6 @@ import yaml
 
 PROJECT = Path(__file__).parents[2]
 WORKFLOW = PROJECT / ".github/workflows/ci-cd.yml"
-SETUP = PROJECT / ".github/actions/setup/action.yml"
 
 
 @cache
@@ -28,18 +27,6 @@ def steps(job: str) -> list[dict[str, Any]]:
     """The steps of a job."""
     found: list[dict[str, Any]] = jobs()[job]["steps"]
     return found
-
-
-def needs(job: str) -> set[str]:
-    """All jobs that have ended well before this one begins."""
-    told = jobs()[job].get("needs", [])
-    direct = {told} if isinstance(told, str) else set(told)
-    return direct.union(*(needs(name) for name in direct))
-
-
-def uses(job: str, action: str) -> list[dict[str, Any]]:
-    """The inputs of each step of a job that uses an action."""
-    return [step.get("with", {}) for step in steps(job) if step.get("uses", "").startswith(f"{action}@")]
 
 
 def scripts() -> list[tuple[str, str, str]]:

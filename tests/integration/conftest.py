@@ -1,5 +1,6 @@
 """A newcomer's machine: a fresh clone in a clean folder, empty homes, only the README's commands."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -19,10 +20,22 @@ PROJECT = Path(__file__).parents[2]
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 
+LOAD = ("test_pipeline", "test_monitoring", "test_load")
+"""Files that one process runs, one after the other: under the load of one, the others would miss their latencies."""
+FIRST = (*LOAD, "test_protocol_clients", "test_kubernetes", "test_monitoring_files")
+"""Files in the order of their start: while the pipeline trains, others run that need no trained models."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.integration)
+    """Mark what is in this folder, and say for ``--dist loadgroup`` which files one process runs."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        name = item.path.stem
+        item.add_marker(pytest.mark.integration)
+        item.add_marker(pytest.mark.xdist_group("load" if name in LOAD else name))
+    ours.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+    others = [item for item in items if Path(__file__).parent not in item.path.parents]
+    items[:] = others + ours
 
 
 @dataclass
@@ -91,10 +104,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, within: float, 
     pytest.fail(f"not ready within {within} s:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+def clone_here(root: Path) -> Newcomer:
     """A clone of the work tree as it is, and an empty home."""
-    root = tmp_path_factory.mktemp("newcomer")
     clone = root / "clone"
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True, check=True
@@ -112,8 +123,28 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
 
 
 @pytest.fixture(scope="session")
-def served_once(newcomer: Newcomer) -> Newcomer:
-    """The newcomer, after the README's first command has answered once."""
-    with newcomer.serving("make serve"):
-        pass
-    return newcomer
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    """A clone in which the README's first command has answered once; each test process copies it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of which each process has a part
+    root, done = folder / "trained", folder / "trained" / "done"
+    with (folder / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            with clone_here(root).serving("make serve"):
+                pass
+            done.touch()
+    return Newcomer(root / "clone", root / "home")
+
+
+@pytest.fixture(scope="session")
+def served_once(trained: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    """A newcomer of this process's own, after the README's first command has answered once."""
+    root = tmp_path_factory.mktemp("newcomer")
+    own = Newcomer(root / "clone", root / "home")
+    shutil.copytree(trained.home, own.home, symlinks=True)
+    shutil.copytree(trained.clone, own.clone, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+    (own.clone / ".venv").symlink_to(trained.clone / ".venv")
+    own.run("git status")  # git knows files by their place, too
+    return own

@@ -1,6 +1,7 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import bentoml
 import httpx
@@ -12,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from contract import DATASETS
 from contract.housing import HOUSING
+from contract.iris import IRIS
 from local_service import free_port, running_service
 from serving.models import load
 from serving.settings import Settings
@@ -53,9 +55,17 @@ def grpc_port() -> int:
     return free_port()
 
 
+class Started(NamedTuple):
+    """The real service."""
+
+    url: str
+    first_statuses: list[int]
+    """Of requests that were sent at once when it was ready."""
+
+
 @pytest.fixture(scope="session")
-def client(pinned: Path, grpc_port: int) -> Iterator[httpx.Client]:
-    """A client of the real service, with two workers."""
+def started(pinned: Path, grpc_port: int) -> Iterator[Started]:
+    """The real service, with two workers."""
     environment = {
         "MODELS_DIR": str(pinned),
         "WORKERS": "2",
@@ -63,7 +73,14 @@ def client(pinned: Path, grpc_port: int) -> Iterator[httpx.Client]:
         "GRPC_PORT": str(grpc_port),
         "GRPC_MAX_MESSAGE_BYTES": "2000000",
     }
-    with running_service(environment=environment) as url, httpx.Client(base_url=url, timeout=30) as opened:
+    with running_service(environment=environment) as url:
+        yield Started(url, [httpx.post(f"{url}/predict/iris", json=IRIS.example).status_code for _ in range(20)])
+
+
+@pytest.fixture(scope="session")
+def client(started: Started) -> Iterator[httpx.Client]:
+    """A client of the real service."""
+    with httpx.Client(base_url=started.url, timeout=30) as opened:
         yield opened
 
 

@@ -21,6 +21,7 @@ from serving.models import deployed_model
 from serving.settings import Settings
 from serving.startup import check_deployment
 from tests.serving import tiny_models
+from tests.serving.conftest import Started
 
 
 def refusal(environment: dict[str, str], *arguments: str) -> str:
@@ -138,7 +139,5 @@ def test_a_missing_model_stops_the_start_and_is_told_to_the_caller_that_waits(tm
         pytest.fail("it started")
 
 
-def test_the_first_requests_after_ready_are_answered(pinned: Path) -> None:
-    with running_service(environment={"MODELS_DIR": str(pinned), "WORKERS": "2"}) as url:
-        statuses = [httpx.post(f"{url}/predict/iris", json=IRIS.example).status_code for _ in range(20)]
-    assert statuses == [200] * 20
+def test_the_first_requests_after_ready_are_answered(started: Started) -> None:
+    assert started.first_statuses == [200] * 20

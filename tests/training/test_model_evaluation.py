@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, GoldenRow, ModelCard
+from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
 from training import params, tracking
 from training.features import RowFeatures
@@ -40,7 +41,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", empty_store(root))
         yield root
 
 

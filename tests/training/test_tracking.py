@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from contract.errors import PipelineError
+from tests.mlflow_store import empty_store
 from tests.training.conftest import ROOT
 from training import tracking
 from training.tracking import RegisteredModel
@@ -20,7 +21,7 @@ pytestmark = [  # of MLflow 3.17's own code: its tables
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     return tmp_path
 
 
@@ -72,6 +73,7 @@ def test_run_ends_as_failed_with_its_children(store: Path) -> None:
 
 def test_processes_may_start_on_a_fresh_store_at_once(store: Path) -> None:
     """Without the lock one of them fails, as its tables are there already when it makes them."""
+    (store / "mlflow.db").unlink()
     code = "from training import tracking\nwith tracking.run('iris', 'both', {}): pass"
     starts = [
         subprocess.Popen(

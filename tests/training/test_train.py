@@ -18,6 +18,7 @@ from onnxruntime import InferenceSession
 from contract import DATASETS, deciles
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
+from tests.mlflow_store import empty_store
 from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
 from tests.training.workspace import train, with_ratios, write_features
 from training import tracking
@@ -41,7 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", empty_store(root))
         for name in DATASETS:
             write_features(name)
         yield root

@@ -27,17 +27,17 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 @pytest.fixture(scope="module")
-def started(slow_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def slow(slow_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     log = tmp_path_factory.mktemp("patient") / "service.log"
     with running(slow_models, log, **SLOW, MAX_LATENCY_MS="600000") as service:
         yield service
 
 
 @pytest.fixture
-def patient(started: Running) -> Running:
+def patient(slow: Running) -> Running:
     """A slow service that refuses nobody; its worker is back if the test before has stopped it."""
-    wait_until(partial(is_ready, started.url), "ready")
-    return started
+    wait_until(partial(is_ready, slow.url), "ready")
+    return slow
 
 
 def is_ready(url: str) -> bool:

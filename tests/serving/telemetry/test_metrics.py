@@ -29,8 +29,6 @@ from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import Running, running, wait_until
 from tests.serving.series import Labels, Scrape, scrape
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
-
 
 @dataclass(frozen=True)
 class Watched:
@@ -41,7 +39,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def started(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def alone(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     log = tmp_path_factory.mktemp("watched") / "service.log"
     with running(pinned, log, WORKERS="2", LOG_LEVEL="ERROR") as service:
         # The first worker answers before the second has started.
@@ -50,13 +48,13 @@ def started(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def watched(started: Watched) -> httpx.Client:
-    return started.service.client
+def watched(alone: Watched) -> httpx.Client:
+    return alone.service.client
 
 
 @pytest.fixture
-def stub(started: Watched) -> GRPCInferenceServiceStub:
-    return started.service.stub
+def stub(alone: Watched) -> GRPCInferenceServiceStub:
+    return alone.service.stub
 
 
 def bodies_of(dataset: Dataset, count: int) -> list[dict[str, float]]:
@@ -111,8 +109,8 @@ def test_predicted_classes_are_counted(watched: httpx.Client) -> None:
     assert most_sure == (outputs.max(axis=1) > 0.99).sum()
 
 
-def test_the_warm_up_is_not_counted(started: Watched) -> None:
-    first = started.first
+def test_the_warm_up_is_not_counted(alone: Watched) -> None:
+    first = alone.first
     assert first.value("ml_predictions_total") == first.value("ml_batch_rows_count") == 0
     assert len(first.of("ml_predictions_total", "model")) == len(DATASETS)
     # Nothing was predicted, so there is no time of it: 1970 would ring an alarm.
@@ -298,22 +296,6 @@ def test_hostile_requests_add_a_handful_of_series(watched: httpx.Client) -> None
     assert scrape(watched).series() == every_kind
 
 
-def test_the_readme_lists_every_series_with_its_type(watched: httpx.Client, stub: GRPCInferenceServiceStub) -> None:
-    for dataset in DATASETS.values():
-        watched.post(f"/predict/{dataset.name}", json=dataset.example).raise_for_status()
-    stub.ServerLive(pb.ServerLiveRequest())
-    now = scrape(watched)
-    table = re.findall(r"^\| `((?:ml|bentoml|grpc)_\w+)` \| (\w+) \| ([^|]*) \|", README, re.MULTILINE)
-    assert {name: kind for name, kind, _ in table} == now.types
-    for name, kind, labels in table:
-        found = {label for (sample, pairs), _ in now.samples.items() for label, _ in pairs if _of(sample, name, kind)}
-        assert set(re.findall(r"`(\w+)`", labels)) == found - {"le"}, name
-
-
-def _of(sample: str, name: str, kind: str) -> bool:
-    return sample in ({f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name})
-
-
 def listeners(port: int) -> int:
     """How many sockets listen on a port of this machine."""
     # gRPC takes an IPv6 socket for an IPv4 address where it can.
@@ -327,13 +309,13 @@ def in_progress_of(url: httpx.URL) -> float:
         return scrape(other).value("bentoml_service_request_in_progress")
 
 
-def test_a_killed_worker_leaves_its_counts_and_comes_back(started: Watched) -> None:
-    url, port = started.service.client.base_url, started.service.grpc_port
+def test_a_killed_worker_leaves_its_counts_and_comes_back(alone: Watched) -> None:
+    url, port = alone.service.client.base_url, alone.service.grpc_port
     wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers over gRPC")
     for body in bodies_of(IRIS, 40):
         # A connection each, so that both workers have some.
         httpx.post(f"{url}/predict/iris", json=body).raise_for_status()
-    before = scrape(started.service.client)
+    before = scrape(alone.service.client)
     pids = set(before.of("bentoml_service_last_request_timestamp_seconds", "pid"))
     assert len(pids) == 2
     with closing(socket.create_connection((url.host, url.port or 80))) as caller:
