@@ -1,4 +1,4 @@
-"""From the BentoML model store to loaded, verified, warm models."""
+"""Loads and verifies models from the BentoML model store."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 DEPLOYED_FILE = "deployed.json"
-"""The pipeline's word on which tag of each model is deployed. Without it, the latest in the store is."""
+"""Maps each model to its deployed tag. Without this file, the latest model in the store is deployed."""
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
-"""Where ``bentoml.mlflow.import_model`` puts the files that the pipeline logs beside the estimator."""
+"""Folder of a stored model that holds ``model.onnx`` and the card."""
 
 
 def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:

@@ -32,11 +32,11 @@ class QueuedRows:
 
     @property
     def queued(self) -> int:
-        """Rows that are still in the queue."""
+        """How many rows are still in the queue."""
         return len(self.rows) - self.taken
 
     def fail(self, error: BundleError) -> None:
-        """Tell the caller, unless it has its answer or has left."""
+        """Pass an error to the caller, unless it already has an answer or has left."""
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -50,18 +50,18 @@ class Slice(NamedTuple):
 
 
 class BatchQueue:
-    """Requests in the order they came.
+    """Requests in order of arrival.
 
     Args:
-        max_batch_size: most rows of a batch.
+        max_batch_size: maximum rows in a batch.
     """
 
     def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
         self.rows = 0
-        """All that is queued."""
+        """Rows in the queue."""
         self.next_rows = 0
-        """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
+        """Rows that run before a request that arrives now: at most one batch of each request in the queue."""
         self._requests: deque[QueuedRows] = deque()
 
     def __len__(self) -> int:
@@ -71,25 +71,25 @@ class BatchQueue:
         return iter(self._requests)
 
     def append(self, request: QueuedRows) -> None:
-        """Take a new request."""
+        """Add a new request."""
         self._count(request, 1)
         self._requests.append(request)
 
     def forget(self, request: QueuedRows) -> None:
-        """Drop what is queued of a request."""
+        """Drop the queued rows of a request."""
         if request.queued:
             self._requests.remove(request)
             self._count(request, -1)
             request.taken = len(request.rows)
 
     def take(self, refusal: Callable[[QueuedRows], BundleError | None]) -> list[Slice]:
-        """The next batch, first come first served; empty if nobody waits.
+        """Remove and return the next batch, first come first served; empty if the queue is.
 
-        The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
-        wait for the whole of it; the rest of one that only met a full batch is next.
+        The rest of a request that is larger than a batch goes to the end of the queue, so that small requests do not
+        wait for all of it. The rest of a smaller request, which only met a full batch, comes next.
 
         Args:
-            refusal: tells for each request whether it is dropped instead, and with which error.
+            refusal: the error to drop a request with, or None to run it.
         """
         batch = []
         room = self.max_batch_size
@@ -112,6 +112,6 @@ class BatchQueue:
         return batch
 
     def _count(self, request: QueuedRows, sign: int) -> None:
-        """Add what a request has in the queue to the sums, or take it from them."""
+        """Add the queued rows of a request to the sums (1), or subtract them (-1)."""
         self.rows += sign * request.queued
         self.next_rows += sign * min(request.queued, self.max_batch_size)

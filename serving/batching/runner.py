@@ -1,7 +1,7 @@
 """Adaptive batching: rows of concurrent requests run through the model together.
 
-Idle, a row runs at once. While a batch runs, what arrives gathers, and runs as one batch on completion. So a batch is
-as large as the load makes it, and nobody waits for a timer.
+When the model is idle, a row runs at once. While a batch runs, new rows queue up, and then run as one batch. So batches
+grow with the load, and no row waits for a timer.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from serving.batching.timer import BatchTimer
 logger = logging.getLogger(__name__)
 
 Model = Callable[[FloatMatrix], FloatMatrix]
-"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
+"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the other rows."""
 
 
 class BatchObserver(Protocol):
@@ -49,9 +49,9 @@ class Batched(NamedTuple):
 
 
 LOOP_SECONDS = 0.002
-"""A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
+"""A batch that is predicted to take longer runs in a thread, so that the event loop keeps answering."""
 CAUTION = 1.1
-"""Of an estimated latency: estimates err by some per cent, and the limit is for the slowest of those accepted."""
+"""Factor on an estimated latency: estimates are off by some per cent, and the limit holds for the slowest call."""
 WARM_UP_SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256)
 
 
@@ -59,12 +59,12 @@ class Runner:
     """A model and its adaptive batcher, for one event loop.
 
     Args:
-        name: of the model, for error sentences.
+        name: name of the model, for error messages.
         model: rows ``[N, F]`` to outputs ``[N, K]``.
-        max_batch_size: most rows the model is given at once; a larger request is split.
-        max_latency_ms: a request whose answer is estimated to take longer is refused at once; so is later what the
-            estimate was wrong about, before it is run. An idle runner refuses nobody.
-        timeout_seconds: a request that has waited longer is given up.
+        max_batch_size: maximum rows in one call of the model; a larger request is split.
+        max_latency_ms: a request is refused at once if its answer is estimated to take longer, and refused before it
+            runs if it has waited longer. An idle runner refuses nothing.
+        timeout_seconds: maximum time a request waits for its answer.
 
     ``observer`` is told of every batch, once it is set.
     """
@@ -89,9 +89,9 @@ class Runner:
         self.observer: BatchObserver | None = None
 
     def warm_up(self, rows: FloatMatrix) -> None:
-        """Run these rows ``[N, F]`` over and over in batches of growing size, before there are callers.
+        """Run these rows ``[N, F]`` in batches of several sizes, before there are callers.
 
-        The first caller finds everything hot, and the timer knows what a batch takes. No limit of time applies.
+        So the first caller is as fast as the others, and the timer knows how long a batch takes. No time limit applies.
 
         Raises:
             InferenceFailed: the model raised.
@@ -129,10 +129,10 @@ class Runner:
         return Batched(outputs, request.queue_seconds, request.inference_seconds)
 
     def estimated_latency(self, rows: int, now: float) -> float:
-        """Seconds until ``rows`` that come ``now`` are answered; of more than a batch, until the first part is.
+        """Seconds until rows that arrive ``now`` are answered; for more than one batch, until the first part is.
 
-        A part of a batch's size of each request in the queue goes before a small request, and all of it before the last
-        part of a large one.
+        A request that fits into one batch waits for one batch of each request in the queue; a larger one waits for the
+        whole queue.
         """
         latency = 0.0
         if self._running_until is not None:
@@ -145,13 +145,13 @@ class Runner:
         return CAUTION * latency
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken."""
+        """Refuse new requests and finish those that were accepted."""
         self._closing = True
         await self._idle.wait()
         self._thread.shutdown()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A turn of the event loop later, every request that was read in this turn is in the queue.
+        # Run in the next turn of the event loop: all requests that are read in this turn are in the queue by then.
         if self._running_until is None and self._scheduled_at is None:
             self._scheduled_at = perf_counter()
             self._idle.clear()
@@ -170,7 +170,7 @@ class Runner:
         return DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds.")
 
     def _refusal(self, request: QueuedRows, now: float) -> DeadlineExceeded | Overloaded | None:
-        """Why a request that waited is not run any more."""
+        """Why a request has waited too long to be run, or None."""
         age = now - request.arrived
         if age > self._timeout:
             return self._late()
@@ -179,7 +179,7 @@ class Runner:
         return None
 
     def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[Slice]) -> None:
-        """While a batch runs in the thread: give up who has waited too long, and look again when the next one has."""
+        """While a batch runs in the thread: fail requests that have waited too long, and schedule the next check."""
         now = perf_counter()
         waiting = dict.fromkeys([part.request for part in batch] + list(self._queue))
         for request in waiting:
@@ -233,7 +233,7 @@ class Runner:
             self._watcher.cancel()
         error = done.exception()
         if error is not None:
-            if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: its callers must not wait
+            if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: callers must not wait for ever
                 error = InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error!r}")
             self._fail(batch, error)
         else:
@@ -256,7 +256,7 @@ class Runner:
     def _call(self, rows: FloatMatrix) -> FloatMatrix:
         try:
             outputs = self._model(rows)
-        except Exception as error:  # a model may raise anything: its callers are told, and the stack goes with it
+        except Exception as error:  # a model may raise anything: callers are told, and the stack is logged
             raise InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error}") from error
         if len(outputs) != len(rows):
             raise InferenceFailed(f"The model {self._name} answered {len(rows)} rows with {len(outputs)} outputs.")
