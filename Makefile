@@ -29,6 +29,13 @@ setup: $(VENV)/.dev ## Create .venv with the locked dependencies of training, se
 train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in the BentoML store
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
+.PHONY: lock-pipeline
+lock-pipeline: $(VENV)/.training ## Run the pipeline from nothing, in a copy of the work tree, and bring back dvc.lock and metrics/ to commit
+	$(call step,Run the pipeline from nothing,copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && git init --quiet "$$copy" \
+		&& git ls-files -coz --exclude-standard | tar -c --null -T - | tar -x -C "$$copy" \
+		&& (cd "$$copy" && env -u MLFLOW_TRACKING_URI BENTOML_HOME="$$copy/bentoml" dvc repro) \
+		&& cp "$$copy/dvc.lock" . && cp -r "$$copy/metrics" .)
+
 .PHONY: serve
 serve: train ## Serve the models over HTTP (API_PORT, 8000) and gRPC (GRPC_PORT, 8001); runs the pipeline first where something changed
 	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
@@ -110,8 +117,8 @@ audit: $(VENV)/.dev ## Look the image's libraries up in PyPI's list of vulnerabi
 	$(call step,Look up known vulnerabilities (pip-audit),pip-audit --strict --disable-pip --require-hashes -r requirements/serving.txt)
 
 .PHONY: ui
-ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 5000
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port MLFLOW_PORT (5000)
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --port $${MLFLOW_PORT:-5000}
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
@@ -133,7 +140,7 @@ endef
 
 .PHONY: clean
 clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
-	rm -rf data/prepared data/features models metrics reports mlruns mlflow.db .dvc/cache .dvc/tmp
+	rm -rf data/prepared data/features models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
 	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

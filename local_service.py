@@ -1,4 +1,4 @@
-"""The real service, as ``bentoml serve`` starts it, on a free port of this machine, for as long as a block lasts."""
+"""Run the real service, as ``bentoml serve`` starts it, on a free loopback port for the length of a ``with`` block."""
 
 import itertools
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import httpx
 from contract.errors import PipelineError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Each server has its own: one that starts empties it."""
+"""Not passed on: a server empties this directory when it starts, so each needs its own."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
 _PORTS = range(15_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: none of them takes a port before its service binds it."""
@@ -27,16 +28,19 @@ _PORT_NUMBERS = itertools.count(os.getpid() * 101)
 def running_service(
     *, environment: Mapping[str, str] | None = None, ready_within: float = 60, log: Path | None = None
 ) -> Iterator[str]:
-    """The base URL of a service with the models of this BentoML store, ready to answer.
+    """Start a service with the models of this BentoML store, wait until it is ready, and yield its base URL.
+
+    Requests to it bypass any proxy, see ``bypass_proxies``.
 
     Args:
-        environment: variables beside those of this process; without ``GRPC_PORT`` gRPC gets a free port too.
-        ready_within: seconds after which a service that is not ready is given up.
-        log: file for what the service prints; by default a temporary one, shown when it does not start.
+        environment: variables added to those of this process. gRPC gets a free port unless ``GRPC_PORT`` is given.
+        ready_within: seconds to wait until the service is ready.
+        log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
     Raises:
-        PipelineError: the service did not become ready; the end of its log is in the sentence.
+        PipelineError: the service did not become ready. The message contains the end of its log.
     """
+    bypass_proxies(os.environ)
     with tempfile.TemporaryDirectory(prefix="local-service-") as directory:
         output = log or Path(directory) / "service.log"
         port = free_port()
@@ -66,6 +70,20 @@ def running_service(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def bypass_proxies(environment: MutableMapping[str, str]) -> None:
+    """Add the loopback addresses to ``NO_PROXY``, so that no HTTP or gRPC client sends them through a proxy.
+
+    Call it with ``os.environ`` before the first client is created: httpx, requests, urllib and gRPC all read the
+    variable, and child processes inherit it. Other hosts are not affected.
+    """
+    listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    # gRPC reads the lower-case name, others prefer it, and Go programs prefer the upper-case one.
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(hosts)
 
 
 def free_port() -> int:

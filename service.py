@@ -1,30 +1,27 @@
-"""The Bento: routes that translate and never decide. Start it with ``bentoml serve``."""
+"""The Bento. Start it with ``bentoml serve``."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import bentoml
+from starlette.types import ASGIApp
 
 from contract import DATASETS
-from contract.housing import HOUSING, HousingRow, HousingRows
-from contract.iris import IRIS, IrisRow, IrisRows
-from serving.app import BundleService, bento_version
+from serving import host
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
+from serving.http.bento_api import with_prediction_methods
+from serving.http.routes import http_app
 from serving.models import deployed_model
-from serving.predictions import (
-    ClassificationPrediction,
-    ClassificationPredictions,
-    RegressionPrediction,
-    RegressionPredictions,
-)
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
 from serving.settings import Settings
 from serving.startup import check_deployment
-from serving.telemetry import calls, logs, metrics_directory, scrape, series, tracing
+from serving.telemetry import logs, scrape, series
 
-metrics_directory.take_own()
+host.take_metrics_directory()
 
 NAME = "ml_prediction_bundle"
 with startup_errors():
@@ -33,15 +30,8 @@ with startup_errors():
     MODELS = {dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR) for dataset in DATASETS.values()}
 
 
-@bentoml.service(  # type: ignore[operator]  # mypy takes the function for the module of that name
-    name=NAME,
-    service_class=BundleService,
-    workers=SETTINGS.WORKERS or "cpu_count",
-    http={"host": SETTINGS.API_HOST, "port": SETTINGS.API_PORT},
-    # A line a request halves the throughput; metrics count them, and errors are logged.
-    logging={"access": {"enabled": False}},
-    tracing=tracing.configuration(SETTINGS),
-)
+@bentoml.service(name=NAME, **host.service_options(SETTINGS))  # type: ignore[operator]  # mypy takes the function for the module of that name
+@with_prediction_methods
 class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""
 
@@ -51,20 +41,24 @@ class PredictionService:
     def __init__(self) -> None:
         with startup_errors():
             self.bundle = load_bundle(MODELS, SETTINGS)
-        self.inference = Inference(self.bundle, NAME, bento_version())
+        self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS)
+
+    def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
+        """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
+        return http_app(self.inference, SETTINGS, document, behind)
 
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Stop before the workers start if a model or the port would not do."""
+        """Stop before the workers start if a model or a port would not do."""
         with startup_errors():
             check_deployment(MODELS, SETTINGS)
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
-        scrape.tidy()
+        scrape.join()
         series.WORKER_STARTS.inc()
         self.bundle.warm_up()
         with startup_errors():
@@ -74,7 +68,7 @@ class PredictionService:
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
 
     def drain(self) -> None:
-        """Stop being ready, over both protocols; what comes all the same is still answered."""
+        """Stop being ready, over both protocols; requests that come all the same are still answered."""
         self.bundle.drain()
         self.grpc.drain()
 
@@ -84,28 +78,7 @@ class PredictionService:
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()
-        calls.flush()
 
     async def __is_ready__(self) -> bool:
         """For ``/readyz``."""
         return self.bundle.ready
-
-    @bentoml.api(route="/predict/housing")
-    async def predict_housing(self, row: HousingRow, /) -> RegressionPrediction:
-        """Median house value of one census block group."""
-        return await self.bundle[HOUSING.name].regress(row)
-
-    @bentoml.api(route="/predict/housing/batch")
-    async def predict_housing_batch(self, batch: HousingRows, /) -> RegressionPredictions:
-        """Median house values of 1 to 10,000 census block groups."""
-        return await self.bundle[HOUSING.name].regress_batch(batch.rows)
-
-    @bentoml.api(route="/predict/iris")
-    async def predict_iris(self, row: IrisRow, /) -> ClassificationPrediction:
-        """Species of one flower."""
-        return await self.bundle[IRIS.name].classify(row)
-
-    @bentoml.api(route="/predict/iris/batch")
-    async def predict_iris_batch(self, batch: IrisRows, /) -> ClassificationPredictions:
-        """Species of 1 to 10,000 flowers."""
-        return await self.bundle[IRIS.name].classify_batch(batch.rows)

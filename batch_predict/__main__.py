@@ -8,22 +8,31 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict a table; the exit status, 1 if it cannot be done."""
-    # Imported here, since the processes that predict import this file: they need neither MLflow nor scikit-learn.
-    from batch_predict import plan, run
+    """Predict a table and return the exit status: 1 if that is impossible."""
+    # Imported here: the processes that predict import this file, and need neither MLflow nor scikit-learn.
+    from batch_predict import parts, run
     from batch_predict.source import Format
     from training import console
 
-    parser = argparse.ArgumentParser(prog="python -m batch_predict", description="Predictions of a whole table.")
-    parser.add_argument("table", metavar="IN", type=Path, help="a .parquet or .csv file, or a folder of such files")
-    parser.add_argument("target", metavar="OUT", type=Path, help="a new .parquet or .csv file, or a folder for parts")
-    parser.add_argument("--model", required=True, help="an alias (housing@champion) or a version (housing@3)")
-    parser.add_argument("--format", choices=[*Format], type=Format, help="of a folder's files; default: as the input")
-    parser.add_argument("--all-columns", action="store_true", help="the features too; default: the other columns only")
-    parser.add_argument("--part-rows", type=_positive, default=plan.PART_ROWS, help="rows of a part, at most")
-    parser.add_argument("--processes", type=_positive, default=os.cpu_count() or 1, help="default: one for each core")
-    parser.add_argument("--ray", metavar="ADDRESS", help="predict on this Ray cluster, such as auto or 10.0.0.5:6379")
-    parser.add_argument("--restart", action="store_true", help="replace what another run left in OUT")
+    parser = argparse.ArgumentParser(
+        prog="python -m batch_predict",
+        description="Predict every row of a table. A run that was stopped continues with the same command.",
+    )
+    add = parser.add_argument
+    add("table", metavar="IN", type=Path, help="a .parquet or .csv file, or a folder of such files")
+    add("target", metavar="OUT", type=Path, help="a new .parquet or .csv file, or a folder for many files")
+    add("--model", required=True, help="alias (housing@champion) or version (housing@3) in the MLflow registry")
+    add("--format", choices=[*Format], type=Format, help="of the output; default: as OUT is named, or as the input")
+    add("--all-columns", action="store_true", help="pass the features through too; default: only the other columns")
+    add(
+        "--part-rows",
+        type=_positive,
+        default=parts.PART_ROWS,
+        help="most rows of a part; default: %(default)s",
+    )
+    add("--processes", type=_positive, default=os.cpu_count() or 1, help="on this machine; default: one for each core")
+    add("--ray", metavar="ADDRESS", help="predict on this Ray cluster instead: auto, or host:port")
+    add("--restart", action="store_true", help="replace the predictions of another run in OUT")
     asked = parser.parse_args(arguments)
     settings = run.Settings(
         output_format=asked.format,

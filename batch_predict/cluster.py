@@ -1,4 +1,4 @@
-"""Parts predicted by a Ray cluster, by Ray Data. The only file that knows Ray, which is imported on demand."""
+"""Predict parts on a Ray cluster, with Ray Data. Only this file knows Ray, and it imports Ray on demand."""
 
 import logging
 import os
@@ -8,24 +8,26 @@ from typing import Any
 
 from pyarrow import ArrowException
 
+import batch_predict
 import contract
+import model
 import training
 from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
-from batch_predict.plan import Part
+from batch_predict.parts import Part
 from batch_predict.processes import failure
 from contract.errors import PipelineError
 
 
 class RayWorker:
-    """A worker in a process of the cluster, as Ray Data makes it."""
+    """A worker in a process of the cluster; Ray Data creates it."""
 
     def __init__(self, job: Job, parts: Sequence[Part]) -> None:
         self._worker = PartWorker(job)
         self._parts = {part.number: part for part in parts}
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Predict the part with the number ``item["number"]``; a sentence in ``failed`` if it cannot be done."""
+        """Predict part ``item["number"]``; ``failed`` is the reason if that is impossible."""
         part = self._parts[int(item["number"])]
         try:
             self._worker.predict(part)
@@ -35,14 +37,14 @@ class RayWorker:
 
 
 def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], None]) -> None:
-    """Predict parts by a cluster; ``done`` is told of each. Ray does again what a process or a node that died had.
+    """Predict parts on a cluster and call ``done`` for each. Ray repeats the parts of a process or node that died.
 
-    Every node must find the input and the output under the same paths, and have the project's dependencies.
+    Every node needs the project's dependencies, and the input and output under the same paths.
 
     Raises:
         PipelineError: Ray is not installed, there is no cluster, or a part cannot be read or written.
     """
-    # Ray reads these when it is imported. Nothing is sent anywhere, and no line is written that says nothing.
+    # Ray reads these when it is imported: send no usage data, print no progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -50,9 +52,9 @@ def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], No
         import ray.data
     except ModuleNotFoundError as error:
         raise PipelineError(
-            "Ray is not installed: `make ray` adds it to .venv. Without --ray this machine predicts by itself."
+            "Ray is not installed: `make ray` adds it to .venv. Without --ray, this machine predicts alone."
         ) from error
-    packages = [str(Path(package.__file__ or "").parent) for package in (contract, training)]
+    packages = [str(Path(package.__file__ or "").parent) for package in (contract, model, training, batch_predict)]
     try:
         ray.init(address=address, runtime_env={"py_modules": packages}, log_to_driver=False, logging_level="WARNING")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -77,13 +79,13 @@ def run(job: Job, parts: Sequence[Part], address: str, done: Callable[[Done], No
             written = job.files.done(row["number"])
             if written is None:
                 raise PipelineError(
-                    f"Part {row['number']} was predicted, and is not in {job.files.folder}: every node must see this "
-                    "folder under this path. Use a storage that all machines share."
+                    f"Part {row['number']} was predicted but is not in {job.files.folder}: every node must see this "
+                    "folder under this path. Use storage that all machines share."
                 )
             done(written)
     except ray.exceptions.RayError as error:
         raise PipelineError(
-            f"The Ray cluster at {address} could not go on; the same command goes on with what is done. {error}"
+            f"The Ray cluster at {address} failed. Run the same command again to continue. {error}"
         ) from error
     finally:
         ray.shutdown()

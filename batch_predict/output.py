@@ -1,8 +1,8 @@
-"""Where the predictions go, and how far a run has come.
+"""The output of a run: its files, its manifest, and which parts are done.
 
-Parts are files of a folder: ``part-00000.parquet``, their rejected rows in ``_rejected/``. Names that begin with _ are
-no part of the table for its readers. A part is done when ``_done/`` says so; ``_manifest.json`` says of which run it
-is. A target that is a file has its folder beside it, until the parts are joined.
+Each part is a file in a folder, such as ``part-00000.parquet``, with its rejected rows in ``_rejected/``. Readers of
+the folder ignore names that begin with _. A part is done when it has a note in ``_done/``; ``_manifest.json`` describes
+the run. If the target is a file, its parts are in a folder beside it until they are joined.
 """
 
 import fcntl
@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from batch_predict import writing
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
 from batch_predict.source import Format
 from contract.errors import PipelineError
 from training import files
@@ -27,12 +30,12 @@ REJECTED = "_rejected"
 MODEL = "_model"
 
 Identity = dict[str, Any]
-"""What makes two runs the same: input, model, settings, libraries; as JSON has it."""
+"""Two runs are the same if these are equal: input, model, settings, libraries. JSON values only."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A part that was written: predicted and rejected rows, broken rules by "feature: rule", bytes of predictions."""
+    """A written part: predicted and rejected rows, broken rules by "feature: rule", bytes of the predictions."""
 
     rows: int
     rejected: int
@@ -65,21 +68,21 @@ class PartFiles:
         return self.folder / f"part-{number:05}.{self.format}"
 
     def rejected(self, number: int) -> Path:
-        """A part's rejected rows; there is no such file if there are none."""
+        """A part's rejected rows; without any, there is no file."""
         return self.folder / REJECTED / f"part-{number:05}.{self.format}"
 
     def finish(self, number: int, done: Done) -> None:
-        """Say that a part is whole."""
+        """Note that a part is complete."""
         with self.written(self._note(number)) as partial:
             partial.write_text(json.dumps(asdict(done)), encoding="utf-8")
 
     @staticmethod
     def written(path: Path) -> AbstractContextManager[Path]:
-        """As ``files.replaced_file``, under this process' name: what a killed run's worker still writes is another."""
+        """As ``files.replaced_file``, with a name for each process: a worker of a killed run may still be writing."""
         return files.replaced_file(path, writer=f"{os.uname().nodename}-{os.getpid()}")
 
     def done(self, number: int) -> Done | None:
-        """What a finished part holds; None if it is not finished, or not as long as it was."""
+        """What a finished part holds; None if it is not finished, or its file has another length."""
         try:
             done = Done(**json.loads(self._note(number).read_bytes()))
             return done if self.predictions(number).stat().st_size == done.bytes else None
@@ -91,27 +94,27 @@ class PartFiles:
 
 
 class Output:
-    """The target of a run, a folder or a file, for the one process that leads it."""
+    """The target of a run, a folder or a file, as the main process sees it."""
 
     def __init__(self, target: Path, table_format: Format, *, single_file: bool) -> None:
         self.target = target
         self.single_file = single_file
         folder = target.with_name(f"{target.name}.parts") if single_file else target
         self.files = PartFiles(folder.absolute(), table_format)
-        self.manifest = target.with_suffix(".manifest.json") if single_file else folder / MANIFEST
+        self.manifest = target.with_name(f"{target.name}.manifest.json") if single_file else folder / MANIFEST
         self.rejected = target.with_suffix(f".rejected.{table_format}") if single_file else folder / REJECTED
 
     @property
     def model_directory(self) -> Path:
-        """Where the model is while the run goes on: every worker must find it."""
+        """A copy of the model for the workers, during the run."""
         return self.files.folder / MODEL
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder, made if need be, for one run at a time; the lock ends with its process, however that ends.
+        """Create the folder and lock it against other runs; the lock ends with this process.
 
         Raises:
-            PipelineError: another run has it.
+            PipelineError: another run has the lock.
         """
         self._refuse_foreign()
         self.files.folder.mkdir(parents=True, exist_ok=True)
@@ -123,10 +126,10 @@ class Output:
             os.close(descriptor)
 
     def begin(self, identity: Identity, *, restart: bool) -> bool:
-        """Start, or go on with what the same run has done before; the return says whether it is complete.
+        """Start a run, or continue it; True if it is already complete.
 
         Raises:
-            PipelineError: the target holds another run's predictions, and ``restart`` does not say to replace them.
+            PipelineError: the target holds another run's predictions, and ``restart`` is False.
         """
         former = self._read_manifest()
         if former is not None and not restart:
@@ -134,7 +137,7 @@ class Output:
             if differing:
                 raise PipelineError(
                     f"{self.target} holds predictions of another run: {'; '.join(differing)}. "
-                    "Say --restart to replace them, or name another output."
+                    "Use --restart to replace them, or name another output."
                 )
             if former["finished"] is not None and self._is_whole(former["finished"]):
                 return True
@@ -146,7 +149,7 @@ class Output:
         return False
 
     def finish(self, identity: Identity, parts: int) -> Done:
-        """Leave predictions, rejected rows and the manifest, and nothing else."""
+        """Write the final files and the manifest, and remove everything else."""
         done = [self.files.done(number) for number in range(parts)]
         whole = total([part for part in done if part is not None])
         if self.single_file:
@@ -158,18 +161,18 @@ class Output:
         return whole
 
     def finished(self) -> Done:
-        """What a complete run has written."""
+        """What a complete run wrote."""
         manifest = self._read_manifest()
-        assert manifest is not None  # noqa: S101 # `begin` said that it is complete
+        assert manifest is not None  # noqa: S101 # `begin` returned True
         return Done(**{name: value for name, value in manifest["finished"].items() if name != "parts"})
 
     def _join(self, parts: int) -> None:
         with files.replaced_file(self.target) as partial:
-            writing.join([self.files.predictions(number) for number in range(parts)], partial, self.files.format)
+            _join([self.files.predictions(number) for number in range(parts)], partial, self.files.format)
         rejected = [path for path in map(self.files.rejected, range(parts)) if path.exists()]
         if rejected:
             with files.replaced_file(self.rejected) as partial:
-                writing.join(rejected, partial, self.files.format)
+                _join(rejected, partial, self.files.format)
 
     def _is_whole(self, finished: dict[str, Any]) -> bool:
         if self.single_file:
@@ -184,7 +187,7 @@ class Output:
         return manifest
 
     def _refuse_foreign(self) -> None:
-        """What was not written by batch prediction is never written over."""
+        """Never replace files that batch prediction did not write."""
         if self._read_manifest() is not None:
             return
         occupied = (
@@ -194,7 +197,7 @@ class Output:
         )
         if occupied:
             raise PipelineError(
-                f"{self.target} is there, and is not of a batch prediction: name a new file or folder for the output."
+                f"{self.target} exists, and batch prediction did not write it: name a new file or folder."
             )
 
     def _clear(self) -> None:
@@ -209,11 +212,66 @@ class Output:
             shutil.rmtree(self.files.folder / name, ignore_errors=True)
 
 
+def check_columns(schema: pa.Schema, table_format: Format) -> None:
+    """Refuse columns that cannot be written: for each type it is tried.
+
+    Raises:
+        PipelineError: names the column.
+    """
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+        try:
+            if is_bytes and table_format is Format.CSV:
+                # Arrow would write it as if it were text, and stop at the first byte that is not.
+                raise pa.ArrowInvalid("bytes")
+            column = pa.table({field.name: pa.nulls(1, field.type)}).take(pa.array([0]))
+            write(column, pa.BufferOutputStream(), table_format)
+        except pa.ArrowException as error:
+            instead = "use --format parquet, or leave it out." if table_format is Format.CSV else "leave it out."
+            raise PipelineError(
+                f"The column {field.name} is of type {field.type}, which cannot be written as {table_format}: {instead}"
+            ) from error
+
+
+def write(table: pa.Table, path: Path | pa.NativeFile, table_format: Format) -> None:
+    """Write a table to a file, always with the same bytes for the same rows."""
+    if table_format is Format.PARQUET:
+        pq.write_table(table, path)
+    else:
+        pyarrow.csv.write_csv(table, path)
+
+
+def _join(parts: Sequence[Path], path: Path, table_format: Format) -> None:
+    """Join files of one schema, at least one, into one file, with one of them in memory at a time."""
+    if table_format is Format.PARQUET:
+        with pq.ParquetWriter(path, pq.read_schema(parts[0])) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(part, use_threads=False))
+        return
+    with path.open("wb") as joined:
+        for number, part in enumerate(parts):
+            with part.open("rb") as file:
+                if number:
+                    file.seek(_header_bytes(part))
+                while chunk := file.read(1 << 20):
+                    joined.write(chunk)
+
+
+def _header_bytes(path: Path) -> int:
+    """The length of the header: that of a file with the same columns and no rows."""
+    with pyarrow.csv.open_csv(path, read_options=pyarrow.csv.ReadOptions(use_threads=False)) as file:
+        names = file.schema.names
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table([pa.array([], pa.string())] * len(names), names=names), sink)
+    return len(sink.getvalue())
+
+
 def _lock(descriptor: int, target: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise PipelineError(f"Another run writes to {target}: wait for it, or name another output.") from error
+        raise PipelineError(f"Another run is writing to {target}: wait for it, or name another output.") from error
 
 
 def _differences(former: Identity, now: Identity) -> list[str]:

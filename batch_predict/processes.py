@@ -1,4 +1,4 @@
-"""Parts predicted by processes of this machine."""
+"""Predict parts in processes of this machine."""
 
 import signal
 from collections import deque
@@ -11,19 +11,19 @@ from pyarrow import ArrowException
 
 from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
-from batch_predict.plan import Part
+from batch_predict.parts import Part
 from contract.errors import PipelineError
 from training import console
 
 ATTEMPTS = 3
-"""How often a part is tried whose process dies, for instance of too little memory."""
+"""How often a part is tried if its process dies, for instance for lack of memory."""
 
 
 class _Process:
-    """A process with a pipe. It ends when the pipe does: a run that is killed leaves no process behind."""
+    """A process and its pipe. It ends when the pipe closes, so that a killed run leaves no process behind."""
 
     def __init__(self, job: Job) -> None:
-        # Spawned, not forked: a fork would have this process' threads' locks, and the other pipes' ends.
+        # Spawned, not forked: a fork would copy the locks of this process' threads, and the ends of other pipes.
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
@@ -36,7 +36,7 @@ class _Process:
         try:
             self.pipe.send(part)
         except BrokenPipeError:
-            return  # it died: reading from the pipe tells
+            return  # it died: the next read from the pipe fails
 
     def stop(self) -> None:
         self.pipe.close()
@@ -45,12 +45,12 @@ class _Process:
 
 
 def run(job: Job, parts: Sequence[Part], processes: int, done: Callable[[Done], None]) -> None:
-    """Predict parts by so many processes, by this one alone if it is one; ``done`` is told of each part.
+    """Predict parts in several processes, or in this one if ``processes`` is 1, and call ``done`` for each.
 
-    What a process that dies had, another one does.
+    If a process dies, another one repeats its part.
 
     Raises:
-        PipelineError: a part cannot be read or written, or its process dies again and again.
+        PipelineError: a part cannot be read or written, or its process dies ``ATTEMPTS`` times.
     """
     if processes == 1:
         _alone(job, parts, done)
@@ -66,7 +66,7 @@ def run(job: Job, parts: Sequence[Part], processes: int, done: Callable[[Done], 
             for pipe in wait([worker.pipe for worker in workers]):
                 worker = next(worker for worker in workers if worker.pipe is pipe)
                 part = worker.part
-                assert part is not None  # noqa: S101 # who has none is stopped
+                assert part is not None  # noqa: S101 # a process without a part is stopped
                 try:
                     answer = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
@@ -104,15 +104,15 @@ def _alone(job: Job, parts: Sequence[Part], done: Callable[[Done], None]) -> Non
 def _died(part: Part, deaths: int) -> None:
     if deaths == ATTEMPTS:
         raise PipelineError(
-            f"{deaths} processes died at part {part.number} ({part.file}, from row {part.first_row}). If memory is "
-            "short, use fewer --processes or --part-rows; the same command goes on with what is done."
+            f"{deaths} processes died at part {part.number} ({part.file.name}, from row {part.first_row}). If "
+            "memory is short, use fewer --processes or --part-rows. Run the same command again to continue."
         )
-    console.log.warning("A process died at part %d; another one does it.", part.number)
+    console.log.warning("A process died at part %d; another one repeats it.", part.number)
 
 
 def _serve(pipe: Connection, job: Job) -> None:
-    """The life of a process: parts in, what was done out; a sentence if it cannot be done."""
-    # Ctrl-C reaches this process too: the leading one ends it.
+    """Receive parts, predict them, send back what was done, or a sentence if that is impossible."""
+    # Ctrl-C reaches this process too; the main process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = PartWorker(job)
@@ -120,7 +120,7 @@ def _serve(pipe: Connection, job: Job) -> None:
             part: Part = pipe.recv()
             pipe.send(worker.predict(part))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the leading process is gone
+        return  # the main process is gone
     except PipelineError as error:
         _tell(pipe, str(error))
     except (OSError, ArrowException) as error:
@@ -128,13 +128,13 @@ def _serve(pipe: Connection, job: Job) -> None:
 
 
 def _tell(pipe: Connection, sentence: str) -> None:
-    with suppress(BrokenPipeError):  # the leading process may be gone
+    with suppress(BrokenPipeError):  # the main process may be gone
         pipe.send(sentence)
 
 
 def failure(part: Part, error: Exception) -> str:
     """The sentence for a part that cannot be read or written."""
     return (
-        f"Part {part.number} ({part.path}, from row {part.first_row}) cannot be predicted: {error}. "
-        "The same command goes on with what is done."
+        f"Part {part.number} ({part.file.path}, from row {part.first_row}) cannot be predicted: {error}. "
+        "Run the same command again to continue."
     )

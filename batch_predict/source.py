@@ -1,17 +1,20 @@
 """The table to predict: a file or a folder of files, Parquet or CSV, with one set of columns."""
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from batch_predict.columns import REJECTED_SCHEMA, prediction_columns
+from batch_predict import csv_file, parquet_file
 from contract.dataset import Dataset
 from contract.errors import PipelineError
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""The value in a folder's name that stands for null."""
 
 
 class Format(StrEnum):
@@ -23,70 +26,76 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the table. ``name`` is relative to the folder that was asked for; ``schema`` in the file's order."""
+    """A file of the table.
+
+    ``name`` is relative to the folder that was asked for, ``schema`` in the file's order. ``folders`` are the columns
+    given by the names of its folders, such as ``region=CA/``; None is null. ``first_byte``
+    is where the rows of a CSV file begin.
+    """
 
     path: Path
     name: str
     schema: pa.Schema
+    folders: tuple[tuple[str, str | None], ...]
+    first_byte: int
     size: int
     modified_ns: int
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns inside the file."""
+        return self.schema.names[: len(self.schema) - len(self.folders)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files are read: ``schema`` holds for all of them; ``int96_unit`` is that of INT96 timestamps."""
+
+    format: Format
+    schema: pa.Schema
+    int96_unit: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files in the order of their names; ``schema`` holds for all of them. The columns of a CSV file are text."""
+    """The files in the order of their names."""
 
-    format: Format
     files: tuple[InputFile, ...]
-    schema: pa.Schema
+    layout: Layout
 
     def extra_columns(self, dataset: Dataset) -> list[str]:
         """The columns that are no features."""
-        return [name for name in self.schema.names if name not in dataset.feature_names]
+        return [name for name in self.layout.schema.names if name not in dataset.feature_names]
 
 
-def find(path: Path) -> Source:
-    """The table at a path. Of a folder all files count, its own folders' too, but for names that begin with . or _.
+def find(path: Path, dataset: Dataset) -> Source:
+    """The table at a path. A folder is read with its subfolders, except names that begin with . or _.
+
+    The columns of a CSV file and those of folder names are text.
 
     Raises:
-        PipelineError: there is none, or its files do not belong together.
+        PipelineError: there is no table, it lacks a feature, or its files do not fit together; names file and column.
     """
     base = path if path.is_dir() else path.parent
-    files = _files(path)
-    formats = {file.suffix.lower().removeprefix(".") for file in files}
-    if not files or not formats <= set(Format):
-        raise PipelineError(
-            f"{path} is no table: a file that ends in .parquet or .csv is needed, or a folder with such files."
-        )
+    paths = _paths(path)
+    formats = {file.suffix.lower().removeprefix(".") for file in paths}
+    if not paths or not formats <= set(Format):
+        raise PipelineError(f"{path} is no table: name a .parquet or .csv file, or a folder of such files.")
     if len(formats) > 1:
-        raise PipelineError(f"{path} has Parquet and CSV files: put them into a folder each.")
+        raise PipelineError(f"{path} has Parquet and CSV files: put them into separate folders.")
     table_format = Format(formats.pop())
-    read = _parquet_schema if table_format is Format.PARQUET else _csv_schema
-    found = []
+    unit = parquet_file.int96_unit(paths) if table_format is Format.PARQUET else ""
+    files = tuple(_input_file(file, base, table_format, unit) for file in paths)
     for file in files:
-        state = file.stat()
-        name = file.relative_to(base).as_posix()
-        found.append(InputFile(file.resolve(), name, read(file), state.st_size, state.st_mtime_ns))
-    return Source(table_format, tuple(found), found[0].schema)
-
-
-def check(source: Source, dataset: Dataset) -> None:
-    """Refuse, before any row is read, what cannot be predicted.
-
-    Raises:
-        PipelineError: names the file and the column.
-    """
-    for file in source.files:
         _check_features(file, dataset)
-        _check_alike(source, file)
-    for name in (*prediction_columns(dataset), *REJECTED_SCHEMA.names):
-        if name in source.schema.names:
-            raise PipelineError(
-                f"{source.files[0].path} has a column {name}, which the output has too. Give the column another name."
-            )
+        _check_same_columns(files[0], file)
+    layout = Layout(table_format, _common_schema(files), unit)
+    if table_format is Format.PARQUET:
+        _check_values(files, layout)
+    return Source(files, layout)
 
 
-def _files(path: Path) -> list[Path]:
+def _paths(path: Path) -> list[Path]:
     if not path.exists():
         raise PipelineError(f"{path} does not exist. Name a Parquet or CSV file, or a folder of such files.")
     if path.is_file():
@@ -100,30 +109,27 @@ def _files(path: Path) -> list[Path]:
     ]
 
 
-def _parquet_schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path).remove_metadata()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _csv_schema(path: Path) -> pa.Schema:
-    try:
-        # Of the header alone is UTF-8 asked here: a row that is not will be rejected.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header = next(csv.reader(file), [])
-        ",".join(header).encode("utf-8")
-    except (UnicodeEncodeError, csv.Error, OSError) as error:
-        raise PipelineError(f"{path}: the header cannot be read as CSV in UTF-8: {error}") from error
-    if not header:
-        raise PipelineError(f"{path} does not begin with a header: the names of its columns, separated by commas.")
-    return pa.schema([(name, pa.string()) for name in header])
+def _input_file(path: Path, base: Path, table_format: Format, int96_unit: str) -> InputFile:
+    if table_format is Format.PARQUET:
+        schema, first_byte = parquet_file.read_schema(path, int96_unit), 0
+    else:
+        names, first_byte = csv_file.read_header(path)
+        schema = pa.schema([(name, pa.string()) for name in names])
+    name = path.relative_to(base)
+    pairs = [folder.partition("=") for folder in name.parts[:-1]]
+    folders = tuple((key, None if value == HIVE_NULL else unquote(value)) for key, equals, value in pairs if equals)
+    for key, value in folders:
+        if key in schema.names:
+            raise PipelineError(f"{path} has a column {key}, and a folder {key}={value}: rename one of them.")
+        schema = schema.append(pa.field(key, pa.string()))
+    state = path.stat()
+    return InputFile(path.resolve(), name.as_posix(), schema, folders, first_byte, state.st_size, state.st_mtime_ns)
 
 
 def _check_features(file: InputFile, dataset: Dataset) -> None:
     repeated = [name for name, count in Counter(file.schema.names).items() if count > 1]
     if repeated:
-        raise PipelineError(f"{file.path}: the column {repeated[0]} is there twice. Give one another name.")
+        raise PipelineError(f"{file.path} has the column {repeated[0]} twice: rename one of them.")
     missing = [name for name in dataset.feature_names if name not in file.schema.names]
     if missing:
         raise PipelineError(
@@ -133,9 +139,109 @@ def _check_features(file: InputFile, dataset: Dataset) -> None:
     for name in dataset.feature_names:
         kind = file.schema.field(name).type
         if not _is_numbers_or_text(kind):
-            raise PipelineError(
-                f"{file.path}: the column {name} is of type {kind}; numbers are needed, or text of them."
-            )
+            raise PipelineError(f"{file.path}: the column {name} is of type {kind}; it must be numbers, or text.")
+
+
+def _check_same_columns(first: InputFile, file: InputFile) -> None:
+    for one, other in ((first, file), (file, first)):
+        odd = [name for name in one.schema.names if name not in other.schema.names]
+        if odd:
+            raise PipelineError(f"{one.path} has a column {odd[0]}, {other.path} has not: predict them separately.")
+
+
+def _common_schema(files: tuple[InputFile, ...]) -> pa.Schema:
+    """The columns of the first file, in types that can hold the values of all files."""
+    fields = []
+    for name in files[0].schema.names:
+        first = files[0]
+        kind = _plain(first.schema.field(name).type)
+        for file in files[1:]:
+            other = _plain(file.schema.field(name).type)
+            common = _common_type(kind, other)
+            if common is None:
+                raise PipelineError(
+                    f"The column {name} is {kind} in {first.path} and {other} in {file.path}: convert one of them."
+                )
+            kind = common
+        fields.append(pa.field(name, kind))
+    return pa.schema(fields)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Arrow cannot select rows of view types: the same values as ordinary text or bytes."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """A type for the values of both, which may still have to be checked one by one; None if there is none."""
+    if one == other:
+        return one
+    one, other = (kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other))
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other)):
+        schemas = [pa.schema([("", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    if all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in (one, other)):
+        return pa.large_string()
+    return None
+
+
+def _check_values(files: tuple[InputFile, ...], layout: Layout) -> None:
+    """Read the columns whose values might not pass through unchanged.
+
+    Raises:
+        PipelineError: they would not; names file and column.
+    """
+    for file in files:
+        for name in file.columns:
+            kind, common = file.schema.field(name).type, layout.schema.field(name).type
+            joined = kind != common and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+            # Arrow writes fixed-size lists that it cannot read again: those with nulls.
+            if not joined and not _has_fixed_size_list(kind):
+                continue
+            for piece in parquet_file.column(file.path, name, layout.int96_unit):
+                try:
+                    _ = piece.cast(common) if joined else piece
+                except pa.ArrowInvalid as error:
+                    raise PipelineError(
+                        f"{file.path}: the column {name} is {kind}, and with the other files {common}, which cannot "
+                        f"hold all of its values: {error}"
+                    ) from error
+
+
+def check_csv_values(source: Source) -> None:
+    """Refuse dates that Arrow's CSV writer replaces by an error text, or writes in a form that few programs read.
+
+    Raises:
+        PipelineError: names file and column.
+    """
+    if source.layout.format is Format.CSV:
+        return
+    first, last = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
+    for file in source.files:
+        for field in source.layout.schema:
+            if not (pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)):
+                continue
+            for piece in parquet_file.column(file.path, field.name, source.layout.int96_unit):
+                days = piece.drop_null().to_numpy(zero_copy_only=False).astype("datetime64[D]")
+                if len(days) and not (days.min() >= first and days.max() <= last):
+                    raise PipelineError(
+                        f"{file.path}: the column {field.name} has dates outside of the years 1 to 9999, for which CSV "
+                        "has no common form: use --format parquet."
+                    )
+
+
+def _has_fixed_size_list(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_fixed_size_list(kind):
+        return True
+    return any(_has_fixed_size_list(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def _is_numbers_or_text(kind: pa.DataType) -> bool:
@@ -148,17 +254,6 @@ def _is_numbers_or_text(kind: pa.DataType) -> bool:
         or types.is_decimal(kind)
         or types.is_string(kind)
         or types.is_large_string(kind)
+        or types.is_string_view(kind)
         or types.is_null(kind)
     )
-
-
-def _check_alike(source: Source, file: InputFile) -> None:
-    first = source.files[0]
-    for one, other in ((first, file), (file, first)):
-        odd = [name for name in one.schema.names if name not in other.schema.names]
-        if odd:
-            raise PipelineError(f"{one.path} has a column {odd[0]}, {other.path} has not: predict them apart.")
-    for name in first.schema.names:
-        ours, theirs = first.schema.field(name).type, file.schema.field(name).type
-        if ours != theirs:
-            raise PipelineError(f"The column {name} is {ours} in {first.path} and {theirs} in {file.path}.")

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 
 class Task(StrEnum):
@@ -100,6 +100,18 @@ class Dataset:
     description: str
     row: type[Row]
     target: Target
+
+    @cached_property
+    def rows(self) -> type[Rows[Any]]:
+        """The body of a batch request: ``{"rows": [row, …]}``."""
+        body: Any = Rows.__class_getitem__(self.row)
+        rows: Any = create_model(
+            f"{self.row.__name__}s",
+            __base__=body,
+            __module__=self.row.__module__,
+            __doc__=f"1 to 10,000 rows of {self.name}.",
+        )
+        return cast(type[Rows[Any]], rows)
 
     @property
     def task(self) -> Task:

@@ -6,6 +6,7 @@ BundleError                 500
 ├── MethodNotAllowed        405  carries the method that is allowed
 ├── PayloadTooLarge         413
 ├── UnsupportedMediaType    415
+│   └── UnsupportedEncoding 415  a body that is compressed, but not with gzip
 ├── Overloaded              429  shed; carries the seconds after which to try again
 ├── InferenceFailed         500  the model raised: our fault
 ├── NotReady                503  starting or draining
@@ -100,6 +101,10 @@ class UnsupportedMediaType(BundleError):
     """A body that is not JSON."""
 
     status = 415
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """A body that is compressed with something other than gzip."""
 
 
 class Overloaded(BundleError):

@@ -1,6 +1,6 @@
 """California Housing: one block group of the 1990 U.S. census a row (Pace & Barry, 1997)."""
 
-from contract.dataset import Dataset, Row, Rows, Target, feature
+from contract.dataset import Dataset, Row, Target, feature
 
 
 class HousingRow(Row):
@@ -62,10 +62,6 @@ class HousingRow(Row):
         description="Longitude of the block group's centre, within California (negative: west of Greenwich).",
         example=-122.23,
     )
-
-
-class HousingRows(Rows[HousingRow]):
-    """1 to 10,000 census block groups."""
 
 
 HOUSING = Dataset(

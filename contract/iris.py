@@ -1,6 +1,6 @@
 """Iris: one flower a row (Fisher, 1936, The use of multiple measurements in taxonomic problems)."""
 
-from contract.dataset import Dataset, Row, Rows, Target, feature
+from contract.dataset import Dataset, Row, Target, feature
 
 
 class IrisRow(Row):
@@ -10,10 +10,6 @@ class IrisRow(Row):
     sepal_width: float = feature(unit="cm", minimum=0.5, maximum=10, description="Width of the sepal.", example=3.5)
     petal_length: float = feature(unit="cm", minimum=0.1, maximum=15, description="Length of the petal.", example=1.4)
     petal_width: float = feature(unit="cm", minimum=0.01, maximum=8, description="Width of the petal.", example=0.2)
-
-
-class IrisRows(Rows[IrisRow]):
-    """1 to 10,000 flowers."""
 
 
 IRIS = Dataset(

@@ -49,17 +49,18 @@ def packages(root: Path) -> list[dict[str, str]]:
 
 
 def models(folder: Path) -> list[dict[str, Any]]:
-    """Name, version, task, algorithm, MLflow run and checksum of each model, from its card."""
+    """Name, version, task, algorithm, MLflow run and checksum of each model, from its card and its ``model.yaml``."""
     found = []
     for path in sorted(folder.glob("*/*/mlflow_model/extra_files/card.json")):
         card = json.loads(path.read_text())
+        run = re.search(r"^ +run_id: '?(\w+)'?$", (path.parents[2] / "model.yaml").read_text(), re.MULTILINE)
         found.append(
             {
                 "name": card["name"],
                 "version": path.parts[-4],
                 "task": card["task"],
                 "algorithm": card["algorithm"],
-                "run": card["run_id"],
+                "run": run[1] if run else "",
                 "sha256": card["onnx"]["sha256"],
             }
         )

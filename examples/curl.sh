@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One row, a batch, and the Open Inference Protocol in JSON, with curl. API_URL: where the service is.
 set -euo pipefail
+export no_proxy=${no_proxy-localhost,127.0.0.1,::1}
 url=${API_URL:-http://localhost:8000}
 post() { curl --silent --show-error --fail-with-body --json "$2" --write-out '\n' "$url$1"; }
 

@@ -4,6 +4,7 @@ import os
 
 import requests
 
+os.environ.setdefault("no_proxy", "localhost,127.0.0.1,::1")  # a proxy cannot reach this machine
 url = os.environ.get("API_URL", "http://localhost:8000")
 row = {"MedInc": 8.3252, "HouseAge": 41, "AveRooms": 6.984127, "AveBedrms": 1.02381}
 row |= {"Population": 322, "AveOccup": 2.555556, "Latitude": 37.88, "Longitude": -122.23}

@@ -5,6 +5,7 @@ import os
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+os.environ.setdefault("no_proxy", "localhost,127.0.0.1,::1")  # a proxy cannot reach this machine
 address = os.environ.get("GRPC_ADDRESS", "localhost:8001")
 columns = {"MedInc": [8.3252, 2], "HouseAge": [41, 20], "AveRooms": [6.984127, 5], "AveBedrms": [1.02381, 1]}
 columns |= {"Population": [322, 900], "AveOccup": [2.555556, 3], "Latitude": [37.88, 34], "Longitude": [-122.23, -118]}

@@ -5,6 +5,7 @@ given comes from the profile of the shape in ``thresholds.yaml``.
 """
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from load_tests.summary import SUMMARY_FILE
 from load_tests.thresholds import THRESHOLDS_FILE
 from load_tests.traffic import FEATURES
 from load_tests.users import BatchUser, InferBinaryUser, InferJsonUser, LoadUser, SingleRowUser
+from local_service import bypass_proxies
 
 USER_CLASSES: tuple[type[LoadUser], ...] = (SingleRowUser, BatchUser, InferJsonUser, InferBinaryUser, GrpcUser)
 
@@ -75,6 +77,7 @@ class ProfileShape(LoadTestShape):
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust does not annotate it
 def set_up(environment: Environment, **_: Any) -> None:
     """Make the test ready, or say why it cannot start; then follow its events."""
+    bypass_proxies(os.environ)
     try:
         test = LoadTest(environment, USER_CLASSES)
     except LoadTestError as error:

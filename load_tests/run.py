@@ -5,6 +5,7 @@ With ``--host`` the load is on the service there, and none is started.
 ``python -m load_tests.run [--ui] [options of Locust and of locustfile.py]``; see ``make load`` and ``make load-ui``.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from contract.errors import BundleError
-from local_service import PROJECT, free_port, running_service
+from local_service import PROJECT, bypass_proxies, free_port, running_service
 
 LOCUSTFILE = "load_tests/locustfile.py"
 REPORT_FILE = Path("reports/load_test.html")
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     passed = [argument for argument in arguments if argument != "--ui"]
     locust = (sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--stop-timeout", str(STOP_SECONDS), *mode)
     grpc_port = free_port()
+    bypass_proxies(os.environ)
     # A run that is stopped unwinds as one that ends: neither Locust nor the service stays.
     signal.signal(signal.SIGTERM, _stop)
     try:

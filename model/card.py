@@ -1,5 +1,6 @@
 """The model card: what an artifact says of itself. It travels with ``model.onnx`` from training to serving."""
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -15,6 +16,8 @@ ONNX_INPUT = "input"
 """Name of the model's only input, FP64 of shape ``[N, F]``."""
 REGRESSION_OUTPUT = "predict"
 """Name of a regression model's output, FP64 of shape ``[N]`` or ``[N, 1]``."""
+TRAINING_RUN = "training_run"
+"""Key of the ``TrainingRun`` in the metadata of a BentoML model."""
 PROBABILITIES_OUTPUT = "probabilities"
 """Name of a classification model's output, floats of shape ``[N, C]`` that sum to 1."""
 
@@ -73,8 +76,10 @@ class ModelCard(_Part):
     ``metrics`` are on the test split, ``cross_validation`` is (mean, deviation) by metric on the training split.
     ``prediction_deciles`` (regression) are the 11 quantiles of the model's own predictions on the training split and
     ``prediction_decile_shares`` the shares of the predictions between them, ``class_shares`` (classification) the share
-    of each predicted class there. ``data_sha256`` is the checksum of the raw CSV; ``git_revision`` ends in ``+dirty``
-    for an uncommitted tree.
+    of each predicted class there. ``data_sha256`` is the checksum of the raw CSV.
+
+    The card depends on the data, the parameters and the code alone: training twice gives the same card. What differs
+    from run to run is in ``TrainingRun``.
     """
 
     name: str
@@ -95,9 +100,6 @@ class ModelCard(_Part):
     golden: list[GoldenRow]
     training_rows: int
     data_sha256: str
-    git_revision: str
-    run_id: str
-    trained_at: datetime
     libraries: dict[str, str]
 
     @model_validator(mode="after")
@@ -108,6 +110,11 @@ class ModelCard(_Part):
         if set(self.class_shares) != set(self.classes):
             raise ValueError("class_shares must have each of the classes")
         return self
+
+    @property
+    def content_version(self) -> str:
+        """The artifact's version, such as ``sha-3f9a0c1b2d4e``: a checksum of the card, which holds the model's."""
+        return f"sha-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
 
     def check(self, dataset: Dataset) -> None:
         """Refuse an artifact that was trained under another contract.
@@ -121,3 +128,15 @@ class ModelCard(_Part):
                 f"{dataset.contract_version}: its features, units or classes changed. Run `make train` to train and "
                 "import it anew, or check out the code it was trained with."
             )
+
+
+class TrainingRun(_Part):
+    """The MLflow run that made an artifact, when, and from which commit (``+dirty``: with uncommitted changes).
+
+    It is stored beside the artifact, in the metadata of the BentoML model. A machine that got the model from DVC's
+    cache alone has none of it: each field is None then.
+    """
+
+    run_id: str | None = None
+    trained_at: datetime | None = None
+    git_revision: str | None = None

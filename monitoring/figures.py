@@ -94,7 +94,7 @@ def models(change: Change) -> Iterator[ModelFigures]:
         yield ModelFigures(
             name=name,
             version=version,
-            algorithm=info["algorithm"],
+            algorithm=info.get("algorithm", "–"),
             age=change.after.at - _value(change.after, "ml_model_trained_timestamp_seconds", model=name),
             metrics={
                 labels["metric"]: value

@@ -5,9 +5,10 @@ The panels, their places, units and thresholds are those of the JSON that Grafan
 
 import argparse
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from contract.errors import MonitoringError
+from local_service import bypass_proxies
 from monitoring.panels import DASHBOARDS, Panel, headings, load, panels, substitute
 from monitoring.prometheus import Course, Prometheus
 
@@ -118,7 +120,7 @@ def _legend(
 ) -> None:
     shown = courses[: LEGEND_LINES if len(courses) <= LEGEND_LINES else LEGEND_LINES - 1]
     for position, (label, course) in enumerate(shown):
-        last, most = (human(value, panel.unit) for value in (course.values[-1], course.values.max()))
+        last, most = (human(value, panel.unit) for value in (course.values[-1], _largest(course.values)))
         text = f"{label or 'value'}   last {last}, max {most}"
         height = top - position * step
         figure.text(left, height, "━", color=COLOURS[position % len(COLOURS)], va="center", fontsize=7)
@@ -144,15 +146,16 @@ def _numbers(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) ->
 def _bars(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> None:
     values = [float(course.values[-1]) for _, course in courses]
     colours = [_colour(panel, value) for value in values]
-    axes.barh(range(len(values)), values, color=colours, height=0.7)
+    ends = [value if math.isfinite(value) else 0 for value in values]
+    axes.barh(range(len(values)), ends, color=colours, height=0.7)
     axes.set_yticks(range(len(values)), [label for label, _ in courses], fontsize=6.5)
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_xticks([])
-    axes.set_xlim(0, max(*values, 1e-9, 0) * 1.18)
-    for position, value in enumerate(values):
-        axes.text(value, position, f" {human(value, panel.unit)}", va="center", fontsize=6.5)
+    axes.set_xlim(0, max(*ends, SMALLEST) * 1.18)
+    for position, (value, end) in enumerate(zip(values, ends, strict=True)):
+        axes.text(end, position, f" {human(value, panel.unit)}", va="center", fontsize=6.5)
 
 
 def _table(axes: Axes, _: Panel, courses: Sequence[tuple[str, Course]]) -> None:
@@ -165,6 +168,11 @@ def _table(axes: Axes, _: Panel, courses: Sequence[tuple[str, Course]]) -> None:
     drawn.auto_set_font_size(value=False)
     drawn.set_fontsize(6)
     drawn.scale(1, 1.4)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest finite value; NaN if there is none."""
+    return max((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 def _colour(panel: Panel, value: float) -> str:
@@ -202,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval", default="1m", help="for $__rate_interval (default: %(default)s)")
     parser.add_argument("--feature", default="Longitude", help="shown in detail (default: %(default)s)")
     options = parser.parse_args(arguments)
+    bypass_proxies(os.environ)
     end = options.end or time.time()
     options.folder.mkdir(parents=True, exist_ok=True)
     try:

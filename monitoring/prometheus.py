@@ -52,11 +52,13 @@ class Prometheus:
         return [Sample(series["metric"], float(series["value"][1])) for series in answer["result"]]
 
     def range(self, query: str, start: float, end: float, step: float) -> list[Course]:
-        """The series of a query from start to end, each ``step`` seconds."""
+        """The series of a query from start to end, each ``step`` seconds; those without a value are left out."""
         answer = self._get("query_range", {"query": query, "start": start, "end": end, "step": step})
         courses = []
         for series in answer["result"]:
             points = np.array(series["values"], dtype=np.float64)
+            if not len(points):
+                continue
             courses.append(Course(series["metric"], points[:, 0], points[:, 1]))
         return courses
 

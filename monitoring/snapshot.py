@@ -83,8 +83,8 @@ class Change:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
-        return self.after.at - self.before.at
+        """Its length; NaN if there is only one snapshot, so that rates over it are NaN."""
+        return self.after.at - self.before.at if self.after.at > self.before.at else math.nan
 
     def increase(self, name: str, *by: str, **exactly: str | tuple[str, ...]) -> dict[tuple[str, ...], float]:
         """How much a counter grew, by the values of labels.
@@ -109,7 +109,7 @@ class Change:
         return sum(self.increase(name, **exactly).values())
 
     def rate(self, name: str, **exactly: str | tuple[str, ...]) -> float:
-        """The same for a second."""
+        """The same per second; NaN if there is only one snapshot."""
         return self.total(name, **exactly) / self.seconds
 
     def mean(self, name: str, **exactly: str | tuple[str, ...]) -> float:

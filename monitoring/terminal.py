@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.errors import MonitoringError
+from local_service import bypass_proxies
 from monitoring import figures
 from monitoring.drift import ALERT, WATCH
 from monitoring.prometheus import Prometheus
@@ -97,9 +98,9 @@ def frame(look: Look) -> Group:
     """The whole picture."""
     clock = time.strftime("%H:%M:%S", time.localtime(look.recent.after.at))
     starts = figures.worker_starts(look.recent.after)
-    title = Text.assemble(
-        (clock, "bold"), f"  {look.source}, last {look.recent.seconds:.0f} s, {_number(starts, 0)} worker starts"
-    )
+    seconds = look.recent.seconds
+    window = "rates follow with the next scrape" if math.isnan(seconds) else f"last {seconds:.0f} s"
+    title = Text.assemble((clock, "bold"), f"  {look.source}, {window}, {_number(starts, 0)} worker starts")
     return Group(title, *_alerts(look), _routes(look.recent), _models(look.recent), _drift(look.drift), _refused(look))
 
 
@@ -109,7 +110,7 @@ def _alerts(look: Look) -> list[Text]:
     if not look.alerts:
         return [Text("no alert fires", "green")]
     return [
-        Text(f"{alert['labels']['alertname']}: {alert['annotations']['summary']}", _severity(alert["labels"]))
+        Text(f"{alert['labels']['alertname']}: {alert['annotations'].get('summary', '')}", _severity(alert["labels"]))
         for alert in look.alerts
     ]
 
@@ -175,11 +176,11 @@ def _drift(change: Change) -> Table:
     for subject in islice(figures.drift(change), LINES):
         colour = "red" if subject.index > ALERT else "yellow" if subject.index > WATCH else "green"
         few = subject.rows < DRIFT_ROWS
-        bar = "█" * min(40, round(subject.index * 40))
+        bar = "█" * round(min(1.0, subject.index) * 40) if math.isfinite(subject.index) else ""
         table.add_row(
             subject.model,
             subject.subject,
-            Text(f"{subject.index:.3f}", "dim" if few else colour),
+            Text(_number(subject.index, 3), "dim" if few else colour),
             _number(subject.rows, 0),
             Text("too few rows to tell" if few else bar, "dim" if few else colour),
         )
@@ -227,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="print one picture and end")
     options = parser.parse_args(arguments)
     console = Console()
+    bypass_proxies(os.environ)
     try:
         with looks(os.environ) as look:
             time.sleep(options.interval)

@@ -1,4 +1,4 @@
-"""All models of one worker: loaded, warm, each behind its runner."""
+"""All models of one worker: loaded, warm, each behind its predictor."""
 
 import asyncio
 import gc
@@ -13,62 +13,66 @@ from typing import Any
 from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
-from serving.batching.runner import Runner
 from serving.models import LoadedModel, load
-from serving.predictions import Predictor
+from serving.prediction import Observers, Predictor
 from serving.settings import Settings
-from serving.telemetry.model import ModelObserver
+from serving.telemetry import bulk
 
 logger = logging.getLogger(__name__)
 
 
 class Bundle:
-    """The predictors of one worker, by model name."""
+    """The predictors of one worker, by model name.
 
-    def __init__(self, predictors: Mapping[str, Predictor]) -> None:
-        self.predictors: Mapping[str, Predictor] = MappingProxyType(dict(predictors))
+    Args:
+        models: the models to serve.
+        settings: the limits of their runners.
+
+    ``observers`` are told of every prediction of every model.
+    """
+
+    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings) -> None:
+        self.observers = Observers()
+        self.predictors: Mapping[str, Predictor] = MappingProxyType(
+            {name: Predictor(model, settings, self.observers) for name, model in models.items()}
+        )
         self._opened_at: datetime | None = None
         self._draining = False
-        self._observers: list[ModelObserver] = []
 
     def __getitem__(self, name: str) -> Predictor:
         return self.predictors[name]
 
     @property
     def opened(self) -> bool:
-        """Every model is loaded and warm, and every port is bound."""
+        """Whether every model is loaded and warm, and every port is bound."""
         return self._opened_at is not None
 
     @property
     def ready(self) -> bool:
-        """It was opened, and is not draining."""
+        """Whether it was opened, and is not draining."""
         return self.opened and not self._draining
 
     def warm_up(self) -> None:
         """Warm every model up, then set the heap aside from the garbage collector."""
         for predictor in self.predictors.values():
-            predictor.runner.warm_up(predictor.model.artifact.golden_rows)
+            predictor.warm_up()
         # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
         gc.collect()
         gc.freeze()
 
     def open(self) -> None:
-        """Be ready, from now on; and count from now on, for the rows of the warm-up are nobody's."""
-        for predictor in self.predictors.values():
-            observer = predictor.runner.observer = ModelObserver(predictor.model)
-            self._observers.append(observer)
+        """Be ready from now on."""
         self._opened_at = datetime.now(UTC)
 
     def drain(self) -> None:
-        """Stop being ready; what comes all the same is still answered."""
+        """Stop being ready; requests that come all the same are still answered."""
         self._draining = True
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken."""
+        """Refuse what comes, finish what was taken, tell the observers of the last predictions."""
         self.drain()
-        await asyncio.gather(*(predictor.runner.close() for predictor in self.predictors.values()))
-        for observer in self._observers:
-            observer.flush()
+        await asyncio.gather(*(predictor.close() for predictor in self.predictors.values()))
+        bulk.flush()
 
     def health(self) -> dict[str, Any]:
         """A summary for people: status, uptime in seconds, the version of each model."""
@@ -77,7 +81,7 @@ class Bundle:
             "status": "ok" if self.ready else "draining" if self._draining else "starting",
             "uptime_seconds": round((now - self._opened_at).total_seconds(), 1) if self._opened_at else 0.0,
             "worker": os.getpid(),
-            "models": {name: predictor.model.version for name, predictor in self.predictors.items()},
+            "models": {name: predictor.version for name, predictor in self.predictors.items()},
         }
 
     def models_info(self) -> dict[str, Any]:
@@ -86,27 +90,19 @@ class Bundle:
 
 
 def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bundle:
-    """Load and verify the models and give each a runner.
+    """Load and verify the models, and give each a predictor.
 
     Raises:
         StartupError: a stored model is damaged or of another contract.
     """
-    predictors = {}
+    loaded = {}
     for dataset, reference in models.items():
         started = perf_counter()
-        model = load(dataset, reference.resolve())
-        runner = Runner(
-            dataset.name,
-            model.artifact.outputs,
-            max_batch_size=settings.MAX_BATCH_SIZE,
-            max_latency_ms=settings.MAX_LATENCY_MS,
-            timeout_seconds=settings.TIMEOUT_SECONDS,
-        )
-        predictors[dataset.name] = Predictor(model, runner)
+        model = loaded[dataset.name] = load(dataset, reference.resolve())
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}
         logger.info("model loaded", extra=fields)
-    return Bundle(predictors)
+    return Bundle(loaded, settings)
 
 
 def _info(model: LoadedModel) -> dict[str, Any]:
@@ -115,4 +111,5 @@ def _info(model: LoadedModel) -> dict[str, Any]:
     for feature in card["features"]:
         # The range that is enforced is the one of the code that serves.
         feature |= {key: ranges[feature["name"]][key] for key in ("minimum", "maximum")}
+    card |= model.run.model_dump(mode="json")
     return {"name": model.dataset.name, "version": model.version, "loaded_at": model.loaded_at.isoformat(), **card}

@@ -1,9 +1,8 @@
-"""From SIGTERM to the end: first nobody new is sent here, then what was taken is finished.
+"""Draining: after SIGTERM, go on serving for a while, but not ready.
 
-uvicorn stops listening as soon as it is told to stop. A load balancer, or Kubernetes, learns only with its next probe
-that this server is leaving, and until then sends it requests, which would be refused. So SIGTERM first costs the
-readiness alone, and reaches uvicorn after a time in which every prober has asked once. SIGINT, as of Ctrl-C, stops at
-once.
+uvicorn stops listening as soon as it is told to stop. A load balancer, or Kubernetes, notices that a server is leaving
+only with its next probe, and sends it requests until then. So SIGTERM first makes the server not ready, and reaches
+uvicorn later, after every prober has asked once. SIGINT (Ctrl-C) stops the server at once.
 """
 
 import asyncio
@@ -14,19 +13,19 @@ from types import FrameType
 
 
 class Draining:
-    """Whether this process is leaving. There is one, as there is one SIGTERM."""
+    """Whether this process is draining. There is one instance, ``DRAINING``."""
 
     def __init__(self) -> None:
         self.begun = False
 
     def on_sigterm(self, begin: Callable[[], None], seconds: float) -> None:
-        """Call ``begin`` at SIGTERM, and the handler that is there now ``seconds`` later.
+        """On SIGTERM, call ``begin``; ``seconds`` later, call the handler that was there before.
 
-        A SIGTERM that comes meanwhile changes nothing: some supervisors send it to the whole group of processes, of
-        which this one's parent then passes its own on.
+        Further SIGTERMs during the drain are ignored. Some supervisors signal a whole process group, and our parent
+        then passes its own SIGTERM on as well.
 
-        Must be called on the event loop that ``begin`` belongs to. Without seconds to wait, in a thread that is not the
-        main one (as in tests) or where nobody handles SIGTERM, it does nothing.
+        Must be called on the event loop that ``begin`` belongs to. It does nothing if ``seconds`` is 0, outside the
+        main thread (as in tests), or where nothing handles SIGTERM.
         """
         stop = signal.getsignal(signal.SIGTERM)
         if not seconds or threading.current_thread() is not threading.main_thread() or not callable(stop):

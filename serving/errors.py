@@ -1,4 +1,4 @@
-"""The only map from errors to HTTP and to gRPC."""
+"""How errors are answered over HTTP and gRPC."""
 
 import logging
 from collections import Counter
@@ -27,25 +27,24 @@ from contract.errors import (
     PayloadTooLarge,
     Reason,
     StartupError,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_DETAILS = 100
-"""Most reasons listed in one answer; the sentence tells how many there are."""
-ERROR = "serving.error"
-"""Where a handler leaves, in the scope of the request, the error that it answered with: for metrics and the log."""
+"""Maximum reasons listed in one answer; its sentence tells how many there are."""
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
-"""What a client is told of a bug of ours."""
+"""The sentence that a client gets if we have a bug."""
 
 
 MAXIMUM_NAME = 60
-"""Most characters of a sender's field name that are repeated in an answer."""
+"""Maximum characters of an unknown field name that are repeated in an answer."""
 
 
 def refusal(error: ValidationError) -> InvalidInput:
-    """A body that the contract refuses, as one sentence with the first field and a detail for each."""
+    """The refusal of a body by the contract: a sentence about the first field, and a detail for each."""
     problems = error.errors(include_url=False, include_context=False)
     details = [_detail(problem) for problem in problems[:MAXIMUM_DETAILS]]
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -53,7 +52,7 @@ def refusal(error: ValidationError) -> InvalidInput:
 
 
 def _reason(problem: Any) -> tuple[str, Reason]:
-    """The feature and the reason of a problem in a row, which is the whole body or one of its ``rows``."""
+    """The feature and the reason of a problem; the row is the whole body, or one of its ``rows``."""
     loc = problem["loc"]
     if problem["type"] == "extra_forbidden":
         return OTHER, Reason.UNKNOWN_FIELD
@@ -67,11 +66,11 @@ _REASONS = {
     "greater_than_equal": Reason.OUT_OF_RANGE,
     "less_than_equal": Reason.OUT_OF_RANGE,
 }
-"""By pydantic's type of problem; any other of a feature is that it is no finite number."""
+"""By pydantic's type of error; all other types mean that the value is not a finite number."""
 
 
 def _detail(problem: Any) -> ErrorDetail:
-    # A field of the sender's own may be of any length.
+    # An unknown field name may be of any length.
     loc = tuple(part[:MAXIMUM_NAME] if isinstance(part, str) else part for part in problem["loc"])
     where = _path(loc) or "body"
     what = problem["msg"][0].lower() + problem["msg"][1:]
@@ -92,41 +91,41 @@ def _path(loc: Sequence[str | int]) -> str:
     return path.removeprefix(".")
 
 
-def error_body(sentence: str, detail: Sequence[ErrorDetail] = ()) -> dict[str, Any]:
-    """The JSON body of an error, outside of ``/v2``."""
-    return {"error": sentence, "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in detail]}
+def flat_error(error: BundleError) -> dict[str, Any]:
+    """The JSON body of an error, everywhere but under ``/v2``: one sentence, and a detail for each reason."""
+    return {
+        "error": sentence(error),
+        "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in error.detail],
+    }
 
 
 def sentence(error: BundleError) -> str:
-    """What a client is told of an error; of one that is our fault no more than that, for the log has the reason."""
+    """The sentence that a client gets. If an error is our fault, only the log has the reason."""
     return INTERNAL_ERROR if error.status == InferenceFailed.status else str(error)
 
 
 def error_headers(error: BundleError) -> dict[str, str]:
-    """The headers of an error's answer; in gRPC they are its trailing metadata, in lower case."""
+    """The headers of an error's answer; in gRPC, its trailing metadata in lower case."""
     if isinstance(error, Overloaded):
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": "gzip"}
     return {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
 
 
 def http_exception_response(request: Request, error: Exception) -> Response:
-    """What Starlette refuses by itself (404, 405, 503) in the same form."""
+    """Answer errors of BentoML's application (404, 405, 503) in our form."""
     if not isinstance(error, HTTPException):
         raise TypeError from error
     sentence = {
         404: f"There is no {request.url.path}; GET /docs lists the routes.",
         405: f"{request.url.path} does not take {request.method}; GET /docs lists the routes.",
     }.get(error.status_code, error.detail)
-    return JSONResponse(error_body(sentence), error.status_code, dict(error.headers or {}))
-
-
-def internal_error_response(_: Request, __: Exception) -> Response:
-    """Our bug: the server logs the stack, the client is told no more than that."""
-    return JSONResponse(error_body(INTERNAL_ERROR), BundleError.status)
+    return JSONResponse({"error": sentence, "detail": []}, error.status_code, dict(error.headers or {}))
 
 
 def grpc_status(error: BundleError) -> grpc.StatusCode:
-    """The status code of an error; its sentence goes with it as the details."""
+    """The status code of an error; the details are its sentence."""
     return next((code for kind, code in _GRPC_STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 

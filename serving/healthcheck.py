@@ -1,6 +1,6 @@
-"""For the image's HEALTHCHECK: exits with 1, and a sentence, while the service of this container is not ready.
+"""The image's HEALTHCHECK: prints what is wrong and exits with 1 if the service in this container is not ready.
 
-It imports nothing of ours and little else, since it runs every few seconds beside the service.
+It runs every few seconds beside the service, so it imports little, and nothing of ours.
 """
 
 import http.client
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""Addresses that mean all, and one of each that can be asked."""
+"""The loopback address to ask, for each address that means all interfaces."""
 TIMEOUT_SECONDS = 2
 
 
 def problem(environment: Mapping[str, str]) -> str | None:
-    """What is wrong, or None if ``/readyz`` answers 200 at ``API_HOST`` and ``API_PORT``."""
+    """What is wrong, or None if ``/readyz`` at ``API_HOST`` and ``API_PORT`` answers 200."""
     host = environment.get("API_HOST") or "0.0.0.0"  # noqa: S104 - compared, not bound
     port = int(environment.get("API_PORT") or 8000)
     connection = http.client.HTTPConnection(WILDCARDS.get(host, host), port, timeout=TIMEOUT_SECONDS)

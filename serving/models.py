@@ -1,4 +1,4 @@
-"""From the BentoML model store to loaded, verified, warm models."""
+"""Loads and verifies models from the BentoML model store."""
 
 import json
 import logging
@@ -11,16 +11,16 @@ from bentoml.exceptions import NotFound as NotInStore
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
-from model.card import ModelCard
+from model.card import TRAINING_RUN, ModelCard, TrainingRun
 from model.session import Artifact, ArtifactError
 
 logger = logging.getLogger(__name__)
 
 
 DEPLOYED_FILE = "deployed.json"
-"""The pipeline's word on which tag of each model is deployed. Without it, the latest in the store is."""
+"""Maps each model to its deployed tag. Without this file, the latest model in the store is deployed."""
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
-"""Where ``bentoml.mlflow.import_model`` puts the files that the pipeline logs beside the estimator."""
+"""Folder of a stored model that holds ``model.onnx`` and the card."""
 
 
 def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
@@ -63,6 +63,7 @@ class LoadedModel:
     artifact: Artifact
     version: str
     loaded_at: datetime
+    run: TrainingRun
 
     @property
     def card(self) -> ModelCard:
@@ -85,4 +86,5 @@ def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
             f"The stored model {stored.tag} is damaged: {error} Delete it with `bentoml models delete {stored.tag}` "
             "and start again: it is imported anew from models/store, or trained anew by `make train`."
         ) from error
-    return LoadedModel(dataset, artifact, str(stored.tag.version), datetime.now(UTC))
+    run = TrainingRun.model_validate(stored.info.metadata.get(TRAINING_RUN, {}))
+    return LoadedModel(dataset, artifact, str(stored.tag.version), datetime.now(UTC), run)

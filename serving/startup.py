@@ -1,12 +1,14 @@
-"""What is checked once, before any worker starts: a worker that fails would be started again for ever."""
+"""Checks before the workers start: a worker that cannot start is started again and again."""
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping
 
 import click
 from bentoml.models import BentoModel
+from click.core import ParameterSource
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
@@ -15,30 +17,37 @@ from serving.settings import Settings
 
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
-    """Refuse to start on a damaged or foreign model, or on a port in use.
+    """Check the models, and that both ports are free.
+
+    The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
 
     Raises:
-        StartupError: says what is wrong and what to do.
+        StartupError: what is wrong, and what to do about it.
     """
     for dataset, reference in models.items():
         load(dataset, reference.resolve())
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
-    # `bentoml serve --host/--port` come before the environment.
+    # `bentoml serve --host/--port` override the environment.
     host = options.get("host") or settings.API_HOST
     port = options.get("port") or settings.API_PORT
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise StartupError(f"--host takes an IP address, not {host!r}. API_HOST takes a name too.") from None
     if port == settings.GRPC_PORT:
         raise StartupError(f"HTTP and gRPC cannot share port {port}. Set API_PORT or GRPC_PORT to another.")
     _check_port(host, port, "API_PORT")
     _check_port(host, settings.GRPC_PORT, "GRPC_PORT")
-    # The workers read the environment only: gRPC must not listen on more than --host says.
     os.environ["API_HOST"] = host
+    if context and context.get_parameter_source("timeout_keep_alive") is ParameterSource.COMMANDLINE:
+        os.environ["HTTP_KEEP_ALIVE_SECONDS"] = str(options["timeout_keep_alive"])
 
 
 def _check_port(host: str, port: int, variable: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without SO_REUSEPORT, with which another service of this kind would share its port with us.
+        # Not SO_REUSEPORT: with it, the workers of another such service would share its gRPC port with ours.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,6 +1,7 @@
 """The rules between the rooms, read from the code itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "batch_predict": {"contract", "model", "training"},
     "serving": {"contract", "model"},
     "service": {"contract", "serving"},
-    "monitoring": {"contract"},
+    "monitoring": {"contract", "local_service"},
     "load_tests": {"contract", "model", "local_service"},
     "deploy": {"contract"},
 }
@@ -37,7 +38,7 @@ EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.
     "load_tests/benchmark/batching.py": {"serving"},
     # It is the service, with something taken away.
-    "load_tests/benchmark/unmetered.py": {"serving", "service"},
+    "load_tests/benchmark/peers/unmetered.py": {"serving", "service"},
 }
 SERVING_ONLY = {"serving", "service", "contract", "model"}
 """What the image holds: nothing of the training dependencies may be imported there."""
@@ -53,16 +54,21 @@ def room_of(path: Path) -> str:
     return path.relative_to(PROJECT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """The top-level names a module imports anywhere in it."""
+def imported_modules(path: Path) -> set[str]:
+    """The modules that a module imports anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").partition(".")[0])
+            names.add(node.module or "")
     return names
+
+
+def imported(path: Path) -> set[str]:
+    """Their top-level names."""
+    return {name.partition(".")[0] for name in imported_modules(path)}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PROJECT)))
@@ -84,7 +90,6 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
             "onnxruntime",
             {"model/session.py", "load_tests/benchmark/peers/onnx_model.py"},
         ),
-        ("_bentoml_impl", {"serving/app.py"}),
     ],
 )
 def test_a_library_has_its_place(library: str, owners: set[str]) -> None:
@@ -92,10 +97,22 @@ def test_a_library_has_its_place(library: str, owners: set[str]) -> None:
     assert users == owners
 
 
+PRIVATE = re.compile(r"(_bentoml_impl|_bentoml_sdk|bentoml\._internal)\b")
+
+
+def test_only_the_host_names_bentomls_private_api() -> None:
+    users = {
+        str(path.relative_to(PROJECT))
+        for path in modules()
+        if any(PRIVATE.match(name) for name in imported_modules(path))
+    }
+    assert users == {"serving/host.py"}
+
+
 def test_serving_loads_without_the_training_libraries() -> None:
     """Importing what the image holds must not pull a training library in by a detour either."""
     code = (
-        "import sys, serving.app, serving.bundle, serving.startup, serving.predictions; "
+        "import sys, serving.host, serving.http.routes, serving.startup, serving.protocol.grpc; "
         f"print(sorted({TRAINING_LIBRARIES!r} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

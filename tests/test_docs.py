@@ -45,6 +45,7 @@ def test_every_route_is_listed() -> None:
         "docs/batching.md",
         "docs/capacity.md",
         "docs/kubernetes.md",
+        "docs/proxies.md",
         "docs/runbook.md",
     ],
 )

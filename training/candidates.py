@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
-from training.features import SinglePrecision, row_features
+from training.features import RowFeatures, SinglePrecision
 from training.params import CandidateParams, Parameter, RowFeatureParams
 
 Steps = list[tuple[str, BaseEstimator]]
@@ -102,3 +102,50 @@ def _configured(
     except ValueError as error:
         raise PipelineError(f"{key}.parameters: {error}") from error
     return estimator
+
+
+def row_features(dataset: Dataset, params: RowFeatureParams) -> RowFeatures:
+    """The transformer that ``params`` describes.
+
+    Raises:
+        PipelineError: for a column that the dataset does not have, and for a denominator that may be zero: by its
+            range in the contract, or because its values are rounded to zero.
+    """
+    ratio_names = [" / ".join(pair) for pair in params.ratios]
+    if unknown := sorted(params.decimals.keys() - {*dataset.feature_names, *ratio_names}):
+        raise PipelineError(
+            f"train.{dataset.name}.features.decimals: {', '.join(unknown)} is neither a feature nor a ratio; there is "
+            f"{', '.join([*dataset.feature_names, *ratio_names])}."
+        )
+    decimals = [params.decimals.get(name) for name in dataset.feature_names]
+    rotations: list[tuple[int, int, float]] = []
+    if params.rotations is not None:
+        x, y = (_index(dataset, name) for name in params.rotations.columns)
+        rotations = [(x, y, degrees) for degrees in params.rotations.degrees]
+    ratios = [(_index(dataset, numerator), _index(dataset, denominator)) for numerator, denominator in params.ratios]
+    for _, denominator in ratios:
+        feature = dataset.features[denominator]
+        places = decimals[denominator]
+        low, high = (value if places is None else round(value, places) for value in (feature.minimum, feature.maximum))
+        if low <= 0 <= high:
+            raise PipelineError(
+                f"train.{dataset.name}.features.ratios: {feature.name} may be zero (its range is {feature.minimum:g} "
+                f"to {feature.maximum:g}{'' if places is None else f', rounded to {places} decimals'}), so it cannot "
+                "be a denominator. Narrow its range in the contract or remove the ratio."
+            )
+    return RowFeatures(
+        rotations=rotations,
+        ratios=ratios,
+        decimals=decimals,
+        derived_decimals=[params.derived_decimals] * 2 * len(rotations)
+        + [params.decimals.get(name, params.derived_decimals) for name in ratio_names],
+    )
+
+
+def _index(dataset: Dataset, name: str) -> int:
+    if name not in dataset.feature_names:
+        raise PipelineError(
+            f"train.{dataset.name}.features: {name} is no feature of {dataset.name}; it has "
+            f"{', '.join(dataset.feature_names)}."
+        )
+    return dataset.feature_names.index(name)

@@ -1,6 +1,8 @@
-"""Stage ``deployment_validation``: the real service, from the store, before anybody relies on it.
+"""Stage ``deployment_validation``: start the service with the models of the store and check it.
 
-It must answer golden rows as the estimator does, refuse bad rows with the field's name, and answer within its budget.
+It must answer golden rows as the estimator does, refuse bad rows by the name of the field, and keep to the latency
+budget. The report says what was checked. The latencies differ from run to run: they are in a file that DVC does not
+track.
 """
 
 import json
@@ -31,12 +33,14 @@ from training.params import DeploymentValidationParams, load
 from training.tracking import EXTRA_FILES, MODEL_SKOPS
 
 REPORT_FILE = Path("reports/deployment_validation.json")
+LATENCY_FILE = Path("reports/latency.json")
+"""The 95th percentile of the latency by dataset, in ms."""
 TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing the service must do: what was measured, what was allowed, in words for people."""
+    """One thing the service must do. ``message`` says what was measured and what is allowed."""
 
     dataset: str
     name: str
@@ -44,13 +48,16 @@ class Check:
     message: str
 
 
-def validate(tags: Mapping[str, str], tests: Path, params: DeploymentValidationParams, report: Path) -> list[Check]:
-    """Start the service, check every model, write ``report`` whatever the outcome.
+def validate(
+    tags: Mapping[str, str], tests: Path, params: DeploymentValidationParams, report: Path, latency: Path
+) -> list[Check]:
+    """Start the service, check every model, write ``report`` and ``latency`` whatever the outcome.
 
     Raises:
         PipelineError: a check failed, or the service did not start.
     """
     checks: list[Check] = []
+    percentiles = {}
     with ExitStack() as stack:
         with console.step("start the service"):
             url = stack.enter_context(running_service())
@@ -61,7 +68,9 @@ def validate(tags: Mapping[str, str], tests: Path, params: DeploymentValidationP
                 checks.append(_serves(client, dataset, tags[dataset.name]))
                 checks.append(_golden(client, dataset, rows.head(params.golden_rows), tags[dataset.name]))
                 checks += [_refuses(client, dataset, *bad) for bad in _bad_rows(dataset)]
-                checks.append(_fast(client, dataset, rows, params))
+                percentiles[dataset.name] = _p95(client, dataset, rows, params.requests)
+                checks.append(_fast(dataset, percentiles[dataset.name], params))
+    files.write_json(latency, {name: {"p95_ms": round(value, 3)} for name, value in percentiles.items()})
     files.write_json(report, {"passed": all(check.passed for check in checks), "checks": [asdict(c) for c in checks]})
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -78,7 +87,7 @@ def _serves(client: httpx.Client, dataset: Dataset, tag: str) -> Check:
 
 
 def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str) -> Check:
-    """The service's answers to rows of the test split beside the estimator's."""
+    """Whether the service answers rows of the test split as the estimator does."""
     model = Path(bentoml.models.get(tag).path_of("mlflow_model"))
     card = ModelCard.model_validate_json((model / EXTRA_FILES / CARD_FILE).read_bytes())
     estimator = load_estimator(model / MODEL_SKOPS)
@@ -97,7 +106,7 @@ def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str
 
 
 def _bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
-    """What is wrong, the field that must be named, and the body."""
+    """Bodies to refuse: what is wrong with each, the field that the answer must name, and the body itself."""
     good = dataset.example
     first = dataset.features[0]
     without = {name: value for name, value in good.items() if name != first.name}
@@ -121,24 +130,33 @@ def _refuses(client: httpx.Client, dataset: Dataset, name: str, field: str, body
     return Check(dataset.name, f"refuses {name}", passed, f"{answer.status_code}: {answer.text[:200]}")
 
 
-def _fast(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, params: DeploymentValidationParams) -> Check:
-    bodies = [row.to_dict() for _, row in rows.sample(params.requests, replace=True, random_state=0).iterrows()]
+def _p95(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, requests: int) -> float:
+    """The 95th percentile of the latency of single requests, in ms."""
+    bodies = [row.to_dict() for _, row in rows.sample(requests, replace=True, random_state=0).iterrows()]
     seconds = []
     for body in bodies:
         started = time.perf_counter()
         client.post(f"/predict/{dataset.name}", json=body).raise_for_status()
         seconds.append(time.perf_counter() - started)
-    p95 = float(np.quantile(seconds, 0.95)) * 1000
-    message = f"p95 of {len(bodies)} single requests is {p95:.2f} ms, the budget {params.p95_budget_ms:g} ms"
-    return Check(dataset.name, "p95 latency", p95 <= params.p95_budget_ms, message)
+    return float(np.quantile(seconds, 0.95)) * 1000
+
+
+def _fast(dataset: Dataset, p95: float, params: DeploymentValidationParams) -> Check:
+    passed = p95 <= params.p95_budget_ms
+    measured = f"p95 of {params.requests} single requests is {p95:.2f} ms"
+    console.log.info("%s: %s", dataset.name, measured)
+    budget = f"the budget of {params.p95_budget_ms:g} ms"
+    # A report of success is the same whatever was measured.
+    message = f"p95 of {params.requests} single requests is within {budget}" if passed else f"{measured}, over {budget}"
+    return Check(dataset.name, "p95 latency", passed, message)
 
 
 def main() -> None:
     """Check the deployed models."""
-    # A line for each request would bury ours.
+    # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     tags = json.loads(DEPLOYED_FILE.read_text())
-    validate(tags, Path("data/features"), load().deployment_validation, REPORT_FILE)
+    validate(tags, Path("data/features"), load().deployment_validation, REPORT_FILE, LATENCY_FILE)
 
 
 if __name__ == "__main__":

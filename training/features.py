@@ -1,4 +1,8 @@
-"""Features computed from one row. They are a step of the fitted pipeline, so what is trained is what is served."""
+"""Transformers of one row: rounding, rotated coordinates, ratios. They are steps of the fitted pipeline.
+
+MLflow stores this file with each model, so that a model loads without the project: it may import only NumPy and
+scikit-learn.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -7,10 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
-
-from contract.dataset import Dataset
-from contract.errors import PipelineError
-from training.params import RowFeatureParams
 
 FloatMatrix = NDArray[np.float64]
 
@@ -24,45 +24,76 @@ class RotationTable(NamedTuple):
     sin: FloatMatrix
 
 
-class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """The row as it is, then its rotated coordinates, then its ratios.
+class RoundingTable(NamedTuple):
+    """Output column ``k`` is rounded to a multiple of ``1 / scale[k]`` where ``rounded[k]``."""
 
-    A row needs no other row: nothing is learned but the number of columns.
+    rounded: NDArray[np.bool_]
+    scale: FloatMatrix
+
+
+class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """The input columns, followed by rotated coordinates and ratios computed from them.
+
+    Columns are rounded first, and what is computed from them is rounded again. Trees compare each value with
+    thresholds that often lie exactly on a training value. Without rounding, a value that is off by the error of a
+    float32 (37.880001 for 37.88) falls on the other side, and the prediction jumps.
+
+    Each row is transformed by itself; ``fit`` learns only the number of columns.
 
     Args:
         rotations: ``(x, y, degrees)``: two column indices, read as coordinates in a plane, and the angle by which the
             axes turn. Each gives two columns, ``x cos + y sin`` and ``y cos - x sin``.
-        ratios: ``(numerator, denominator)``: two column indices. A denominator must not be zero; ``row_features``
-            checks that the contract rules it out.
+        ratios: ``(numerator, denominator)``: two column indices. A denominator must not be zero after rounding.
+        decimals: decimal places of each input column; None leaves a column as it is. Empty: none is rounded.
+        derived_decimals: the same for each computed column, rotated coordinates first.
     """
 
     def __init__(
         self,
         rotations: Sequence[tuple[int, int, float]] = (),
         ratios: Sequence[tuple[int, int]] = (),
+        decimals: Sequence[int | None] = (),
+        derived_decimals: Sequence[int | None] = (),
     ) -> None:
         self.rotations = rotations
         self.ratios = ratios
+        self.decimals = decimals
+        self.derived_decimals = derived_decimals
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803, ARG002 # scikit-learn's signature
         """Remember the number of columns."""
         self.n_features_in_ = check_array(X, dtype=np.float64).shape[1]
+        for name, columns in (("decimals", self.n_features_in_), ("derived_decimals", self._derived_columns())):
+            if len(getattr(self, name)) not in (0, columns):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {columns} columns.")
         return self
 
     def transform(self, X: ArrayLike) -> FloatMatrix:  # noqa: N803 # scikit-learn's signature
         """``[N, F]`` to ``[N, F + 2 · rotations + ratios]``.
 
-        Written as single products and sums, one rounding each, as ``training/onnx/features.py`` writes them too:
-        the results are equal to the last bit, and no row falls on the other side of a tree's threshold. A matrix
-        product would be free to sum in another order.
+        Every product, sum and quotient is a separate operation, in the same order as in ``training/onnx/features.py``:
+        both give the same bits. A matrix product could sum in another order.
         """
         check_is_fitted(self)
         rows = check_array(X, dtype=np.float64)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"{rows.shape[1]} columns, fitted on {self.n_features_in_}.")
         rotations, ratios = self.rotation_table(), self.ratio_table()
+        rows = _rounded(rows, self.column_rounding())
         rotated = rows[:, rotations.first] * rotations.cos + rows[:, rotations.second] * rotations.sin
-        return np.column_stack([rows, rotated, rows[:, ratios[:, 0]] / rows[:, ratios[:, 1]]])
+        derived = np.column_stack([rotated, rows[:, ratios[:, 0]] / rows[:, ratios[:, 1]]])
+        return np.column_stack([rows, _rounded(derived, self.derived_rounding())])
+
+    def column_rounding(self) -> RoundingTable:
+        """How the input columns are rounded."""
+        return _rounding_table(self.decimals, self.n_features_in_)
+
+    def derived_rounding(self) -> RoundingTable:
+        """How the rotated coordinates and the ratios are rounded."""
+        return _rounding_table(self.derived_decimals, self._derived_columns())
+
+    def _derived_columns(self) -> int:
+        return 2 * len(self.rotations) + len(self.ratios)
 
     def rotation_table(self) -> RotationTable:
         """The rotations, one entry for each output column they give."""
@@ -94,10 +125,10 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
 
 class SinglePrecision(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Round each value to single precision, and keep it as a double.
+    """Round each value to single precision, as a double.
 
-    A scikit-learn forest rounds its input so before it compares; onnxruntime's does not. With this step before the
-    forest both compare the same number, also for a row that lies on a threshold.
+    scikit-learn's forests round their input to single precision before they compare it; onnxruntime's do not. With
+    this step in front, both compare the same numbers.
     """
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803, ARG002 # scikit-learn's signature
@@ -118,37 +149,18 @@ class SinglePrecision(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         return np.array(names, dtype=object)
 
 
+def _rounding_table(decimals: Sequence[int | None], columns: int) -> RoundingTable:
+    every = decimals or [None] * columns
+    return RoundingTable(
+        rounded=np.array([places is not None for places in every], dtype=np.bool_),
+        scale=np.array([10.0 ** (places or 0) for places in every], dtype=np.float64),
+    )
+
+
+def _rounded(values: FloatMatrix, table: RoundingTable) -> FloatMatrix:
+    # `np.round` is free to compute this in other ways; ONNX must do the same.
+    return np.where(table.rounded, np.rint(values * table.scale) / table.scale, values)
+
+
 def _interleaved(even: ArrayLike, odd: ArrayLike, dtype: Any) -> NDArray[Any]:
     return np.stack([np.asarray(even, dtype=dtype), np.asarray(odd, dtype=dtype)], axis=1).ravel()
-
-
-def row_features(dataset: Dataset, params: RowFeatureParams) -> RowFeatures:
-    """The features that ``params`` names, by the dataset's column indices.
-
-    Raises:
-        PipelineError: for a column the dataset does not have, and for a denominator that its contract allows to be
-            zero.
-    """
-    rotations: list[tuple[int, int, float]] = []
-    if params.rotations is not None:
-        x, y = (_index(dataset, name) for name in params.rotations.columns)
-        rotations = [(x, y, degrees) for degrees in params.rotations.degrees]
-    ratios = [(_index(dataset, numerator), _index(dataset, denominator)) for numerator, denominator in params.ratios]
-    for _, denominator in ratios:
-        feature = dataset.features[denominator]
-        if feature.minimum <= 0 <= feature.maximum:
-            raise PipelineError(
-                f"train.{dataset.name}.features.ratios: {feature.name} may be zero (its range is {feature.minimum:g} "
-                f"to {feature.maximum:g}), so it cannot be a denominator. Narrow its range in the contract or take "
-                "the ratio out."
-            )
-    return RowFeatures(rotations=rotations, ratios=ratios)
-
-
-def _index(dataset: Dataset, name: str) -> int:
-    if name not in dataset.feature_names:
-        raise PipelineError(
-            f"train.{dataset.name}.features: {name} is no feature of {dataset.name}; it has "
-            f"{', '.join(dataset.feature_names)}."
-        )
-    return dataset.feature_names.index(name)

@@ -1,103 +1,168 @@
-"""Stage ``import_models``: the registry's champions into the BentoML model store, and exported beside it.
+"""Stage ``import_models``: put the champions into the BentoML model store, and export them to ``models/store``.
 
-The store lies outside the workspace, so the stage's outputs are the exported models: a machine that has them, but not
-the store, imports them when the service starts.
+The store is outside the workspace, so DVC tracks the exported models instead. A machine that has these, but not the
+store, imports them when the service starts; ``bentoml models import`` does the same. Equal models have equal exports
+and equal tags. The MLflow run that made a model is only in the store, in the metadata of the BentoML model.
 """
 
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import bentoml
+import yaml
 from bentoml.exceptions import BentoMLException, NotFound
 from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
 from contract.errors import PipelineError
-from model.card import CARD_FILE, ONNX_FILE, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, ModelCard
 from training import console, files, tracking
+from training.registry import archives, registration
 from training.tracking import RegisteredModel
 
 CHAMPIONS_FILE = Path("reports/champions.json")
-STORE_DIRECTORY = Path("models/store")
-DEPLOYED_FILE = Path("models/deployed.json")
+MODELS = Path("models")
+STORE_DIRECTORY = MODELS / "store"
+DEPLOYED_FILE = MODELS / "deployed.json"
+PACKAGE = "mlflow_model"
+"""The folder of a BentoML model in which ``bentoml.mlflow`` looks for MLflow's files."""
+_NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""The creation time of an exported model: BentoML wants one, and the real one would differ from run to run."""
 
 
-def import_models(champions: dict[str, RegisteredModel], store: Path, deployed: Path) -> dict[str, str]:
-    """Import each champion and export it to ``store``; the tags are written to ``deployed``.
+def import_models(champions: Mapping[str, RegisteredModel], store: Path, deployed: Path) -> dict[str, str]:
+    """Export each champion to ``store``, import it into the BentoML store, and write the tags to ``deployed``.
 
     Returns:
-        The tag of each model by name, such as ``{"housing": "housing:v3-1f0c2a9b"}``.
+        The tag of each model by name, such as ``{"housing": "housing:sha-3f9a0c1b2d4e"}``.
     """
     tags = {}
     with files.replaced_directory(store) as partial:
-        for dataset in DATASETS.values():
-            champion = champions[dataset.name]
-            with console.step(f"{dataset.name}: import version {champion.version} into the BentoML store"):
-                stored = _import(dataset, champion)
-                # An absolute path: BentoML takes a relative one to start at the root of the file system.
-                bentoml.models.export_model(stored.tag, str(partial.resolve() / f"{dataset.name}.bentomodel"))
-            tags[dataset.name] = str(stored.tag)
+        for name, champion in champions.items():
+            tag = f"{name}:{champion.content_version}"
+            with (
+                console.step(f"{name}: export {champion.content_version}, import it into the BentoML store"),
+                tempfile.TemporaryDirectory() as temporary,
+            ):
+                folder = Path(temporary) / "model"
+                _write_model(folder, champion)
+                archives.write_tar(folder, partial / f"{name}.bentomodel")
+                if not _is_whole(tag):
+                    _add_run(folder, champion)
+                    bentoml.models.import_model(str(folder), input_format="folder")
+            tags[name] = tag
     files.write_json(deployed, tags)
     return tags
 
 
-def _import(dataset: Dataset, champion: RegisteredModel) -> bentoml.Model:
-    tag = f"{dataset.name}:v{champion.version}-{champion.run_id[:8]}"
-    stored = _whole(tag)
-    if stored is not None:
-        return stored
-    with tempfile.TemporaryDirectory() as directory:
-        card = ModelCard.model_validate_json((tracking.download(champion, Path(directory)) / CARD_FILE).read_bytes())
-    return bentoml.mlflow.import_model(
-        tag,
-        champion.model_uri,
-        labels={
-            "mlflow_run": champion.run_id,
-            "mlflow_version": champion.version,
-            "data_sha256": card.data_sha256[:16],
-            **{metric: f"{value:.6g}" for metric, value in card.metrics.items()},
+def _write_model(folder: Path, champion: RegisteredModel) -> None:
+    """Write a BentoML model into a new directory, as ``bentoml.mlflow.import_model`` makes it in the store."""
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.copytree(
+            tracking.download_package(champion, Path(temporary)),
+            folder / PACKAGE,
+            # The latter tells under which number the model was registered.
+            ignore=shutil.ignore_patterns("__pycache__", "registered_model_meta"),
+        )
+    archives.normalise_mlmodel(folder / PACKAGE / "MLmodel")
+    archives.normalise_skops(folder / PACKAGE / tracking.MODEL_SKOPS)
+    card = _read_card(folder)
+    _write_description(
+        folder,
+        {
+            "name": champion.name,
+            "version": champion.content_version,
+            "module": "bentoml.mlflow",
+            "labels": {
+                "data_sha256": card.data_sha256[:16],
+                **{metric: f"{value:.6g}" for metric, value in card.metrics.items()},
+            },
+            "options": {},
+            "metadata": {},
+            "context": {
+                "framework_name": "mlflow",
+                "framework_versions": {"mlflow": version("mlflow")},
+                "bentoml_version": version("bentoml"),
+                "python_version": platform.python_version(),
+            },
+            "signatures": {"predict": {"batchable": False}},
+            "api_version": "v1",
+            "creation_time": _NO_TIME.isoformat(),
         },
     )
 
 
-def _whole(tag: str) -> bentoml.Model | None:
-    """The model from the store; None if it is not there, or only a part that an interrupted import left."""
+def _add_run(folder: Path, champion: RegisteredModel) -> None:
+    """Say in a BentoML model which run made it, and that it was created now."""
+    description = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+    run = champion.training_run.model_dump(mode="json", exclude_none=True)
+    _write_description(
+        folder, {**description, "metadata": {TRAINING_RUN: run}, "creation_time": datetime.now(UTC).isoformat()}
+    )
+
+
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    (folder / "model.yaml").write_text(yaml.safe_dump(dict(description), sort_keys=False), encoding="utf-8")
+
+
+def _read_card(folder: Path) -> ModelCard:
+    return ModelCard.model_validate_json((folder / PACKAGE / tracking.EXTRA_FILES / CARD_FILE).read_bytes())
+
+
+def _is_whole(tag: str) -> bool:
+    """Whether the store has a model. One that an interrupted import left half-written is removed."""
     try:
-        stored = bentoml.models.get(tag)
-        folder = Path(stored.path_of("mlflow_model")) / tracking.EXTRA_FILES
-        card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
-        if files.sha256(folder / ONNX_FILE) == card.onnx.sha256:
-            return stored
+        folder = Path(bentoml.models.get(tag).path)
+        onnx = folder / PACKAGE / tracking.EXTRA_FILES / ONNX_FILE
+        if files.sha256(onnx) == _read_card(folder).onnx.sha256:
+            return True
     except NotFound:
-        return None
+        return False
     except (BentoMLException, OSError, ValidationError) as error:
         console.log.warning("%s is half-written in the BentoML store and is imported anew: %s", tag, error)
     # `bentoml.models.delete` wants a whole model.
-    name, _, version = tag.partition(":")
+    name, _, stored = tag.partition(":")
     home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
-    shutil.rmtree(home / "models" / name / version, ignore_errors=True)
-    return None
+    shutil.rmtree(home / "models" / name / stored, ignore_errors=True)
+    return False
 
 
-def read_champions(path: Path = CHAMPIONS_FILE) -> dict[str, RegisteredModel]:
-    """The champions that ``model_evaluation`` wrote, one for each dataset.
+def find_champion(dataset: Dataset, champions: Mapping[str, str]) -> RegisteredModel:
+    """The champion that ``model_evaluation`` chose, from the registry.
 
     Raises:
-        PipelineError: a dataset has none.
+        PipelineError: the dataset has none, or neither the registry nor ``models`` has it any more.
     """
-    champions = {name: RegisteredModel(**fields) for name, fields in json.loads(path.read_text()).items()}
-    missing = DATASETS.keys() - champions.keys()
-    if missing:
+    if dataset.name not in champions:
         raise PipelineError(
-            f"{path} has no champion for {', '.join(sorted(missing))}. Run `dvc repro model_evaluation`."
+            f"{CHAMPIONS_FILE} has no champion for {dataset.name}. Run `dvc repro -f -s model_evaluation`."
         )
-    return champions
+    found = registration.find(dataset, champions[dataset.name], MODELS / dataset.name)
+    # A registry that had to be filled anew has no champion either.
+    if tracking.champion(dataset.name) is None:
+        tracking.promote(found)
+    return found
+
+
+def main() -> None:
+    """Import the champions of the contract's datasets."""
+    champions = json.loads(CHAMPIONS_FILE.read_text(encoding="utf-8"))
+    import_models(
+        {dataset.name: find_champion(dataset, champions) for dataset in DATASETS.values()},
+        STORE_DIRECTORY,
+        DEPLOYED_FILE,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: import_models(read_champions(), STORE_DIRECTORY, DEPLOYED_FILE)))
+    sys.exit(console.run(main))

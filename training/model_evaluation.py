@@ -4,11 +4,10 @@ Reads ``data/features`` and ``models``; writes ``metrics/{name}.json``, ``report
 and ``reports/champions.json``; moves the alias ``champion`` in the MLflow registry.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
@@ -21,16 +20,21 @@ from training import tracking
 from training.console import log, run, step
 from training.evaluation import model_figures
 from training.evaluation import page as evaluation_page
+from training.evaluation import stability as stability_check
 from training.evaluation.gate import Contender, decide
 from training.evaluation.page import Evaluation
 from training.evaluation.scores import score
+from training.evaluation.stability import Stability
 from training.files import replaced_directory, write_json, write_text
 from training.onnx.export import ESTIMATOR_FILE, load_estimator
 from training.params import ModelEvaluationParams, load
+from training.registry import registration
 from training.splits import Split, Splits
 from training.tracking import RegisteredModel
 
 FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
+GATE_REASON = "gate_reason"
+"""The tag of a registered version that says how it became champion, or why not."""
 
 
 def evaluate(
@@ -47,17 +51,18 @@ def evaluate(
         champion: the registry's champion; instead of a model, a text that says why it cannot be used.
     """
     registered, model = challenger
-    mine = _scores(dataset, splits.test, model, params)
+    mine, stability = _scores(dataset, splits.test, model, params), _stability(dataset, splits.test, model, params)
     rival, theirs = None, None
     if champion is not None:
         former, usable = champion
         if isinstance(usable, str):
-            rival = Contender(former.version, unusable=usable)
+            rival = Contender(former.content_version, unusable=usable)
         else:
             theirs = _scores(dataset, splits.test, usable, params)
-            rival = Contender(former.version, theirs, usable.card.data_sha256)
+            excess = _stability(dataset, splits.test, usable, params).excess
+            rival = Contender(former.content_version, theirs, usable.card.data_sha256, unusable=excess)
     decision = decide(
-        Contender(registered.version, mine, model.card.data_sha256),
+        Contender(registered.content_version, mine, model.card.data_sha256, unusable=stability.excess),
         rival,
         metric=getattr(params.gate, dataset.task),
         margin=params.margin,
@@ -69,6 +74,7 @@ def evaluate(
         challenger=registered,
         former=champion[0] if champion else None,
         scores=mine,
+        stability=stability,
         former_scores=theirs,
         champion=champion[0] if champion and kept else registered,
         champion_scores=theirs if theirs and kept else mine,
@@ -80,14 +86,20 @@ def evaluate(
 def metrics(evaluation: Evaluation) -> dict[str, object]:
     """The numbers of ``metrics/{name}.json``: the challenger's, and under ``champion`` those of the gate's choice."""
     validated = {f"cv_{name}": mean for name, (mean, _) in evaluation.card.cross_validation.items()}
-    return {**_rounded(evaluation.scores), **_rounded(validated), "champion": _rounded(evaluation.champion_scores)}
+    return {
+        **_rounded(evaluation.scores),
+        **_rounded(validated),
+        "stability": _rounded(evaluation.stability.metrics),
+        "champion": _rounded(evaluation.champion_scores),
+    }
 
 
 def evaluate_models(datasets: Iterable[Dataset], params: ModelEvaluationParams) -> None:
     """Judge the model of every dataset, write what the stage writes, and move the alias where the gate says so.
 
     Raises:
-        PipelineError: if a model, a split or a registered version is missing.
+        PipelineError: if a model, a split or a registered version is missing; and if no model of a dataset is within
+            the limits of ``params.stability``. The report and the metrics are written then, the registry is unchanged.
     """
     # One thread a computation: OpenMP threads that share their cores with other processes wait for each other, and made
     # a fit of half a second take twenty.
@@ -97,11 +109,13 @@ def evaluate_models(datasets: Iterable[Dataset], params: ModelEvaluationParams) 
     write_text(REPORTS / "evaluation.html", page)
     for evaluation in evaluations:
         write_json(METRICS / f"{evaluation.dataset.name}.json", metrics(evaluation))
-    # The registry last: a run that failed until here has changed nothing in it.
+    if refused := [evaluation for evaluation in evaluations if not evaluation.decision.deployable]:
+        raise PipelineError(" ".join(_refusal(evaluation) for evaluation in refused))
+    # The registry last: a run that failed before has changed nothing in it.
     with step("record the evaluation in MLflow"):
         for evaluation in evaluations:
             _record(evaluation)
-    champions = {evaluation.dataset.name: asdict(evaluation.champion) for evaluation in evaluations}
+    champions = {evaluation.dataset.name: evaluation.champion.content_version for evaluation in evaluations}
     write_json(REPORTS / "champions.json", champions)
 
 
@@ -112,6 +126,10 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
         challenger = _challenger(dataset)
         champion = _champion(dataset, challenger)
         evaluation = evaluate(dataset, splits, challenger, champion, params)
+        if evaluation.former == challenger[0] and GATE_REASON in challenger[0].tags:
+            # Judged once more: the page goes on telling how it became champion.
+            decision = replace(evaluation.decision, reason=challenger[0].tags[GATE_REASON])
+            evaluation = replace(evaluation, decision=decision)
     log.info("%s: %s", name, evaluation.decision.reason)
     with step(f"{name}: draw the figures"):
         estimator = load_estimator(MODELS / name / ESTIMATOR_FILE)
@@ -120,18 +138,12 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
 
 
 def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
-    """The model in ``models/{name}``, once it is sure that the registry has it too: from there it is deployed.
+    """The model in ``models/{name}`` and its version in the registry, from where it is deployed.
 
     Raises:
-        PipelineError: if it is not there, not whole, of another contract, or unknown to the registry.
+        PipelineError: if it is not there, not whole or of another contract.
     """
     again = f"Run `dvc repro -f train_{dataset.name}`."
-    path = MODELS / dataset.name / "registration.json"
-    try:
-        registration = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror}). {again}") from error
-    registered = tracking.get(registration["name"], registration["version"])
     try:
         model = Artifact.read(MODELS / dataset.name)
     except ArtifactError as error:
@@ -141,14 +153,7 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
             f"{MODELS / dataset.name} was trained under contract {model.card.contract_version}, this code has "
             f"{dataset.contract_version}. {again}"
         )
-    with tempfile.TemporaryDirectory() as directory:
-        stored = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
-    if stored.card.onnx.sha256 != model.card.onnx.sha256:
-        raise PipelineError(
-            f"Version {registered.version} of {dataset.name} in the MLflow registry is another model than "
-            f"{MODELS / dataset.name}. {again}"
-        )
-    return registered, model
+    return registration.find(dataset, model.card.content_version, MODELS / dataset.name), model
 
 
 def _champion(
@@ -171,23 +176,26 @@ def _champion(
             f"was trained under contract {model.card.contract_version}, and this code, which has "
             f"{dataset.contract_version}, cannot serve it"
         )
-    return registered, model
+    return tracking.tag_content(registered, model.card.content_version), model
 
 
 def _record(evaluation: Evaluation) -> None:
     if evaluation.decision.promoted:
         tracking.promote(evaluation.challenger)
     tags = {}
-    # Judging the champion once more says nothing new of how it became champion.
+    # Evaluating the champion again does not change why it became champion.
     if evaluation.former is None or evaluation.former.version != evaluation.challenger.version:
         tags = {
             "gate": "promoted" if evaluation.decision.promoted else "not promoted",
-            "gate_reason": evaluation.decision.reason,
+            GATE_REASON: evaluation.decision.reason,
         }
     directory = REPORTS / "plots" / evaluation.dataset.name
     tracking.log_evaluation(
         evaluation.challenger,
-        {f"test_{name}": value for name, value in evaluation.scores.items()},
+        {
+            **{f"test_{name}": value for name, value in evaluation.scores.items()},
+            **{f"stability_{name}": value for name, value in evaluation.stability.metrics.items()},
+        },
         [directory / figure.image.name for figure in evaluation.figures],
         tags,
     )
@@ -195,6 +203,19 @@ def _record(evaluation: Evaluation) -> None:
 
 def _scores(dataset: Dataset, test: Split, model: Artifact, params: ModelEvaluationParams) -> dict[str, float]:
     return score(dataset, test.target, model.predict(test.features), within=params.close)
+
+
+def _stability(dataset: Dataset, test: Split, model: Artifact, params: ModelEvaluationParams) -> Stability:
+    limits = params.special(dataset.name).stability or params.stability
+    return stability_check.measure(dataset, model.predict, test.features, test.target, limits)
+
+
+def _refusal(evaluation: Evaluation) -> str:
+    name = evaluation.dataset.name
+    return (
+        f"{name}: {evaluation.decision.reason} Round the features (train.{name}.features.decimals), choose another "
+        f"candidate, or raise the limit (model_evaluation.stability). {REPORTS / 'evaluation.html'} shows each feature."
+    )
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ PARAMS_FILE = Path("params.yaml")
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Decimals = Annotated[int, Field(ge=0, le=12)]
 Parameter = str | int | float | bool | None
 """A parameter of an estimator, as YAML writes it."""
 
@@ -46,10 +47,17 @@ class RotationParams(_Section):
 
 
 class RowFeatureParams(_Section):
-    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator."""
+    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator.
+
+    ``decimals`` is the number of decimal places that a column is rounded to: an input column by its name, a ratio as
+    "numerator / denominator". ``derived_decimals`` is that of the rotated columns and all other ratios. Columns without
+    either are not rounded.
+    """
 
     rotations: RotationParams | None = None
     ratios: Annotated[tuple[Annotated[tuple[Name, Name], Field(strict=False)], ...], Field(strict=False)] = ()
+    decimals: dict[Name, Decimals] = {}
+    derived_decimals: Decimals | None = None
 
 
 class CandidateParams(_Section):
@@ -79,6 +87,26 @@ class GateParams(_Section):
 
     regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
     classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]
+
+
+class ChangeParams(_Section):
+    """The smallest change of an answer that counts: a share of the target's standard deviation, or a probability."""
+
+    regression: Annotated[float, Field(gt=0)]
+    classification: Share
+
+
+class StabilityParams(_Section):
+    """How many answers may change when features change by no more than rounding does.
+
+    ``perturbation`` is relative and applied to one feature at a time. The limits are shares of the test rows: when all
+    features are rounded to float32, and when any one feature is perturbed.
+    """
+
+    change: ChangeParams
+    perturbation: Annotated[float, Field(gt=0, lt=1)]
+    float32_limit: Annotated[float, Field(ge=0, le=1)]
+    perturbed_limit: Annotated[float, Field(ge=0, le=1)]
 
 
 class LearningCurveParams(_Section):
@@ -118,19 +146,21 @@ class MapParams(_Section):
     places: dict[Name, Annotated[tuple[float, float], Field(strict=False)]] = {}
 
 
-class DatasetFiguresParams(_Section):
-    """What the figures of one dataset need to know.
+class DatasetEvaluationParams(_Section):
+    """What differs for one dataset.
 
-    ``cutoff``: the target's source reports no value above it. ``learning_curve`` takes the place of the common one.
+    ``cutoff``: the target's source reports no value above it. ``learning_curve`` and ``stability`` replace the common
+    ones.
     """
 
     cutoff: float | None = None
     map: MapParams | None = None
     learning_curve: LearningCurveParams | None = None
+    stability: StabilityParams | None = None
 
 
 class ModelEvaluationParams(_Section):
-    """The gate and the figures.
+    """The gate, the stability check and the figures.
 
     ``margin`` is relative: a share of the champion's score. ``close`` is the relative error that still counts as close.
     """
@@ -138,12 +168,17 @@ class ModelEvaluationParams(_Section):
     gate: GateParams
     margin: Annotated[float, Field(ge=0, lt=1)]
     close: Annotated[float, Field(gt=0)]
+    stability: StabilityParams
     permutation_repeats: Count
     random_state: int
     learning_curve: LearningCurveParams
     cross_validation: CrossValidationParams
     figures: FigureParams
-    datasets: dict[Name, DatasetFiguresParams] = {}
+    datasets: dict[Name, DatasetEvaluationParams] = {}
+
+    def special(self, name: str) -> DatasetEvaluationParams:
+        """``datasets.<name>``; without a section, nothing differs."""
+        return self.datasets.get(name, DatasetEvaluationParams())
 
 
 class DeploymentValidationParams(_Section):

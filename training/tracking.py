@@ -1,7 +1,8 @@
 """The only file that knows MLflow: runs, the registry, the alias ``champion``.
 
 The store is ``MLFLOW_TRACKING_URI``, by default ``sqlite:///mlflow.db`` with artifacts in ``mlruns/``. A logged model
-holds ``model.skops`` and, in ``extra_files/``, ``model.onnx`` and ``card.json``.
+holds ``model.skops`` and, in ``extra_files/``, ``model.onnx`` and ``card.json``. A registered version is found by the
+content of its card, which is the same for equal models; its number, its run and its time are not.
 """
 
 import contextlib
@@ -9,17 +10,17 @@ import io
 import logging
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import PipelineError
-from model.card import CARD_FILE, ONNX_FILE
+from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
+from training.registry import local_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +34,10 @@ MODEL_SKOPS = "model.skops"
 """The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
 EXTRA_FILES = "extra_files"
 """The directory of a logged model for files of ours, as MLflow names it."""
+CONTENT_VERSION = "content_version"
+"""The tag of a registered version that holds ``ModelCard.content_version``."""
 
-# MLflow reads these when it is imported. Nothing is sent anywhere, and no line is written that says nothing.
+# MLflow reads these when it is imported. They keep it from sending usage reports and from logging progress.
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -54,6 +57,19 @@ class RegisteredModel:
     version: str
     run_id: str
     model_uri: str
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def content_version(self) -> str:
+        """The version that the service shows, equal for equal models; MLflow's number of one registered by hand."""
+        return self.tags.get(CONTENT_VERSION, self.version)
+
+    @property
+    def training_run(self) -> TrainingRun:
+        """How it came about. A model that was registered anew has no time and no revision: only its training knew."""
+        return TrainingRun.model_validate(
+            {"run_id": self.run_id, **{key: self.tags.get(key) for key in ("trained_at", "git_revision")}}
+        )
 
 
 class Run:
@@ -100,9 +116,11 @@ def run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     client = _client()
     import mlflow
 
-    with _lock():
+    with _store() as uri:
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        # Its runs and models are put below its own path.
+        local_store.make_paths_relative(uri)
     with mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=dict(tags)) as started:
         yield Run(started.info.run_id, experiment_id)
 
@@ -142,7 +160,7 @@ def register(
         input_example=example,
         pip_requirements=list(requirements),
     )
-    with _lock():
+    with _store():
         if not _find(client, name):
             client.create_registered_model(name)
     # MLflow tells people of it on stderr, past its own log level.
@@ -154,6 +172,22 @@ def register(
 def champion(name: str) -> RegisteredModel | None:
     """The version with the alias ``champion``; None if there is none yet."""
     return by_alias(name, CHAMPION)
+
+
+def with_content(name: str, content_version: str) -> list[RegisteredModel]:
+    """The versions with a ``content_version``: the champion first, then the newest first."""
+    client = _client()
+    found = client.search_model_versions(f"name = '{name}' and tags.{CONTENT_VERSION} = '{content_version}'")
+    best = champion(name)
+    models = sorted(map(_registered, found), key=lambda model: int(model.version), reverse=True)
+    return sorted(models, key=lambda model: model != best)
+
+
+def tag_content(model: RegisteredModel, content_version: str) -> RegisteredModel:
+    """Give a version that somebody else registered the tag ``content_version``, if it has none."""
+    if CONTENT_VERSION not in model.tags:
+        _client().set_model_version_tag(model.name, model.version, CONTENT_VERSION, content_version)
+    return get(model.name, model.version)
 
 
 def by_alias(name: str, alias: str) -> RegisteredModel | None:
@@ -195,25 +229,41 @@ def download(model: RegisteredModel, destination: Path) -> Path:
     Raises:
         PipelineError: if the artifact store no longer has them.
     """
-    _client()
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     with tempfile.TemporaryDirectory() as temporary, replaced_directory(destination) as directory:
+        found = download_package(model, Path(temporary))
         try:
-            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.model_uri, dst_path=temporary))
             for source, target in (
                 (f"{EXTRA_FILES}/{ONNX_FILE}", ONNX_FILE),
                 (f"{EXTRA_FILES}/{CARD_FILE}", CARD_FILE),
                 (MODEL_SKOPS, ESTIMATOR_FILE),
             ):
                 shutil.copyfile(found / source, directory / target)
-        except (MlflowException, OSError) as error:
-            raise PipelineError(
-                f"The artifacts of {model.model_uri} cannot be read ({error}). Train it anew with "
-                f"`dvc repro -f train_{model.name}`."
-            ) from error
+        except OSError as error:
+            raise _unreadable(model, error) from error
     return destination
+
+
+def download_package(model: RegisteredModel, destination: Path) -> Path:
+    """Copy a version as MLflow laid it out into an empty directory, and return where it is in there.
+
+    Raises:
+        PipelineError: if the artifact store no longer has it.
+    """
+    _client()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=model.model_uri, dst_path=str(destination)))
+    except (MlflowException, OSError) as error:
+        raise _unreadable(model, error) from error
+
+
+def _unreadable(model: RegisteredModel, error: Exception) -> PipelineError:
+    return PipelineError(
+        f"The artifacts of {model.model_uri} cannot be read ({error}). Train it anew with "
+        f"`dvc repro -f train_{model.name}`."
+    )
 
 
 def log_evaluation(
@@ -239,6 +289,7 @@ def _registered(version: Any) -> RegisteredModel:
         version=str(version.version),
         run_id=version.run_id,
         model_uri=f"models:/{version.name}/{version.version}",
+        tags=dict(version.tags),
     )
 
 
@@ -247,29 +298,20 @@ def _client() -> "MlflowClient":
         os.environ.setdefault(variable, value)
     import mlflow
 
-    # Which revision of the tables it makes, a line each.
+    # It logs a line for each table that it creates.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with _lock():
+    with _store() as uri:
         # The first client makes the tables of a new database.
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
+        # Also of a project that was moved, or made by an earlier release.
+        local_store.make_paths_relative(uri)
     return client
 
 
 @contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """Let one process at a time make what the store lacks: MLflow's own creation of tables and names is not safe.
-
-    The lock is an SQLite transaction beside the database, which ends with its process, however that ends. A server
-    looks after itself.
-    """
-    prefix = "sqlite:///"
+def _store() -> Iterator[str]:
+    """The tracking URI, for this process alone if it is a file."""
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    if not uri.startswith(prefix):
-        yield
-        return
-    path = Path(uri.removeprefix(prefix).partition("?")[0]).with_suffix(".lock.db")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=120, isolation_level=None)) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
-        yield
+    with local_store.locked(uri):
+        yield uri

@@ -1,7 +1,8 @@
-"""Stage 3, once a dataset: choose among the candidates, fit the best, convert, compare, register.
+"""Stage ``train_{dataset}``: choose among the candidates, fit the best, convert it to ONNX, compare, register.
 
-``python -m training.train housing`` leaves ``model.onnx``, ``card.json``, ``estimator.skops`` and
-``registration.json`` in ``models/housing/``, and a new version of ``housing`` in the MLflow registry.
+``python -m training.train housing`` writes ``model.onnx``, ``card.json`` and ``estimator.skops`` to ``models/housing/``
+and registers a new version of ``housing`` in MLflow. Training twice on the same machine gives the same bytes; what
+differs from run to run (its id, its time, the commit) is in MLflow.
 """
 
 import argparse
@@ -12,13 +13,11 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
@@ -29,9 +28,10 @@ from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from training import candidates, console, params, selection, tracking
 from training.evaluation import candidate_plots
-from training.files import replaced_directory, sha256, write_json
+from training.files import replaced_directory, sha256
 from training.onnx import export
 from training.params import CandidateParams, RowFeatureParams, TrainParams
+from training.registry import registration
 from training.selection import CrossValidation
 from training.splits import Splits
 from training.tracking import RegisteredModel, Run
@@ -41,13 +41,10 @@ log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
 
 RAW, FEATURES, MODELS = Path("data/raw"), Path("data/features"), Path("models")
-REGISTRATION_FILE = "registration.json"
 LIBRARIES = ("scikit-learn", "numpy", "onnx", "skl2onnx", "onnxruntime")
-"""What the card records, for who must make the model again."""
-REQUIREMENTS = ("mlflow", "scikit-learn", "numpy", "pandas", "skops")
-"""What MLflow needs to load the estimator."""
-CODE = ("contract", "training", "params.yaml", "dvc.yaml", "data/raw")
-"""What a model depends on: a change elsewhere, such as a metric the pipeline wrote, leaves the revision clean."""
+"""The libraries whose versions the card records, so that somebody can train the same model again."""
+CODE = ("contract", "model", "training", "params.yaml", "dvc.yaml", "data/raw")
+"""What a model depends on. A change elsewhere, as in a metric that the pipeline wrote, leaves the revision clean."""
 
 
 def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_params: TrainParams) -> RegisteredModel:
@@ -56,8 +53,8 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
     Args:
         dataset: the contract.
         features: directory with ``train.parquet``, ``test.parquet`` and ``statistics.json``.
-        raw: the raw CSV file, for its checksum.
-        models: directory that ``<name>/`` is replaced in, as a whole and at the very end.
+        raw: the raw CSV file; the card records its checksum.
+        models: ``<name>/`` in this directory is replaced as a whole, at the very end.
         train_params: ``train.<name>``.
 
     Raises:
@@ -116,13 +113,14 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             golden=golden_rows(dataset, splits.test.features, predict(splits.test.features), train_params.golden_rows),
             training_rows=len(splits.train.target),
             data_sha256=tags["data_sha256"],
-            git_revision=tags["git_revision"],
-            run_id=run.run_id,
-            trained_at=datetime.now(UTC),
-            libraries=_versions(LIBRARIES),
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         )
         with console.step(f"{dataset.name}: register"), replaced_directory(models / dataset.name) as directory:
-            registered = _write(dataset, estimator, content, card, splits, tags, directory)
+            (directory / ONNX_FILE).write_bytes(content)
+            (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+            export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
+            made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}
+            registered = registration.register(dataset, directory, card, made)
     log.info(
         "%s: %s is version %s; on the test split: %s.",
         dataset.name,
@@ -164,36 +162,10 @@ def _cross_validated(result: CrossValidation) -> dict[str, float]:
     return means | {f"cv_{metric}_std": deviation for metric, (_, deviation) in result.summary.items()}
 
 
-def _write(
-    dataset: Dataset,
-    estimator: Pipeline,
-    content: bytes,
-    card: ModelCard,
-    splits: Splits,
-    tags: Mapping[str, str],
-    directory: Path,
-) -> RegisteredModel:
-    """Write the artifact into a directory, register it, and note there as what."""
-    (directory / ONNX_FILE).write_bytes(content)
-    (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
-    export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
-    registered = tracking.register(
-        dataset.name,
-        estimator,
-        [directory / ONNX_FILE, directory / CARD_FILE],
-        example=pd.DataFrame(splits.train.features[:5], columns=list(dataset.feature_names)),
-        trusted=export.TRUSTED_TYPES,
-        requirements=[f"{name}=={version}" for name, version in _versions(REQUIREMENTS).items()],
-        tags={**tags, "algorithm": card.algorithm},
-    )
-    write_json(directory / REGISTRATION_FILE, asdict(registered))
-    return registered
-
-
 def describe_parameters(
     pipeline: Pipeline, candidate: CandidateParams, features: RowFeatureParams
 ) -> dict[str, str | int | float | bool | None]:
-    """A candidate's parameters, flat: those it was given, its seed, and the features it sees."""
+    """A candidate's parameters as one flat mapping: those it was given, its seed and its derived features."""
     described: dict[str, str | int | float | bool | None] = {"estimator": candidate.estimator, **candidate.parameters}
     for parameter, value in pipeline.get_params().items():
         if parameter.endswith("random_state"):
@@ -203,6 +175,10 @@ def describe_parameters(
         described["rotations.degrees"] = ", ".join(f"{degrees:g}" for degrees in features.rotations.degrees)
     if features.ratios:
         described["ratios"] = ", ".join("/".join(pair) for pair in features.ratios)
+    if features.decimals:
+        described["decimals"] = ", ".join(f"{name}: {places}" for name, places in features.decimals.items())
+    if features.derived_decimals is not None:
+        described["derived_decimals"] = features.derived_decimals
     return described
 
 
@@ -219,7 +195,7 @@ def describe_features(dataset: Dataset, statistics: Path) -> list[FeatureCard]:
 
 
 def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
-    """What a model answers on the training split, given as ``[N, 1]`` or ``[N, C]``: the reference for drift."""
+    """The distribution of answers ``[N, 1]`` or ``[N, C]`` on the training split: the reference for drift."""
     if dataset.task is Task.REGRESSION:
         edges = deciles.edges(answers[:, 0])
         return {
@@ -236,7 +212,7 @@ def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
 
 
 def golden_rows(dataset: Dataset, rows: FloatArray, answers: FloatArray, count: int) -> list[GoldenRow]:
-    """Rows spread evenly over the estimator's answers: by class, within it by probability; or by value."""
+    """Rows spread evenly over the estimator's answers: sorted by value, or by class and then by probability."""
     order = np.lexsort((answers.max(axis=1), answers.argmax(axis=1)))
     picked = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
     return [
@@ -248,7 +224,7 @@ def golden_rows(dataset: Dataset, rows: FloatArray, answers: FloatArray, count: 
 
 
 def git_revision() -> str:
-    """The commit of the code that trains, ``+dirty`` if it was changed since; ``unknown`` outside git."""
+    """The commit of the training code; ends in ``+dirty`` if it was changed since, ``unknown`` outside git."""
     try:
         revision = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--", *CODE)
@@ -262,10 +238,6 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 # all ours
 
 
-def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in names}
-
-
 def main(name: str) -> None:
     """Train one dataset's model.
 
@@ -274,8 +246,8 @@ def main(name: str) -> None:
     """
     if name not in DATASETS:
         raise PipelineError(f"There is no dataset {name!r}; there is {', '.join(DATASETS)}.")
-    # One OpenMP thread: gradient boosting's threads wait for each other by spinning, and on a machine that is busy with
-    # something else two of them took up to forty times as long as one.
+    # One OpenMP thread: the threads of gradient boosting spin while they wait for each other. On a busy machine two of
+    # them took up to forty times as long as one.
     with threadpool_limits(limits=1):
         train(DATASETS[name], FEATURES / name, RAW / f"{name}.csv", MODELS, params.load().training(name))
 

@@ -1,1 +1,1 @@
-"""The service beside what a user would pick instead: one model, one payload, one load. ``make benchmark`` runs it."""
+"""Compare the service with its alternatives: one model, one payload, one load. ``make benchmark`` runs it."""

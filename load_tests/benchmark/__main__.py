@@ -1,65 +1,104 @@
-"""``python -m load_tests.benchmark``: run, show, write the report."""
+"""``python -m load_tests.benchmark``: measure and report; publish a result; compare two checkouts."""
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from load_tests.benchmark import deployment, machine, measure, terminal, writing, wrk
-from load_tests.benchmark.errors import BenchmarkError
-from load_tests.benchmark.plan import FULL, QUICK, QUICK_SERVERS
-from load_tests.benchmark.results import Report
-from load_tests.benchmark.servers import SERVERS, Server
+from rich.console import Console
 
-PROJECT = Path(__file__).parents[2]
-REPORTS = PROJECT / "reports"
+from contract.errors import LoadTestError
+from load_tests.benchmark import capacity, report, runner
+from load_tests.benchmark.compare import compare
+from load_tests.benchmark.load import find_wrk
+from load_tests.benchmark.plan import FULL, OURS, QUICK, QUICK_SERVERS, SERVERS
+from load_tests.benchmark.result import Result, summarise
+from local_service import PROJECT, bypass_proxies
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and report; the exit status: 1 if the benchmark cannot go on, 0 else, also where a target is missed."""
-    asked = _arguments(arguments)
-    # A benchmark that is stopped unwinds as one that fails: its servers end.
+    """Return 1 if the benchmark cannot go on, else 0, even if a target is missed."""
+    options = _options(arguments)
+    bypass_proxies(os.environ)
+    # Unwind when stopped, so that the servers stop.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    screen = terminal.Terminal()
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
     try:
-        report = Report.model_validate_json(asked.render.read_bytes()) if asked.render else _measure(asked, screen)
-    except BenchmarkError as error:
-        screen.error(str(error))
+        if options.publish:
+            for path in publish(Result.model_validate_json(options.publish.read_bytes())):
+                screen.print(f"Written: {path}")
+        elif options.against:
+            find_wrk()
+            size = {"rounds": options.rounds, "seconds": options.seconds}
+            checkouts = (options.checkout.resolve(), options.against.resolve())
+            screen.print(compare(checkouts, only=options.only or (), say=screen.print, **size))
+        else:
+            find_wrk()
+            _measure(options, screen)
+    except (LoadTestError, OSError, ValueError) as error:
+        screen.print(str(error), style="red")
         return 1
-    written = writing.write(report, asked.output)
-    screen.report(report)
-    screen.written(written)
     return 0
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make benchmark", description="This service beside its alternatives.")
-    keys = [server.key for server in SERVERS]
+def publish(result: Result) -> list[Path]:
+    """Write the result that README.md and docs/capacity.md show, and their sections about it; return the paths."""
+    report.PUBLISHED.write_text(
+        result.model_copy(update={"samples": []}).model_dump_json(indent=1, exclude_defaults=True) + "\n"
+    )
+    pages = {
+        report.README: ("benchmark", report.readme(result)),
+        capacity.PAGE: ("computed", capacity.text(capacity.costs(result), capacity.Assumptions())),
+    }
+    for page, (name, content) in pages.items():
+        page.write_text(report.replace_section(page.read_text(), name, content))
+    return [report.PUBLISHED, *pages]
+
+
+def _measure(options: argparse.Namespace, screen: Console) -> None:
+    tag, model = runner.deployed_model()
+    plan = QUICK if options.quick else FULL
+    chosen = options.only or (QUICK_SERVERS if options.quick else [server.key for server in SERVERS])
+    servers = [server for server in SERVERS if server.key in chosen]
+    started, seconds = time.monotonic(), plan.estimate(servers)
+    screen.print(f"The benchmark takes about {seconds / 60:.0f} min, and the installation of the environments.")
+
+    def say(text: str) -> None:
+        screen.print(f"[{time.monotonic() - started:4.0f} s] {text}")
+
+    facts = {"day": datetime.now(UTC).date(), "revision": runner.revision(), "model": tag, "machine": runner.machine()}
+    result = summarise(runner.Runner(plan, model, say).measure(servers), plan, servers, **facts)
+    text = report.markdown(result)
+    screen.print(text)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, content in (("benchmark.json", result.model_dump_json(indent=1)), ("benchmark.md", text)):
+        (options.output / name).write_text(content)
+        screen.print(f"Written: {options.output / name}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make benchmark", description="Compare the service with its alternatives.")
+    keys = [server.key for server in SERVERS] + [line.key for line in OURS.lines[1:]]
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK_SERVERS)} only, one short round")
     parser.add_argument("--only", action="append", choices=keys, metavar="NAME", help=f"one of {', '.join(keys)}")
-    parser.add_argument("--output", type=Path, default=REPORTS, help="folder of the reports (default: reports)")
-    parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing; report an earlier run anew")
-    return parser.parse_args(arguments)
-
-
-def _measure(asked: argparse.Namespace, screen: terminal.Terminal) -> Report:
-    wrk.find()
-    model = deployment.find()
-    plan = QUICK if asked.quick else FULL
-    chosen = asked.only or (QUICK_SERVERS if asked.quick else [server.key for server in SERVERS])
-    servers = [server for server in SERVERS if server.key in chosen]
-    facts = machine.machine()
-    with screen.progress(plan.estimate(servers)) as progress:
-        commands, failures = measure.prepare(servers, progress)
-        ready: list[Server] = [server for server in servers if server.environment_name in commands]
-        benchmark = measure.Benchmark(model, plan, progress)
-        started = time.time()
-        benchmark.measure(ready, commands)
-    return writing.report(
-        benchmark.run, plan, ready, commands, failures=failures, machine=facts, model=model.tag, started=started
+    parser.add_argument("--output", type=Path, default=PROJECT / "reports", help="folder of the report (reports)")
+    parser.add_argument(
+        "--publish",
+        metavar="JSON",
+        type=Path,
+        nargs="?",
+        const=report.PUBLISHED,
+        help="measure nothing; write a result into README.md and docs/capacity.md (default: the published one anew)",
     )
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare this service with another checkout")
+    parser.add_argument("--checkout", type=Path, default=PROJECT, help="with --against: instead of this one")
+    parser.add_argument("--rounds", type=int, default=6, help="with --against (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="with --against: of a load (%(default)s)")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.console import Console
 from contract import DATASETS
 from contract.dataset import Dataset
 from contract.errors import LoadTestError
-from load_tests.benchmark import process_tree
+from load_tests.benchmark import processes
 from load_tests.traffic import FEATURES, Traffic
 
 PROJECT = Path(__file__).parents[2]
@@ -79,8 +79,8 @@ def measure(command: Sequence[str], folder: Path = PROJECT, environment: Mapping
         cpu = 0.0
         while process.poll() is None:
             try:
-                peak = max(peak, process_tree.memory(process.pid).total)
-                cpu = max(cpu, process_tree.cpu_seconds(process.pid))
+                peak = max(peak, processes.memory(process.pid).total)
+                cpu = max(cpu, processes.cpu_seconds(process.pid))
             except psutil.NoSuchProcess:
                 continue  # it just ended
             time.sleep(SAMPLE_SECONDS)

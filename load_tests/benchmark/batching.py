@@ -18,13 +18,13 @@ import numpy as np
 import uvloop
 from rich.console import Console
 
-from contract.errors import Overloaded
+from contract.errors import LoadTestError, Overloaded
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
-from load_tests.benchmark import batching_page, deployment, payloads
-from load_tests.benchmark.batching_page import Curve, Point
-from load_tests.benchmark.errors import BenchmarkError
+from load_tests.benchmark import batching_page, payloads
+from load_tests.benchmark.batching_page import Curve, Point, Result
 from load_tests.benchmark.open_loop import offer, saturate
+from load_tests.benchmark.runner import deployed_model, machine
 from serving.batching.runner import Model, Runner
 from serving.models import load
 from serving.settings import Settings
@@ -166,8 +166,8 @@ async def idle(
 async def measure(seconds: float, say: Callable[[str], object]) -> list[Curve]:
     """Both models, with batching and without."""
     settings = Settings()
-    found = deployment.find()
-    onnx = load(HOUSING, bentoml.models.get(found.tag)).artifact.outputs
+    tag, _ = deployed_model()
+    onnx = load(HOUSING, bentoml.models.get(tag)).artifact.outputs
     curves = []
     models: list[tuple[str, Model, int, int]] = [
         (batching_page.ONNX, onnx, ONNX_ROWS, settings.MAX_BATCH_SIZE),
@@ -197,17 +197,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The figures and tables of docs/batching.md.")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measure (default: 4)")
     parser.add_argument("--page", type=Path, default=batching_page.PAGE, help="where the tables go")
-    parser.add_argument("--render", action="store_true", help="measure nothing; draw and write the last run anew")
-    asked = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    parser.add_argument("--render", action="store_true", help="measure nothing; draw and write the last result anew")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
-        curves = batching_page.read() if asked.render else uvloop.run(measure(asked.seconds, console.print))
-    except BenchmarkError as error:
-        console.print(str(error), style="red", markup=False)
+        if options.render:
+            result = Result.model_validate_json(batching_page.MEASURED.read_bytes())
+        else:
+            curves = uvloop.run(measure(options.seconds, console.print))
+            result = Result(machine=machine(), curves=curves)
+            batching_page.MEASURED.write_text(result.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    except LoadTestError as error:
+        console.print(str(error), style="red")
         return 1
-    batching_page.save(curves)
-    for path in batching_page.write(curves, asked.page):
-        console.print(f"Written: {path}", soft_wrap=True)
+    for path in batching_page.write(result, options.page):
+        console.print(f"Written: {path}")
     return 0
 
 

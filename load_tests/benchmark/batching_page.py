@@ -1,6 +1,5 @@
 """The page on batching: its figure and its tables, from measured curves."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +8,17 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
-from load_tests.benchmark import machine
-from load_tests.benchmark.errors import BenchmarkError
-from load_tests.benchmark.tables import TextTable, markdown
+from load_tests.benchmark.report import replace_section, table
+from load_tests.benchmark.result import Machine
+from local_service import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 PAGE = PROJECT / "docs" / "batching.md"
-RAW = PROJECT / "reports" / "batching.json"
-"""The curves of the last run."""
+MEASURED = Path(__file__).with_name("results") / "batching.json"
+"""The result that the page shows."""
 ONNX = "ONNX model"
 SLOW = "slow model"
-MARKS = re.compile(r"(<!-- measured: begin -->\n).*?(<!-- measured: end -->)", re.DOTALL)
-"""Between them the page has what the command writes."""
-
 ON, OFF, LIMIT = "#0072B2", "#E69F00", "#D55E00"
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -77,7 +72,13 @@ class Curve:
         return "with the runner" if self.batching else "batching off"
 
 
-CURVES = TypeAdapter(list[Curve])
+class Result(BaseModel):
+    """The curves, and where they were measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: Machine
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,15 @@ def claims(curves: Sequence[Curve]) -> list[Claim]:
     return found
 
 
-def tables(curves: Sequence[Curve]) -> list[TextTable]:
-    """What must hold, and every point."""
+def text(result: Result) -> str:
+    """What must hold, and every point: the measured part of the page."""
+    machine, curves = result.machine, result.curves
     rows = [(claim.subject, claim.demand, claim.measured, "yes" if claim.holds else "NO") for claim in claims(curves)]
-    found = [TextTable("What must hold", ("", "demand", "measured", "holds"), rows, words=True)]
-    columns = (
-        "offered",
-        "requests/s",
-        "accepted/s",
-        "shed",
-        "p50 ms",
-        "p99 ms",
-        "before the runner, p99 ms",
-        "rows a batch",
-    )
+    parts = [
+        f"Measured on {machine.cores} cores: {machine.cpu}; Python {machine.python}; in one process.\n",
+        table("What must hold", ("", "demand", "measured", "holds"), rows, words=True),
+    ]
+    columns = ("offered", "requests/s", "accepted/s", "shed", "p50 ms", "p99 ms", "before the runner, p99 ms")
     for curve in curves:
         cells = [
             (
@@ -141,36 +137,16 @@ def tables(curves: Sequence[Curve]) -> list[TextTable]:
         ]
         asked = "a row" if curve.request_rows == 1 else f"{curve.request_rows} rows"
         title = f"{curve.model}, {asked} a request, {curve.label} (`MAX_BATCH_SIZE={curve.max_batch_size}`)"
-        found.append(TextTable(f"{title}: capacity {curve.capacity:,.0f} requests/s", columns, cells))
-    return found
+        parts.append(table(f"{title}: capacity {curve.capacity:,.0f} requests/s", (*columns, "rows a batch"), cells))
+    return "\n".join(parts)
 
 
-def save(curves: Sequence[Curve]) -> None:
-    """Keep the curves, to be drawn anew."""
-    RAW.parent.mkdir(exist_ok=True)
-    RAW.write_bytes(CURVES.dump_json(list(curves), indent=1))
-
-
-def read() -> list[Curve]:
-    """The curves of the last run.
-
-    Raises:
-        BenchmarkError: there was none.
-    """
-    if not RAW.exists():
-        raise BenchmarkError(f"There is no {RAW}: measure first, without --render.")
-    return CURVES.validate_json(RAW.read_bytes())
-
-
-def write(curves: Sequence[Curve], page: Path) -> list[Path]:
-    """Draw the figure beside the page and write the tables between the page's marks; both paths."""
+def write(result: Result, page: Path = PAGE) -> list[Path]:
+    """Draw the figure and write the tables of the page; return both paths."""
     figure = page.parent / "img" / "batching.png"
     figure.parent.mkdir(parents=True, exist_ok=True)
-    draw(curves, figure)
-    here = machine.machine()
-    text = f"Measured on {here.cores} cores: {here.cpu}; Python {here.python}; in one process.\n\n"
-    text += "\n".join(f"**{table.title}**\n\n{markdown(table)}" for table in tables(curves))
-    page.write_text(MARKS.sub(lambda match: match[1] + text + match[2], page.read_text()))
+    draw(result.curves, figure)
+    page.write_text(replace_section(page.read_text(), "measured", text(result)))
     return [figure, page]
 
 

@@ -1,32 +1,31 @@
-"""How many replicas and cores a load needs, and what they cost: ``python -m load_tests.benchmark.capacity``.
+"""How many pods and cores a load needs, and what they cost: ``python -m load_tests.benchmark.capacity``.
 
-From the CPU time of a request that the benchmark measured: as the README tells it, or with ``--report`` in a run of
-one's own. ``--write`` puts the tables into ``docs/capacity.md``; other assumptions than the page's are options.
+Computed from the CPU time of a request in the published result of the benchmark, or with ``--report`` in another one.
+``python -m load_tests.benchmark --publish`` writes the tables of ``docs/capacity.md``.
 """
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from load_tests.benchmark.results import Report
-from load_tests.benchmark.tables import TextTable, markdown
+from load_tests.benchmark import report
+from load_tests.benchmark.result import Result
+from local_service import PROJECT
 
-PROJECT = Path(__file__).parents[2]
-README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "capacity.md"
-BEGIN, END = "<!-- computed: begin -->", "<!-- computed: end -->"
-SINGLE_ROWS = ("/predict/housing", "/v2 JSON")
-"""Lines of the README's table, a row a request."""
 BATCH_ROWS = 1000
-BATCH_CPU_MS = {"/predict/housing/batch": 23.9, "/v2 binary": 14.1}
-"""CPU-milliseconds of a request of ``BATCH_ROWS`` rows; how they were measured is on the page."""
-LINES = {"ours": ("/predict/housing", "/predict/housing/batch"), "ours-v2": ("/v2 JSON", "/v2 JSON")}
-LINES |= {"ours-grpc": ("gRPC", "gRPC"), "ours-binary": ("", "/v2 binary")}
-"""What the lines of a report ask with one row (nothing: not at all), and with many."""
+CONNECTIONS = {1: 64, BATCH_ROWS: 16}
+"""By rows a request."""
+LINES = (
+    (1, "ours", "/predict/housing"),
+    (1, "ours-v2", "/v2 JSON"),
+    (BATCH_ROWS, "ours", "/predict/housing/batch"),
+    (BATCH_ROWS, "ours-binary", "/v2 binary"),
+)
+"""Rows a request, the line of the benchmark, and its name on the page."""
 REQUESTS = (1_000, 10_000, 100_000, 1_000_000)
 ROWS = (*REQUESTS, 10_000_000)
 HOURS_A_MONTH = 730
@@ -96,38 +95,23 @@ def capacity(rate: float, cpu_ms: float, assumed: Assumptions) -> Capacity:
     return Capacity(busy, needed, pods, cores, hourly, hourly / 3600 / rate * 1e6)
 
 
-def published(readme: str) -> list[Cost]:
-    """What requests cost: of one row in the README's table of the benchmark, of many rows as on the page.
+def costs(result: Result) -> list[Cost]:
+    """What the requests of this service cost in a result.
 
     Raises:
-        ValueError: the table lacks a line.
+        ValueError: the result has no figure of this service.
     """
-    costs = []
-    for line in SINGLE_ROWS:
-        row = re.search(rf"^\| This service · {re.escape(line)} \|(.*)\|$", readme, re.MULTILINE)
-        if row is None:
-            raise ValueError(f"README.md has no line of this service's {line} in the table of its benchmark.")
-        costs.append(Cost(line, 1, float(row.group(1).split("|")[3])))
-    return costs + [Cost(line, BATCH_ROWS, cpu_ms) for line, cpu_ms in BATCH_CPU_MS.items()]
-
-
-def of_run(report: Report) -> list[Cost]:
-    """What they cost in a run of the benchmark.
-
-    Raises:
-        ValueError: it measured nothing of this service.
-    """
-    single = [(line, 1, report.cpu_ms(key)) for key, (line, _) in LINES.items() if line]
-    batch = [
-        (line, BATCH_ROWS, report.cpu_ms(key, report.rows_connections, BATCH_ROWS)) for key, (_, line) in LINES.items()
+    found = [
+        Cost(title, rows, cpu_ms)
+        for rows, key, title in LINES
+        if (cpu_ms := result.figures(key, CONNECTIONS[rows], rows).cpu_ms) is not None
     ]
-    found = [Cost(line, rows, figure.median) for line, rows, figure in single + batch if figure]
     if not found:
-        raise ValueError("The report has no valid measure of this service: run `make benchmark` anew.")
+        raise ValueError("The result has no valid figure of this service: run `make benchmark` again.")
     return found
 
 
-def table(cost: Cost, assumed: Assumptions) -> TextTable:
+def table(cost: Cost, assumed: Assumptions) -> str:
     """Capacity by load."""
     what, rates = ("requests", REQUESTS) if cost.rows == 1 else ("rows", ROWS)
     rows = []
@@ -138,59 +122,36 @@ def table(cost: Cost, assumed: Assumptions) -> TextTable:
     speed = f"{cost.cpu_ms:.3g} CPU-ms a request, {1000 / cost.cpu_ms * cost.rows:,.0f} {what} a core and second"
     title = f"{cost.rows:,} row{'s' * (cost.rows > 1)} a request, {cost.line}: {speed}"
     columns = (f"{what}/s", "busy cores", "pods needed", "pods", "cores", "an hour", "a month", f"a million {what}")
-    return TextTable(title, columns, rows)
+    return report.table(title, columns, rows)
 
 
 def text(costs: Sequence[Cost], assumed: Assumptions) -> str:
     """The computed part of the page."""
     head = (
         f"Pods of {assumed.cores} cores and as many workers; {assumed.utilisation:.0%} of the cores busy with one of "
-        f"{assumed.zones} zones lost; {assumed.price:g} for a core and hour, {HOURS_A_MONTH} hours a month."
+        f"{assumed.zones} zones lost; {assumed.price:g} for a core and hour, {HOURS_A_MONTH} hours a month.\n"
     )
-    tables = [table(cost, assumed) for cost in costs]
-    return "\n".join([head, *(f"\n**{one.title}**\n\n{markdown(one)}".rstrip() for one in tables)])
-
-
-def page(current: str, computed: str) -> str:
-    """The page with its computed part anew.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    before, begin, rest = current.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"The page needs the lines {BEGIN} and {END}.")
-    return f"{before}{BEGIN}\n{computed}\n{END}{after}"
+    return "\n".join([head, *(table(cost, assumed) for cost in costs)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables, or write them into the page."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m load_tests.benchmark.capacity", description=__doc__)
     defaults = Assumptions()
     parser.add_argument("--cores", type=int, default=defaults.cores, help="cores of a pod (%(default)s)")
     parser.add_argument("--utilisation", type=float, default=defaults.utilisation, help="0 to 1 (%(default)s)")
     parser.add_argument("--zones", type=int, default=defaults.zones, help="of which one may be lost (%(default)s)")
     parser.add_argument("--price", type=float, default=defaults.price, help="of a core for an hour (%(default)s)")
-    parser.add_argument("--report", type=Path, metavar="JSON", help="the run to take, as reports/benchmark.json")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(PROJECT)}, with its assumptions")
-    asked = parser.parse_args(arguments)
+    parser.add_argument(
+        "--report", type=Path, metavar="JSON", default=report.PUBLISHED, help="a result, as reports/benchmark.json"
+    )
+    options = parser.parse_args(arguments)
     try:
-        assumed = Assumptions(asked.cores, asked.utilisation, asked.zones, asked.price)
-        costs = (
-            of_run(Report.model_validate_json(asked.report.read_bytes()))
-            if asked.report
-            else published(README.read_text())
-        )
+        assumed = Assumptions(options.cores, options.utilisation, options.zones, options.price)
+        found = costs(Result.model_validate_json(options.report.read_bytes()))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if asked.write and (asked.report or assumed != defaults):
-        parser.error("The page has what is published: change the README's table or the defaults of capacity.py.")
-    computed = text(costs, assumed)
-    if asked.write:
-        PAGE.write_text(page(PAGE.read_text(), computed))
-    else:
-        sys.stdout.write(f"{computed}\n")
+    sys.stdout.write(text(found, assumed))
     return 0
 
 

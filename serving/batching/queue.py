@@ -1,4 +1,4 @@
-"""The requests that wait for a runner, and the next batch of them."""
+"""The rows that wait for a runner, and the next batch of them."""
 
 import asyncio
 from collections import deque
@@ -12,8 +12,12 @@ from serving.telemetry import request_id
 
 
 @dataclass(eq=False, slots=True)
-class Request:
-    """Rows of one caller, and how far they are. ``behind``: others were before it when it came."""
+class QueuedRows:
+    """The rows ``[N, F]`` of one call, and how far they are.
+
+    ``arrived`` is a time of ``perf_counter``. ``behind``: True if other rows were already queued. ``missing`` rows
+    have no output yet. ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
+    """
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
@@ -22,68 +26,70 @@ class Request:
     missing: int
     request_id: str = field(default_factory=request_id.CURRENT.get)
     taken: int = 0
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
     parts: list[FloatMatrix] = field(default_factory=list)
 
     @property
     def queued(self) -> int:
-        """Rows that are still in the queue."""
+        """How many rows are still in the queue."""
         return len(self.rows) - self.taken
 
     def fail(self, error: BundleError) -> None:
-        """Tell the caller, unless it has its answer or has left."""
+        """Pass an error to the caller, unless it already has an answer or has left."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Slice(NamedTuple):
-    """Rows of one request in a batch."""
+    """Some rows of one call, in a batch."""
 
-    request: Request
+    request: QueuedRows
     start: int
     size: int
 
 
 class BatchQueue:
-    """Requests in the order they came.
+    """Requests in order of arrival.
 
     Args:
-        max_batch_size: most rows of a batch.
+        max_batch_size: maximum rows in a batch.
     """
 
     def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
         self.rows = 0
-        """All that is queued."""
+        """Rows in the queue."""
         self.next_rows = 0
-        """Rows that run before those of a request that comes now: of each in the queue, one batch at most."""
-        self._requests: deque[Request] = deque()
+        """Rows that run before a request that arrives now: at most one batch of each request in the queue."""
+        self._requests: deque[QueuedRows] = deque()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[QueuedRows]:
         return iter(self._requests)
 
-    def append(self, request: Request) -> None:
-        """Take a new request."""
+    def append(self, request: QueuedRows) -> None:
+        """Add a new request."""
         self._count(request, 1)
         self._requests.append(request)
 
-    def forget(self, request: Request) -> None:
-        """Drop what is queued of a request."""
+    def forget(self, request: QueuedRows) -> None:
+        """Drop the queued rows of a request."""
         if request.queued:
             self._requests.remove(request)
             self._count(request, -1)
             request.taken = len(request.rows)
 
-    def take(self, refusal: Callable[[Request], BundleError | None]) -> list[Slice]:
-        """The next batch, first come first served; empty if nobody waits.
+    def take(self, refusal: Callable[[QueuedRows], BundleError | None]) -> list[Slice]:
+        """Remove and return the next batch, first come first served; empty if the queue is.
 
-        The rest of a request that is larger than a batch goes to the end of the queue, so that small ones need not
-        wait for the whole of it; the rest of one that only met a full batch is next.
+        The rest of a request that is larger than a batch goes to the end of the queue, so that small requests do not
+        wait for all of it. The rest of a smaller request, which only met a full batch, comes next.
 
         Args:
-            refusal: tells for each request whether it is dropped instead, and with which error.
+            refusal: the error to drop a request with, or None to run it.
         """
         batch = []
         room = self.max_batch_size
@@ -105,7 +111,7 @@ class BatchQueue:
                 (self._requests.append if large else self._requests.appendleft)(request)
         return batch
 
-    def _count(self, request: Request, sign: int) -> None:
-        """Add what a request has in the queue to the sums, or take it from them."""
+    def _count(self, request: QueuedRows, sign: int) -> None:
+        """Add the queued rows of a request to the sums (1), or subtract them (-1)."""
         self.rows += sign * request.queued
         self.next_rows += sign * min(request.queued, self.max_batch_size)

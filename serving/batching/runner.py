@@ -1,45 +1,57 @@
 """Adaptive batching: rows of concurrent requests run through the model together.
 
-Idle, a row runs at once. While a batch runs, what arrives gathers, and runs as one batch on completion. So a batch is
-as large as the load makes it, and nobody waits for a timer.
+When the model is idle, a row runs at once. While a batch runs, new rows queue up, and then run as one batch. So batches
+grow with the load, and no row waits for a timer.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from contract.table import FloatMatrix
-from serving.batching.queue import BatchQueue, Request, Slice
+from serving.batching.queue import BatchQueue, QueuedRows, Slice
 from serving.batching.timer import BatchTimer
 
 logger = logging.getLogger(__name__)
 
 Model = Callable[[FloatMatrix], FloatMatrix]
-"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the rows beside it."""
+"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the other rows."""
 
 
-class Observer(Protocol):
-    """Is told what a runner does."""
+class BatchObserver(Protocol):
+    """Is told what a runner does with its batches."""
 
-    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
-        """Rows ``[N, F]`` became outputs ``[N, K]``; each request that began with it had waited so many seconds."""
+    def batch(self, rows: int, seconds: float) -> None:
+        """The model has answered a batch of so many rows, in so many seconds."""
 
     def shed(self) -> None:
-        """A request was refused because of the load."""
+        """A call was refused because of the load."""
+
+
+class Batched(NamedTuple):
+    """What a runner answers to the rows of one call.
+
+    ``outputs`` are ``[N, K]``. ``queue_seconds`` passed until the first batch with its rows started;
+    ``inference_seconds`` is the time of all batches with its rows, in the model.
+    """
+
+    outputs: FloatMatrix
+    queue_seconds: float
+    inference_seconds: float
 
 
 LOOP_SECONDS = 0.002
-"""A batch predicted to take longer than this runs in a thread, so that the event loop goes on answering."""
+"""A batch that is predicted to take longer runs in a thread, so that the event loop keeps answering."""
 CAUTION = 1.1
-"""Of an estimated latency: estimates err by some per cent, and the limit is for the slowest of those accepted."""
+"""Factor on an estimated latency: estimates are off by some per cent, and the limit holds for the slowest call."""
 WARM_UP_SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 1, 64, 256)
 
 
@@ -47,12 +59,12 @@ class Runner:
     """A model and its adaptive batcher, for one event loop.
 
     Args:
-        name: of the model, for error sentences.
+        name: name of the model, for error messages.
         model: rows ``[N, F]`` to outputs ``[N, K]``.
-        max_batch_size: most rows the model is given at once; a larger request is split.
-        max_latency_ms: a request whose answer is estimated to take longer is refused at once; so is later what the
-            estimate was wrong about, before it is run. An idle runner refuses nobody.
-        timeout_seconds: a request that has waited longer is given up.
+        max_batch_size: maximum rows in one call of the model; a larger request is split.
+        max_latency_ms: a request is refused at once if its answer is estimated to take longer, and refused before it
+            runs if it has waited longer. An idle runner refuses nothing.
+        timeout_seconds: maximum time a request waits for its answer.
 
     ``observer`` is told of every batch, once it is set.
     """
@@ -74,12 +86,12 @@ class Runner:
         self._idle.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"runner-{name}")
         self.timer = BatchTimer()
-        self.observer: Observer | None = None
+        self.observer: BatchObserver | None = None
 
     def warm_up(self, rows: FloatMatrix) -> None:
-        """Run these rows ``[N, F]`` over and over in batches of growing size, before there are callers.
+        """Run these rows ``[N, F]`` in batches of several sizes, before there are callers.
 
-        The first caller finds everything hot, and the timer knows what a batch takes. No limit of time applies.
+        So the first caller is as fast as the others, and the timer knows how long a batch takes. No time limit applies.
 
         Raises:
             InferenceFailed: the model raised.
@@ -90,8 +102,8 @@ class Runner:
             self._call(batch)
             self.timer.observe(len(batch), perf_counter() - started)
 
-    async def run(self, rows: FloatMatrix) -> FloatMatrix:
-        """The model's outputs ``[N, K]`` for rows ``[N, F]``, N at least 1, in their order.
+    async def run(self, rows: FloatMatrix) -> Batched:
+        """Run rows ``[N, F]``, N at least 1, and answer their outputs in the same order.
 
         Raises:
             Overloaded: the answer would take longer than ``max_latency_ms``; nothing was run.
@@ -106,20 +118,21 @@ class Runner:
         if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
             raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
-        request = Request(rows, loop.create_future(), now, behind=busy, missing=len(rows))
+        request = QueuedRows(rows, loop.create_future(), now, behind=busy, missing=len(rows))
         self._queue.append(request)
         self._schedule(loop)
         try:
-            return await request.future
+            outputs = await request.future
         except asyncio.CancelledError:
             self._queue.forget(request)
             raise
+        return Batched(outputs, request.queue_seconds, request.inference_seconds)
 
     def estimated_latency(self, rows: int, now: float) -> float:
-        """Seconds until ``rows`` that come ``now`` are answered; of more than a batch, until the first part is.
+        """Seconds until rows that arrive ``now`` are answered; for more than one batch, until the first part is.
 
-        A part of a batch's size of each request in the queue goes before a small request, and all of it before the last
-        part of a large one.
+        A request that fits into one batch waits for one batch of each request in the queue; a larger one waits for the
+        whole queue.
         """
         latency = 0.0
         if self._running_until is not None:
@@ -132,13 +145,13 @@ class Runner:
         return CAUTION * latency
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken."""
+        """Refuse new requests and finish those that were accepted."""
         self._closing = True
         await self._idle.wait()
         self._thread.shutdown()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A turn of the event loop later, every request that was read in this turn is in the queue.
+        # Run in the next turn of the event loop: all requests that are read in this turn are in the queue by then.
         if self._running_until is None and self._scheduled_at is None:
             self._scheduled_at = perf_counter()
             self._idle.clear()
@@ -156,8 +169,8 @@ class Runner:
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"There was no prediction within {self._timeout:g} seconds.")
 
-    def _refusal(self, request: Request, now: float) -> DeadlineExceeded | Overloaded | None:
-        """Why a request that waited is not run any more."""
+    def _refusal(self, request: QueuedRows, now: float) -> DeadlineExceeded | Overloaded | None:
+        """Why a request has waited too long to be run, or None."""
         age = now - request.arrived
         if age > self._timeout:
             return self._late()
@@ -166,7 +179,7 @@ class Runner:
         return None
 
     def _watch(self, loop: asyncio.AbstractEventLoop, batch: list[Slice]) -> None:
-        """While a batch runs in the thread: give up who has waited too long, and look again when the next one has."""
+        """While a batch runs in the thread: fail requests that have waited too long, and schedule the next check."""
         now = perf_counter()
         waiting = dict.fromkeys([part.request for part in batch] + list(self._queue))
         for request in waiting:
@@ -220,7 +233,7 @@ class Runner:
             self._watcher.cancel()
         error = done.exception()
         if error is not None:
-            if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: its callers must not wait
+            if not isinstance(error, InferenceFailed):  # such as sys.exit() in a model: callers must not wait for ever
                 error = InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error!r}")
             self._fail(batch, error)
         else:
@@ -230,10 +243,9 @@ class Runner:
     def _succeed(self, batch: list[Slice], rows: FloatMatrix, outputs: FloatMatrix, started: float) -> None:
         seconds = perf_counter() - started
         self.timer.observe(len(rows), seconds)
-        self._deliver(batch, outputs)
+        self._deliver(batch, outputs, started, seconds)
         if self.observer is not None:
-            waits = [started - request.arrived for request, start, _ in batch if not start]
-            self.observer.batch(rows, outputs, waits, seconds)
+            self.observer.batch(len(rows), seconds)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
@@ -244,15 +256,18 @@ class Runner:
     def _call(self, rows: FloatMatrix) -> FloatMatrix:
         try:
             outputs = self._model(rows)
-        except Exception as error:  # a model may raise anything: its callers are told, and the stack goes with it
+        except Exception as error:  # a model may raise anything: callers are told, and the stack is logged
             raise InferenceFailed(f"The model {self._name} failed on a batch of {len(rows)} rows: {error}") from error
         if len(outputs) != len(rows):
             raise InferenceFailed(f"The model {self._name} answered {len(rows)} rows with {len(outputs)} outputs.")
         return outputs
 
-    def _deliver(self, batch: list[Slice], outputs: FloatMatrix) -> None:
+    def _deliver(self, batch: list[Slice], outputs: FloatMatrix, started: float, seconds: float) -> None:
         position = 0
-        for request, _, count in batch:
+        for request, start, count in batch:
+            if not start:
+                request.queue_seconds = started - request.arrived
+            request.inference_seconds += seconds
             part = outputs[position : position + count]
             position += count
             request.missing -= count

@@ -1,18 +1,18 @@
-"""How long a batch will take, learnt from those that ran."""
+"""Predicts how long a batch will take, from the batches that ran."""
 
 STALL = 10
-"""So many times its prediction a batch teaches at most: one stall of the machine must not refuse callers for long."""
+"""An observation counts for at most ten times the prediction: one stall must not refuse callers for long."""
 SHORT_GAP = 0.001
-"""Seconds that are no stall."""
+"""A gap of this many seconds is never a stall."""
 GAP_WEIGHT = 0.1
-"""Of the latest gap in their mean."""
+"""Weight of the latest gap in the moving mean."""
 
 
 class BatchTimer:
-    """Predicts the seconds a batch takes: ``fixed + per_row * rows``, by least squares, the recent weighing more.
+    """Predicts the seconds of a batch as ``fixed + per_row * rows``: least squares, with more weight on recent batches.
 
-    ``gap`` is what passes before a batch that could start does start, in seconds: the event loop has other work too,
-    and under load that, not the model, may be what takes the time.
+    ``gap`` is the mean time in seconds between the moment a batch could start and the moment it does. The event loop
+    has other work too, and under load that may take longer than the model.
     """
 
     def __init__(self, decay: float = 0.98) -> None:
@@ -35,7 +35,7 @@ class BatchTimer:
         mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
         variance = self._rows_squared / self._weight - mean_rows * mean_rows
         if variance < 1e-9 * (1 + mean_rows * mean_rows):
-            # All batches had one size: the slope is unknown, and the line through the origin is the cautious guess.
+            # All batches had one size, so the slope is unknown. A line through the origin is the cautious guess.
             self.per_row = mean_seconds / mean_rows
         else:
             covariance = self._product / self._weight - mean_rows * mean_seconds
@@ -43,7 +43,7 @@ class BatchTimer:
         self.fixed = mean_seconds - self.per_row * mean_rows
 
     def observe_gap(self, seconds: float) -> None:
-        """Learn from the wait of one batch for the event loop."""
+        """Learn from the time that one batch waited for the event loop."""
         seconds = min(seconds, STALL * max(self.gap, SHORT_GAP))
         self.gap += (seconds - self.gap) * GAP_WEIGHT
 

@@ -1,13 +1,11 @@
-"""The OpenAPI document and the page that shows it."""
+"""The OpenAPI document."""
 
 from typing import Any
 
-from _bentoml_sdk import Service
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from contract import DATASETS
-from contract.dataset import Dataset, Rows
+from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
     JSON_LENGTH_PARAMETER,
@@ -39,7 +37,10 @@ _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
     "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
-    "415": ("The body is not JSON.", "The body must be application/json, not text/plain."),
+    "415": (
+        "The body is not JSON, or is compressed with something other than gzip.",
+        "The body must be application/json, not text/plain.",
+    ),
     "429": (
         "Shed: an answer would take too long. `Retry-After` has the seconds after which to try again.",
         "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
@@ -47,6 +48,8 @@ _ERRORS = {
     "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
 }
+
+_GZIP = "May be compressed: `Content-Encoding: gzip`."
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
@@ -61,22 +64,26 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(service: Service[Any]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a service, from its API methods and their models."""
+def document(title: str, version: str, description: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the service, from the datasets and the protocol.
+
+    Args:
+        title, description: of the service.
+        version: of the Bento.
+    """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
     protocol_bodies: list[type[BaseModel]] = [ProtocolError]
     paths: dict[str, Any] = {}
-    for method in service.apis.values():
-        takes, gives = _declared(method.input_spec), _declared(method.output_spec)
-        bodies += [takes, gives]
-        paths[method.route] = {
+    for api in prediction_apis():
+        bodies += [api.takes, api.gives]
+        paths[api.path] = {
             "post": {
-                "operationId": method.name,
+                "operationId": api.name,
                 "tags": ["predictions"],
-                "summary": (method.doc or "").strip().partition("\n")[0],
-                "requestBody": {"required": True, "content": _content(takes, _example(takes))},
+                "summary": api.summary,
+                "requestBody": {"description": _GZIP, "required": True, "content": _content(api.takes, api.example)},
                 "responses": {
-                    "200": {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
+                    "200": {"description": (api.gives.__doc__ or "").strip(), "content": _content(api.gives)},
                     **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
                 },
             }
@@ -100,12 +107,9 @@ def document(service: Service[Any]) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": service.name,
-            "version": service.bento.tag.version if service.bento else "development",
-            "description": (service.inner.__doc__ or "").strip(),
-        },
-        "servers": [{"url": "/"}],
+        "info": {"title": title, "version": version, "description": description},
+        # Relative to this document: a proxy may serve it under a path of its own.
+        "servers": [{"url": "./"}],
         "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
@@ -135,14 +139,8 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     if path.endswith("/infer"):
         parameters.append(JSON_LENGTH_PARAMETER)
         takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
-    operation["requestBody"] = {"required": path.endswith("/infer"), "content": takes}
+    operation["requestBody"] = {"description": _GZIP, "required": path.endswith("/infer"), "content": takes}
     return {"post": operation}
-
-
-def _declared(spec: type[BaseModel]) -> type[BaseModel]:
-    """The model that the API method declares, which BentoML wraps into a class of its own."""
-    declared: type[BaseModel] = spec.__bases__[-1]
-    return declared
 
 
 def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
@@ -150,26 +148,6 @@ def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
     if example is not None:
         content["example"] = example
     return {"application/json": content}
-
-
-def _example(body: type[BaseModel]) -> object:
-    """A body that works when tried."""
-    example = dataset_of(body).example
-    return {"rows": [example, example]} if issubclass(body, Rows) else example
-
-
-def dataset_of(body: type[BaseModel]) -> Dataset:
-    """The dataset whose rows an API method takes.
-
-    Args:
-        body: a row, or rows, as declared or as BentoML wraps it.
-    """
-    for dataset in DATASETS.values():
-        if issubclass(body, dataset.row):
-            return dataset
-        if issubclass(body, Rows) and body.model_fields["rows"].annotation == list[dataset.row]:  # type: ignore[name-defined]  # a type by value
-            return dataset
-    raise TypeError(f"{body.__name__} is the row of no dataset in contract.DATASETS")
 
 
 def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, Any]:
@@ -181,23 +159,3 @@ def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, An
     if status == "429":
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return answer
-
-
-DOCS_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML prediction bundle: API</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="icon" href="./static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true});
-</script>
-</body>
-</html>
-"""

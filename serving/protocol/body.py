@@ -5,24 +5,13 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from contract.errors import InvalidInput
-from serving.protocol.messages import check_parameters
+from serving.protocol.infer_request import InferRequest, check_parameters
 from serving.protocol.tensors import InputTensor, OutputTensor, checked_shape
-
-
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """What a body asks for. ``binary`` tells for each output, and under None for all others, how it is wanted."""
-
-    id: str | None
-    inputs: list[InputTensor]
-    outputs: list[str]
-    binary: dict[str | None, bool]
 
 
 def read_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -90,7 +79,7 @@ def write_response(
     raws = []
     for output in outputs:
         document: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
-        if request.binary.get(output.name, request.binary[None]):
+        if request.wants_binary(output.name):
             raws.append(output.raw())
             document["parameters"] = {"binary_data_size": len(raws[-1])}
         else:
@@ -118,7 +107,7 @@ def _inputs(content: dict[str, Any], raw: memoryview | None) -> list[InputTensor
             if not isinstance(values, list):
                 raise InvalidInput(f"The input {name[:60]!r} needs data: a list of numbers.")
         elif values is not None:
-            raise InvalidInput(f"The input {name[:60]!r} has data and binary_data_size: it must have one of both.")
+            raise InvalidInput(f"The input {name[:60]!r} has data and binary_data_size: send only one.")
         elif raw is None:
             raise InvalidInput(
                 f"The input {name[:60]!r} has binary_data_size, but there is no header Inference-Header-Content-Length."

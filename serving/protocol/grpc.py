@@ -18,36 +18,18 @@ from open_inference.grpc import protocol as pb
 
 from contract.errors import BundleError, DeadlineExceeded, InvalidInput, StartupError
 from serving.errors import INTERNAL_ERROR, error_headers, grpc_status, sentence
-from serving.http.body import CLIENT_CLOSED_REQUEST
 from serving.protocol import health
+from serving.protocol.grpc_body import read_request, write_response
 from serving.protocol.inference import Inference
-from serving.protocol.messages import check_parameters
-from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
 from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
-from serving.telemetry.calls import Calls
-from serving.telemetry.grpc import grpc_calls
-from serving.telemetry.model import count_refused
+from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, grpc_counter
 from serving.telemetry.request_log import RequestLog
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-CONTENTS = {
-    "FP64": "fp64_contents",
-    "FP32": "fp32_contents",
-    "INT64": "int64_contents",
-    "INT32": "int_contents",
-    "INT16": "int_contents",
-    "INT8": "int_contents",
-    "UINT64": "uint64_contents",
-    "UINT32": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT8": "uint_contents",
-}
-"""The field of typed contents that holds the elements of a datatype."""
-
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Answer = Callable[[Any], Awaitable[Message]]
-
+Method = Callable[[Any, Call], Awaitable[Message]]
+"""Answers the message of one call."""
 
 LISTENERS = 8
 """Servers of grpc.aio in a worker, which share the port and the event loop.
@@ -66,6 +48,7 @@ class GrpcServer:
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._servers: list[grpc.aio.Server] = []
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     async def start(self) -> None:
         """Bind the port and listen, NOT_SERVING.
@@ -96,6 +79,7 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
+                *_keepalive(self._settings.GRPC_KEEPALIVE_SECONDS),
             ]
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
@@ -109,7 +93,7 @@ class GrpcServer:
         return server
 
     def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        answers: dict[str, Answer] = {
+        methods: dict[str, Method] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -119,70 +103,58 @@ class GrpcServer:
         }
         # Bytes in, bytes out: gRPC would answer a message that does not parse as an error of the server.
         return {
-            method: grpc.unary_unary_rpc_method_handler(
-                partial(self._call, method, getattr(pb, f"{method}Request"), answer)
-            )
-            for method, answer in answers.items()
+            name: grpc.unary_unary_rpc_method_handler(partial(self._call, name, getattr(pb, f"{name}Request"), method))
+            for name, method in methods.items()
         }
 
     async def _call(
-        self, method: str, request_type: type[Message], answer: Answer, data: bytes, context: Context
+        self, name: str, request_type: type[Message], method: Method, data: bytes, context: Context
     ) -> bytes:
-        """Answer one call, with its identifier; count and log it. An error is a status code with one sentence."""
+        """Answer one call, with its identifier. An error is a status code with one sentence."""
         started = perf_counter()
-        asked = next((value for name, value in context.invocation_metadata() or () if name == request_id.HEADER), None)
-        trailing = {request_id.HEADER: request_id.begin(asked if isinstance(asked, str) else None)}
-        model = UNKNOWN
-        calls: Calls | None = None
-        code, details, status = grpc.StatusCode.OK, "", 200
-        failure: BaseException | None = None
-        content = b""
+        asked = next((value for key, value in context.invocation_metadata() or () if key == request_id.HEADER), None)
+        request: Any = None
         try:
             request = _parse(request_type, data)
             model = self._model_label(request)
-            calls = grpc_calls(SERVICE.full_name, method, model)
-            calls.begin()
-            content = (await answer(request)).SerializeToString()
-        except BundleError as error:
-            code, details, status, failure = grpc_status(error), sentence(error), error.status, error
-            trailing |= error_headers(error)
-        except asyncio.CancelledError:
-            expired = context.time_remaining() == 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            status = DeadlineExceeded.status if expired else CLIENT_CLOSED_REQUEST
-            raise
-        except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered with a status
-            code, details, status, failure = grpc.StatusCode.INTERNAL, INTERNAL_ERROR, BundleError.status, error
-        finally:
-            seconds = perf_counter() - started
-            if calls is None:  # the message did not parse
-                calls = grpc_calls(SERVICE.full_name, method, model)
-                calls.begin()
-            calls.end(code.name, seconds)
-            self._tell(method, model, code, status, seconds, failure)
-        metadata = tuple((name.lower(), value) for name, value in trailing.items())
+        except InvalidInput as error:
+            model, method = UNKNOWN, partial(_refuse, error)
+        endpoint = self._endpoint(name, model)
+        code, details, headers, content = grpc.StatusCode.OK, "", {}, b""
+        with Call(endpoint, asked if isinstance(asked, str) else None, self._log, started) as call:
+            try:
+                content = (await method(request, call)).SerializeToString()
+                call.status = 200
+            except BundleError as error:
+                code, details, headers = grpc_status(error), sentence(error), error_headers(error)
+                call.status, call.error = error.status, error
+            except asyncio.CancelledError:
+                expired = context.time_remaining() == 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+                call.status = DeadlineExceeded.status if expired else CLIENT_CLOSED_REQUEST
+                raise
+            except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered with a status
+                code, details = grpc.StatusCode.INTERNAL, INTERNAL_ERROR
+                call.status, call.error = BundleError.status, error
+            finally:
+                call.code = code.name
+        trailing = ((request_id.HEADER, call.request_id), *((key.lower(), value) for key, value in headers.items()))
         if code is not grpc.StatusCode.OK:
-            await context.abort(code, details, metadata)
-        context.set_trailing_metadata(metadata)
+            await context.abort(code, details, trailing)
+        context.set_trailing_metadata(trailing)
         return content
 
-    def _tell(
-        self,
-        method: str,
-        model: str,
-        code: grpc.StatusCode,
-        status: int,
-        seconds: float,
-        failure: BaseException | None,
-    ) -> None:
-        predictor = self._inference.bundle.predictors.get(model)
-        if isinstance(failure, InvalidInput) and predictor is not None:
-            count_refused(predictor.model.dataset, failure.refused)
-        if self._log.wants(status, seconds):
-            fields = {"route": f"/{SERVICE.full_name}/{method}", "model": model, "status": code.name}
-            if predictor is not None:
-                fields["version"] = predictor.model.version
-            self._log.write(status, seconds, failure, fields)
+    def _endpoint(self, method: str, model: str) -> Endpoint:
+        """The endpoint of a method and a model. Both come from the registry, so there are few."""
+        if (method, model) not in self._endpoints:
+            predictor = self._inference.bundle.predictors.get(model)
+            self._endpoints[method, model] = Endpoint(
+                f"/{SERVICE.full_name}/{method}",
+                "grpc",
+                predictor.dataset if predictor is not None else None,
+                grpc_counter(SERVICE.full_name, method, model),
+            )
+        return self._endpoints[method, model]
 
     def _model_label(self, request: Any) -> str:
         """The model a request is about, as a label: what callers make up is ``unknown``."""
@@ -192,20 +164,20 @@ class GrpcServer:
         name = request.model_name if "model_name" in fields else request.name
         return name if name in self._inference.bundle.predictors else UNKNOWN
 
-    async def _server_live(self, _: pb.ServerLiveRequest) -> Message:
+    async def _server_live(self, _: pb.ServerLiveRequest, __: Call) -> Message:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _: pb.ServerReadyRequest) -> Message:
+    async def _server_ready(self, _: pb.ServerReadyRequest, __: Call) -> Message:
         return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
 
-    async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
-        self._inference.predictor(request.name, request.version)
-        return pb.ModelReadyResponse(ready=self._inference.bundle.ready)
+    async def _model_ready(self, request: pb.ModelReadyRequest, _: Call) -> Message:
+        # As Triton: its client raises on a status.
+        return pb.ModelReadyResponse(ready=self._inference.is_ready(request.name, request.version))
 
-    async def _server_metadata(self, _: pb.ServerMetadataRequest) -> Message:
+    async def _server_metadata(self, _: pb.ServerMetadataRequest, __: Call) -> Message:
         return pb.ServerMetadataResponse(**self._inference.server_metadata())
 
-    async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+    async def _model_metadata(self, request: pb.ModelMetadataRequest, _: Call) -> Message:
         metadata = self._inference.model_metadata(self._inference.predictor(request.name, request.version))
         # Feature names and classes have no place here: these messages have no parameters for a tensor, and in the field
         # of the model's properties MLServer's stubs expect other messages, so that they could not read the answer.
@@ -213,26 +185,32 @@ class GrpcServer:
             tensor.pop("parameters", None)
         return pb.ModelMetadataResponse(**metadata)
 
-    async def _model_infer(self, request: pb.ModelInferRequest) -> Message:
-        self._inference.check_started()
-        predictor = self._inference.predictor(request.model_name, request.model_version)
-        check_parameters(request.parameters, "the request")
-        tensors = _tensors(request)
-        for output in request.outputs:
-            check_parameters(output.parameters, f"the output {output.name[:60]!r}")
-        outputs = await self._inference.infer(predictor, tensors, [output.name for output in request.outputs])
-        response = pb.ModelInferResponse(
-            model_name=request.model_name, model_version=predictor.model.version, id=request.id
-        )
-        # Answered in the form it was asked, as MLServer and Triton's clients expect.
-        raw = bool(request.raw_input_contents)
-        for tensor in outputs:
-            written = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-            if raw:
-                response.raw_output_contents.append(tensor.raw())
-            else:
-                _write_contents(written.contents, tensor)
-        return response
+    async def _model_infer(self, request: pb.ModelInferRequest, call: Call) -> Message:
+        inference, version = self._inference, request.model_version
+        inference.check_started()
+        predictor = inference.predictor(request.model_name, version)
+        call.version = predictor.version
+        asked = read_request(request)
+        prediction, outputs = await inference.infer(predictor, asked, call, version)
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version=prediction.version, id=request.id)
+        response.parameters["prediction_id"].string_param = prediction.id
+        return write_response(response, outputs, asked)
+
+
+async def _refuse(error: InvalidInput, _: Any, __: Call) -> Message:
+    raise error
+
+
+def _keepalive(seconds: float) -> list[tuple[str, int]]:
+    """Options that let clients ping this often, with or without a call in flight.
+
+    By default gRPC disconnects a client that pings more than once in 5 minutes (2 hours without a call). Half of the
+    interval is enforced: pings that left on time may arrive close together.
+    """
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(seconds * 1000 / 2)),
+    ]
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
@@ -240,46 +218,3 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         return request_type.FromString(data)
     except DecodeError as error:
         raise InvalidInput(f"The message is no {request_type.DESCRIPTOR.full_name}: {error}.") from None
-
-
-def _tensors(request: pb.ModelInferRequest) -> list[InputTensor]:
-    raws = request.raw_input_contents
-    if raws and len(raws) != len(request.inputs):
-        raise InvalidInput(
-            f"There are {len(request.inputs)} inputs and {len(raws)} raw_input_contents: give each its own."
-        )
-    tensors = []
-    for index, tensor in enumerate(request.inputs):
-        check_parameters(tensor.parameters, f"the input {tensor.name[:60]!r}")
-        values = _contents(tensor)
-        if raws:
-            if values:
-                raise InvalidInput(
-                    f"The input {tensor.name[:60]!r} has contents and raw_input_contents: it must have one of both."
-                )
-            values = raws[index]
-        tensors.append(
-            InputTensor(tensor.name, tensor.datatype, checked_shape(tensor.name, list(tensor.shape)), values)
-        )
-    return tensors
-
-
-def _contents(tensor: Any) -> Any:
-    """The typed contents, from the field of the datatype; of a datatype that we do not take, nothing."""
-    field = CONTENTS.get(tensor.datatype)
-    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
-    if field is None:
-        return []
-    if filled not in ([], [field]):
-        raise InvalidInput(
-            f"The input {tensor.name[:60]!r} is {tensor.datatype}: its contents must be in {field}, not in "
-            f"{', '.join(filled)}."
-        )
-    return list(getattr(tensor.contents, field))
-
-
-def _write_contents(contents: Any, tensor: OutputTensor) -> None:
-    if tensor.datatype == BYTES:
-        contents.bytes_contents.extend(element.encode() for element in tensor.flat())
-    else:
-        getattr(contents, CONTENTS[tensor.datatype]).extend(tensor.flat())

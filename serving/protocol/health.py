@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-Request = health_pb2.HealthCheckRequest
-Response = health_pb2.HealthCheckResponse
-Context = grpc.aio.ServicerContext[Request, Response]
+Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -24,36 +23,36 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {"", *names}
-        self._response = Response(status=Response.NOT_SERVING)
+        self._response = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING)
         self._closed = False
         self._changed = asyncio.Event()
 
     def open(self) -> None:
         """SERVING, from now on."""
-        self._tell(Response(status=Response.SERVING))
+        self._tell(HealthCheckResponse(status=HealthCheckResponse.SERVING))
 
     def drain(self) -> None:
         """NOT_SERVING, from now on; who watches is told, and kept."""
-        self._tell(Response(status=Response.NOT_SERVING))
+        self._tell(HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING))
 
     def close(self) -> None:
         """NOT_SERVING for good; who watches is told, and let go."""
         self._closed = True
-        self._tell(Response(status=Response.NOT_SERVING))
+        self._tell(HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING))
 
-    async def Check(self, request: Request, context: Context) -> Response:  # noqa: N802 - gRPC's name
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802 - gRPC's name
         """The state now; NOT_FOUND for a name we do not have."""
         if request.service not in self._names:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {request.service[:60]!r}.")
         return self._response
 
-    async def Watch(self, request: Request, _: Context) -> AsyncIterator[Response]:  # noqa: N802 - gRPC's name
+    async def Watch(self, request: HealthCheckRequest, _: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802 - gRPC's name
         """The state now, and each time it changes."""
         told = None
         while True:
             changed = self._changed
             known = request.service in self._names
-            response = self._response if known else Response(status=Response.SERVICE_UNKNOWN)
+            response = self._response if known else HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             if response != told:
                 yield response
                 told = response
@@ -61,7 +60,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 return
             await changed.wait()
 
-    def _tell(self, response: Response) -> None:
+    def _tell(self, response: HealthCheckResponse) -> None:
         self._response = response
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,23 +1,30 @@
-"""What both transports ask of the bundle: its models, an inference, metadata."""
+"""What both transports ask for: the models, an inference, metadata."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from contract.errors import NotFound, NotReady
 from serving.bundle import Bundle
-from serving.predictions import Predictor
-from serving.protocol.messages import EXTENSIONS, PLATFORM, Codec
-from serving.protocol.tensors import InputTensor, OutputTensor
+from serving.prediction import Prediction, Predictor
+from serving.protocol.codec import EXTENSIONS, PLATFORM, Codec
+from serving.protocol.infer_request import InferRequest
+from serving.protocol.tensors import OutputTensor
+from serving.telemetry.call import Call
 
 
 class Inference:
-    """The bundle, in the words of the protocol."""
+    """The bundle, in the terms of the protocol.
+
+    Args:
+        bundle: the models of this worker.
+        name, version: of the server, for its metadata.
+    """
 
     def __init__(self, bundle: Bundle, name: str, version: str) -> None:
         self.bundle = bundle
         self._name = name
         self._version = version
-        self._codecs = {model: Codec(predictor.model.dataset) for model, predictor in bundle.predictors.items()}
+        self._codecs = {model: Codec(predictor.dataset) for model, predictor in bundle.predictors.items()}
 
     @property
     def models(self) -> list[str]:
@@ -25,18 +32,29 @@ class Inference:
         return list(self._codecs)
 
     def predictor(self, model: str, version: str = "") -> Predictor:
-        """The predictor of a model; without a version, of the one that is served.
+        """The predictor of a model.
+
+        Args:
+            model: its name.
+            version: the version that must be served; "" for any.
 
         Raises:
-            NotFound: there is no such model, or not in this version.
+            NotFound: there is no such model, or another version is served.
         """
         predictor = self.bundle.predictors.get(model)
         if predictor is None:
             raise NotFound(f"There is no model {model[:60]!r}; there are {', '.join(self._codecs)}.")
-        served = predictor.model.version
-        if version not in {"", served}:
-            raise NotFound(f"The model {model} is served in version {served}, not {version[:60]!r}.")
+        if version:
+            predictor.check_version(version)
         return predictor
+
+    def is_ready(self, model: str, version: str = "") -> bool:
+        """Whether this model, in this version, takes requests; False if there is no such model."""
+        try:
+            self.predictor(model, version)
+        except NotFound:
+            return False
+        return self.bundle.ready
 
     def check_started(self) -> None:
         """Refuse what comes before the models are warm and the ports bound.
@@ -48,7 +66,7 @@ class Inference:
             raise NotReady("The service is starting; try again in a moment.")
 
     def check_ready(self) -> None:
-        """Tell who asks whether to send more.
+        """Tell a prober whether to send more requests.
 
         Raises:
             NotReady: the service is starting or shutting down.
@@ -58,18 +76,21 @@ class Inference:
             raise NotReady("The service is shutting down.")
 
     async def infer(
-        self, predictor: Predictor, tensors: Sequence[InputTensor], outputs: Sequence[str]
-    ) -> list[OutputTensor]:
-        """The outputs asked for, or all of them; the rows run in one batch with those of other callers.
+        self, predictor: Predictor, request: InferRequest, call: Call, version: str = ""
+    ) -> tuple[Prediction, Sequence[OutputTensor]]:
+        """Predict the rows of a request.
+
+        Returns:
+            The prediction, and the outputs asked for, or all of them.
 
         Raises:
             InvalidInput: a tensor, a value or an output is refused.
-            Overloaded, NotReady, InferenceFailed, DeadlineExceeded: as the runner says.
+            NotFound, Overloaded, NotReady, InferenceFailed, DeadlineExceeded: as ``Predictor.predict`` does.
         """
-        codec = self._codecs[predictor.model.dataset.name]
-        codec.check_outputs(outputs)
-        rows = codec.rows(tensors)
-        return codec.tensors(await predictor.runner.run(rows), outputs)
+        codec = self._codecs[predictor.dataset.name]
+        codec.check_outputs(request.outputs)
+        prediction = await predictor.predict(codec.rows(request.inputs), call, version)
+        return prediction, codec.tensors(prediction.outputs, request.outputs)
 
     def server_metadata(self) -> dict[str, Any]:
         """Name, version and extensions of this server."""
@@ -77,10 +98,10 @@ class Inference:
 
     def model_metadata(self, predictor: Predictor) -> dict[str, Any]:
         """Name, versions, platform, inputs and outputs of a model."""
-        codec = self._codecs[predictor.model.dataset.name]
+        codec = self._codecs[predictor.dataset.name]
         return {
-            "name": predictor.model.dataset.name,
-            "versions": [predictor.model.version],
+            "name": predictor.dataset.name,
+            "versions": [predictor.version],
             "platform": PLATFORM,
             "inputs": [codec.input.document()],
             "outputs": [output.document() for output in codec.outputs.values()],
@@ -90,6 +111,6 @@ class Inference:
         """Every model with its state, as the model repository extension lists them."""
         state = "READY" if self.bundle.ready else "UNAVAILABLE"
         return [
-            {"name": name, "version": predictor.model.version, "state": state, "reason": ""}
+            {"name": name, "version": predictor.version, "state": state, "reason": ""}
             for name, predictor in self.bundle.predictors.items()
         ]

@@ -3,134 +3,143 @@
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-from pydantic_core import to_json
-from starlette.types import Receive, Scope
-
-from contract.errors import BundleError, InvalidInput, NotFound, UnsupportedMediaType
+from contract.errors import BundleError, InvalidInput, UnsupportedMediaType
 from serving.errors import sentence
-from serving.http.body import check_method, header, media_type, read_body
-from serving.http.json_app import JSON, Answer, JsonApp
+from serving.http.app import JSON, Handler, HttpRequest, HttpResponse, Route, json_response, not_found
+from serving.http.body import header, media_type, read_body
 from serving.protocol.body import read_object, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
+from serving.telemetry import UNKNOWN
+from serving.telemetry.call import Endpoint, http_counter
 
 PREFIX = "/v2"
 BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 
 
-class Request(NamedTuple):
-    """A request, and the model and version in its path, empty where there is none."""
-
-    scope: Scope
-    receive: Receive
-    model: str
-    version: str
-
-
-Handler = Callable[[Request], Awaitable[Any]]
-"""Answers a request: with plain data for JSON, or with an ``Answer``."""
-
-
-class RestApp(JsonApp):
+class RestProtocol:
     """The protocol's routes.
 
     Args:
-        inference: gives what is asked for, once the worker has started.
-        settings: have the limits of size and time.
+        inference: the models of this worker.
+        settings: the limits of size and time.
     """
 
-    def __init__(self, inference: Callable[[], Inference], settings: Settings) -> None:
+    def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._settings = settings
+        self._unknown = Endpoint(UNKNOWN, "v2", counter=http_counter(UNKNOWN))
+        self.routes = {route.endpoint.name: route for route in self._all()}
+        """By path, without versions: those that are asked most are found at once."""
 
-    async def answer(self, scope: Scope, receive: Receive) -> Answer:
-        """The answer of the path's handler."""
-        allowed, handler, model, version = self._route(scope["path"])
-        check_method(scope, allowed)
-        answer = await handler(Request(scope, receive, model, version))
-        return answer if isinstance(answer, Answer) else Answer(to_json(answer))
-
-    def error_body(self, error: BundleError) -> dict[str, str]:
-        """``{"error": "one sentence"}``."""
-        return {"error": sentence(error)}
-
-    def _route(self, path: str) -> tuple[str, Handler, str, str]:
-        """Method and handler of a path, the model and the version in it."""
-        parts = path.partition(PREFIX)[2].strip("/").split("/")
+    def find(self, path: str) -> Route | None:
+        """The route of a path that has a version, a slash too many, or the name of a model that is not served."""
+        if path != PREFIX and not path.startswith(f"{PREFIX}/"):
+            return None
+        parts = path.removeprefix(PREFIX).strip("/").split("/")
         version = ""
         if len(parts) > 3 and parts[2] == "versions" and parts[3]:
             version = parts[3]
             del parts[2:4]
+        known = self.routes.get("/".join([PREFIX, *parts]).rstrip("/"))
+        if known is not None and not version:
+            return known
         match parts:
-            case ["models", model, "infer"]:
-                return "POST", self._infer, model, version
-            case ["models", model]:
-                return "GET", self._model, model, version
-            case ["models", model, "ready"]:
-                return "GET", self._model_ready, model, version
-            case ["repository", "index"]:
-                return "POST", self._index, "", ""
-            case [""]:
-                return "GET", self._server, "", ""
-            case ["health", "live"]:
-                return "GET", self._live, "", ""
-            case ["health", "ready"]:
-                return "GET", self._ready, "", ""
-        raise NotFound(f"There is no {path[:200]}; GET /docs lists the routes.")
+            case ["models", model, *rest] if rest in ([], ["ready"], ["infer"]):
+                endpoint = known.endpoint if known is not None else self._unknown
+                return self._of_model(endpoint, model, version, "/".join(rest))
+        return self._route(self._unknown, not_found, None)
 
-    async def _infer(self, request: Request) -> Answer:
-        inference = self._inference()
+    def _all(self) -> Iterator[Route]:
+        yield self._route(_counted(PREFIX), self._server)
+        yield self._route(_quiet(f"{PREFIX}/health/live"), self._live)
+        yield self._route(_quiet(f"{PREFIX}/health/ready"), self._ready)
+        yield self._route(_counted(f"{PREFIX}/repository/index"), self._index, "POST")
+        for model, predictor in self._inference.bundle.predictors.items():
+            path = f"{PREFIX}/models/{model}"
+            counted = {
+                "": Endpoint(path, "v2", predictor.dataset, http_counter(path)),
+                "ready": Endpoint(f"{path}/ready", "v2", predictor.dataset),
+                "infer": Endpoint(f"{path}/infer", "v2", predictor.dataset, http_counter(f"{path}/infer")),
+            }
+            for what, endpoint in counted.items():
+                yield self._of_model(endpoint, model, "", what)
+
+    def _of_model(self, endpoint: Endpoint, model: str, version: str, what: str) -> Route:
+        handler, method = {
+            "": (self._model, "GET"),
+            "ready": (self._model_ready, "GET"),
+            "infer": (self._infer, "POST"),
+        }[what]
+        return self._route(endpoint, partial(handler, model=model, version=version), method)
+
+    def _route(self, endpoint: Endpoint, handler: Handler, method: str | None = "GET") -> Route:
+        return Route(endpoint, handler, method, _error_body)
+
+    async def _infer(self, request: HttpRequest, *, model: str, version: str) -> HttpResponse:
+        inference, call = self._inference, request.call
         inference.check_started()
-        predictor = inference.predictor(request.model, request.version)
+        predictor = inference.predictor(model, version)
+        call.version = predictor.version
         body = await self._body(request)
         asked = read_request(body, header(request.scope, b"inference-header-content-length"))
-        outputs = await inference.infer(predictor, asked.inputs, asked.outputs)
-        answer: dict[str, Any] = {"model_name": request.model, "model_version": predictor.model.version}
+        prediction, outputs = await inference.infer(predictor, asked, call, version)
+        answer: dict[str, Any] = {"model_name": model, "model_version": prediction.version}
         if asked.id is not None:
             answer["id"] = asked.id
+        answer["parameters"] = {"prediction_id": prediction.id}
         content, json_length = write_response(answer, outputs, asked)
         if json_length == len(content):
-            return Answer(content)
-        return Answer(content, BINARY, {JSON_LENGTH: str(json_length)})
+            return HttpResponse(content)
+        return HttpResponse(content, BINARY, {JSON_LENGTH: str(json_length)})
 
-    async def _server(self, _: Request) -> Any:
-        return self._inference().server_metadata()
+    async def _server(self, _: HttpRequest) -> HttpResponse:
+        return json_response(self._inference.server_metadata())
 
-    async def _live(self, _: Request) -> Any:
-        return {"live": True}
+    async def _live(self, _: HttpRequest) -> HttpResponse:
+        return json_response({"live": True})
 
-    async def _ready(self, _: Request) -> Any:
-        self._inference().check_ready()
-        return {"ready": True}
+    async def _ready(self, _: HttpRequest) -> HttpResponse:
+        self._inference.check_ready()
+        return json_response({"ready": True})
 
-    async def _model(self, request: Request) -> Any:
-        inference = self._inference()
-        return inference.model_metadata(inference.predictor(request.model, request.version))
+    async def _model(self, _: HttpRequest, *, model: str, version: str) -> HttpResponse:
+        return json_response(self._inference.model_metadata(self._inference.predictor(model, version)))
 
-    async def _model_ready(self, request: Request) -> Any:
-        inference = self._inference()
-        inference.predictor(request.model, request.version)
-        inference.check_ready()
-        return {"name": request.model, "ready": True}
+    async def _model_ready(self, _: HttpRequest, *, model: str, version: str) -> HttpResponse:
+        self._inference.predictor(model, version)
+        self._inference.check_ready()
+        return json_response({"name": model, "ready": True})
 
-    async def _index(self, request: Request) -> Any:
+    async def _index(self, request: HttpRequest) -> HttpResponse:
         body = await self._body(request)
         only_ready = read_object(body).get("ready") if body.strip() else None
         if not isinstance(only_ready, bool | None):
             raise InvalidInput("ready must be true or false.")
-        models = self._inference().index()
-        return [model for model in models if model["state"] == "READY"] if only_ready else models
+        models = self._inference.index()
+        return json_response([model for model in models if model["state"] == "READY"] if only_ready else models)
 
-    async def _body(self, request: Request) -> bytes:
-        scope = request.scope
+    async def _body(self, request: HttpRequest) -> bytes:
+        scope, settings = request.scope, self._settings
         kind = media_type(scope) or JSON
         if kind not in {JSON, BINARY}:
             raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {kind[:60]}.")
-        encoding = header(scope, b"content-encoding") or "identity"
-        if encoding != "identity":
-            raise UnsupportedMediaType(f"The body must not be compressed, and it is {encoding[:60]}.")
-        return await read_body(scope, request.receive, self._settings.MAX_BODY_BYTES, self._settings.TIMEOUT_SECONDS)
+        return await read_body(scope, request.receive, settings.MAX_BODY_BYTES, settings.TIMEOUT_SECONDS)
+
+
+def _counted(path: str) -> Endpoint:
+    return Endpoint(path, "v2", counter=http_counter(path))
+
+
+def _quiet(path: str) -> Endpoint:
+    return Endpoint(path, "v2")
+
+
+def _error_body(error: BundleError) -> dict[str, str]:
+    """``{"error": "one sentence"}``."""
+    return {"error": sentence(error)}

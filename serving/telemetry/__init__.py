@@ -1,12 +1,18 @@
-"""The series of ``/metrics``: ours, and BentoML's with bounded labels. The README lists them all.
+"""What the service says about itself: metrics, logs and traces.
 
-Each worker writes files of its own, and a scrape sums them over the workers. What callers make up never becomes a
-label.
+Each worker writes metrics files of its own, and a scrape sums them over the workers. Labels come from the contract and
+the routes, never from callers, so that the number of series is bounded.
 """
 
 import os
 
 from prometheus_client import values
+
+from serving.errors import startup_errors
+from serving.telemetry import directory
+
+with startup_errors():
+    directory.prepare(os.environ)
 
 if values.ValueClass is not values.MutexValue:
     # A worker never forks. To ask the system for the process at each of six increments took 16 % of a request.
@@ -14,4 +20,4 @@ if values.ValueClass is not values.MutexValue:
     values.ValueClass = values.MultiProcessValue(lambda: _PID)
 
 UNKNOWN = "unknown"
-"""The label of every path and every model that is not served."""
+"""Label of every path and every model that is not served."""

@@ -1,16 +1,50 @@
-"""Many values for a histogram at once."""
+"""Metrics in bulk: values are noted at once and written a moment later, many at a time.
+
+Writing each value when it came took a tenth of a small prediction's time.
+"""
+
+import asyncio
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from prometheus_client import Histogram
 
+FLUSH_SECONDS = 0.1
+"""Longest time between a note and its write."""
+
+
+class Noted(Protocol):
+    """Something that has noted values."""
+
+    def write(self) -> None:
+        """Write the noted values and forget them."""
+
+
+_waiting: set[Noted] = set()
+"""Who has noted something since the last flush. Their number is bounded by the routes and the models."""
+
+
+def note(noted: Noted) -> None:
+    """Have ``noted.write`` called within ``FLUSH_SECONDS``."""
+    if not _waiting:
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
+    _waiting.add(noted)
+
+
+def flush() -> None:
+    """Write everything that was noted in this process."""
+    waiting = list(_waiting)
+    # Cleared first, so that the next note schedules a flush whatever becomes of this one.
+    _waiting.clear()
+    for noted in waiting:
+        noted.write()
+
 
 def observe_all(histogram: Histogram, values: ArrayLike) -> None:
-    """Count finite values ``[N]``; ``observe`` would take 2 µs for each.
-
-    A bucket holds its upper bound, as ``observe`` has it.
-    """
+    """Observe finite values ``[N]`` at once; ``Histogram.observe`` would take 2 µs for each."""
     array = np.asarray(values, dtype=np.float64)
+    # A bucket holds its upper bound, as in `Histogram.observe`.
     buckets = np.searchsorted(histogram._upper_bounds, array, side="left")
     for bucket, count in enumerate(np.bincount(buckets).tolist()):
         if count:

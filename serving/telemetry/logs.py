@@ -1,9 +1,8 @@
-"""Where log lines go, in which form, and from which level on.
+"""The configuration of logging: destinations, format and levels.
 
-One line is one event: JSON for machines, and on a terminal text for people. Everything in the process goes the same
-way, BentoML's lines too. A file is rotated by the process that writes it, and processes that share one would each
-rotate it under the others: so every worker has its own, named by its number, which the worker that replaces it takes
-over.
+Each line is one event: JSON, or text on a terminal. All lines of the process take the same path, BentoML's included.
+Processes that share a log file would rotate it under each other, so each worker has a file of its own, with its number
+in the name. A worker that replaces another takes over its number.
 """
 
 import logging
@@ -23,13 +22,13 @@ from serving.telemetry import request_id
 
 FILE_BYTES = 10 * 1024 * 1024
 FILE_BACKUPS = 5
-"""At most so many rotated files beside the one that is written."""
+"""Maximum number of rotated files, in addition to the current one."""
 
 
 def configure(settings: Settings) -> None:
-    """Lines to standard output and, if there is a ``LOG_FILE``, to it; ours and BentoML's from ``LOG_LEVEL`` on.
+    """Log to standard output and to ``LOG_FILE``, if there is one; our lines and BentoML's from ``LOG_LEVEL`` on.
 
-    Called once a process, when the service is imported: BentoML has set its own logging up by then.
+    Called once per process, when the service is imported. BentoML has configured its own logging by then.
 
     Raises:
         StartupError: the file cannot be written.
@@ -51,7 +50,7 @@ def configure(settings: Settings) -> None:
         }
     for handler in handlers.values():
         handler["filters"] = ["request"]
-    # Theirs had handlers of their own; from their level on, they now take the way of all.
+    # Libraries that had handlers of their own now use the root's.
     levels = {
         "serving": settings.LOG_LEVEL,
         "bentoml": settings.LOG_LEVEL,
@@ -79,12 +78,12 @@ def configure(settings: Settings) -> None:
 
 
 def file_of_process(file: Path, worker: int | None) -> Path:
-    """The file of a worker, by its number from 1 on; of the process that starts the workers, the file itself."""
+    """The log file of a worker, by its number (from 1), or of the process that starts the workers (None)."""
     return file if worker is None else file.with_name(f"{file.stem}.{worker}{file.suffix}")
 
 
 class _RequestFilter(logging.Filter):
-    """Adds the identifier of the request that is being answered; a line about several has them itself."""
+    """Adds the identifier of the current request, unless the line is about several requests and names them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         identifier = request_id.CURRENT.get()
@@ -105,7 +104,7 @@ class LineFormatter(JsonFormatter):
         )
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """The fields in the order in which people read them."""
+        """Put the timestamp first."""
         return {"timestamp": log_data.pop("timestamp"), **log_data}
 
 
@@ -113,7 +112,7 @@ class ConsoleFormatter(logging.Formatter):
     """Time, level, logger, event, fields: ``12:30:01.123 WARNING serving.telemetry.logs draining left=3``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the stack below it where there is one."""
+        """One line, followed by the stack if there is one."""
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(
             f" {name}={value if isinstance(value, int | float) else str(value)!r}"

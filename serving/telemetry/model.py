@@ -1,14 +1,8 @@
-"""What one model predicts, counted.
+"""What a model predicts, as series: an observer of its predictions, and of its runner's batches."""
 
-A batch is only noted; what was noted is counted in whole arrays and written once a second. So a scrape is at most a
-second behind, and a row costs about a microsecond.
-"""
-
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,89 +13,114 @@ from contract.dataset import Dataset, Task
 from contract.deciles import DECILES
 from contract.errors import OTHER, Reason, Refused
 from contract.table import FloatMatrix
-from serving.models import LoadedModel
-from serving.telemetry import series
+from serving.telemetry import bulk, series
 from serving.telemetry.bulk import observe_all
 
-FLUSH_SECONDS = 1.0
-FLUSH_ROWS = 4096
-"""So many rows are counted at once even if the second is not over: it takes under a millisecond."""
+if TYPE_CHECKING:
+    from serving.models import LoadedModel
+    from serving.prediction import Prediction
 
 
-class ModelObserver:
-    """The series of one model in one worker. It is told of each batch by the model's runner."""
+class ModelMetrics:
+    """The series of one model in one worker."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        name = model.dataset.name
-        self._features = [
-            (feature.deciles, _counters(series.FEATURE_DECILE, name, feature.name)) for feature in model.card.features
-        ]
-        self._outputs: _Values | _Classes = _Values(model) if model.dataset.task is Task.REGRESSION else _Classes(model)
-        self._predictions = series.PREDICTIONS.labels(name, model.version)
+    def __init__(self, dataset: Dataset) -> None:
+        name = dataset.name
+        self._dataset = dataset
         self._batch_rows = series.BATCH_ROWS.labels(name)
         self._queue_wait = series.QUEUE_WAIT.labels(name)
         self._inference = series.INFERENCE.labels(name)
         self._shed = series.SHED.labels(name)
-        self._name = name
-        refusals(model.dataset)
-        _describe(model)
-        self._noted = _Noted()
-        self._timer: asyncio.TimerHandle | None = None
+        self._last = series.LAST_PREDICTION
+        self._versions: dict[str, _Version] = {}
+        self._noted_rows: list[int] = []
+        self._noted_seconds: list[float] = []
+        refusals(dataset)
 
-    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
-        """Note a batch: rows ``[N, F]``, outputs ``[N, K]``, the seconds each request waited, those of the model."""
-        noted = self._noted
-        noted.rows.append(rows)
-        noted.outputs.append(outputs)
-        noted.waits.extend(waits)
-        noted.seconds.append(seconds)
-        noted.count += len(rows)
-        if noted.count >= FLUSH_ROWS:
-            self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+    def serve(self, model: "LoadedModel") -> None:
+        """Describe the model that is served from now on, and withdraw the description of the one before."""
+        for former in self._versions.values():
+            former.withdraw()
+        # Two versions: a former one may still be answering its last batches.
+        self._versions = dict([*self._versions.items()][-1:])
+        self._versions[model.version] = _Version(model)
+
+    def predicted(self, predictions: Sequence["Prediction"]) -> None:
+        """Count answered predictions, those of this model."""
+        by_version: dict[str, list[Prediction]] = {}
+        for prediction in predictions:
+            if prediction.model == self._dataset.name:
+                by_version.setdefault(prediction.version, []).append(prediction)
+        for version, answered in by_version.items():
+            rows = np.concatenate([prediction.rows for prediction in answered])
+            outputs = np.concatenate([prediction.outputs for prediction in answered])
+            if version in self._versions:
+                self._versions[version].count(rows, outputs)
+            observe_all(self._queue_wait, [prediction.queue_seconds for prediction in answered])
+            self._last.labels(self._dataset.name).set_to_current_time()
+
+    def batch(self, rows: int, seconds: float) -> None:
+        """Note a batch that the model has answered: how many rows, in how many seconds."""
+        self._noted_rows.append(rows)
+        self._noted_seconds.append(seconds)
+        bulk.note(self)
 
     def shed(self) -> None:
         """Count a request that was refused because of the load."""
         self._shed.inc()
 
-    def flush(self) -> None:
-        """Count what was noted."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        noted, self._noted = self._noted, _Noted()
-        if not noted.count:
-            return
-        for (edges, counters), column in zip(self._features, np.concatenate(noted.rows).T, strict=True):
+    def write(self) -> None:
+        """Write the noted batches."""
+        observe_all(self._batch_rows, self._noted_rows)
+        observe_all(self._inference, self._noted_seconds)
+        self._noted_rows.clear()
+        self._noted_seconds.clear()
+
+
+class _Version:
+    """The series of one version: what its card says, and its predictions by the deciles of its training split."""
+
+    def __init__(self, model: "LoadedModel") -> None:
+        name, version, card, run = model.dataset.name, model.version, model.card, model.run
+        self._features = [
+            (feature.deciles, _decile_counters(series.FEATURE_DECILE, name, feature.name)) for feature in card.features
+        ]
+        self._outputs = _Values(model) if model.dataset.task is Task.REGRESSION else _Classes(model)
+        self._predictions = series.PREDICTIONS.labels(name, version)
+        trained_at = run.trained_at.isoformat() if run.trained_at else ""
+        info = series.MODEL_INFO.labels(name, version, run.run_id or "", card.algorithm, trained_at)
+        info.set(1)
+        if run.trained_at:
+            series.TRAINED.labels(name).set(run.trained_at.timestamp())
+        self._described = [info]
+        for metric, value in card.metrics.items():
+            gauge = series.TEST_METRIC.labels(name, version, metric)
+            gauge.set(value)
+            self._described.append(gauge)
+        for feature in card.features:
+            for decile, share in enumerate(feature.decile_shares):
+                series.FEATURE_REFERENCE.labels(name, feature.name, decile).set(share)
+
+    def count(self, rows: FloatMatrix, outputs: FloatMatrix) -> None:
+        """Count predicted rows ``[N, F]`` and their outputs ``[N, K]``."""
+        for (edges, counters), column in zip(self._features, rows.T, strict=True):
             _add(counters, deciles.count(edges, column))
-        self._outputs.count(np.concatenate(noted.outputs))
-        self._predictions.inc(noted.count)
-        observe_all(self._batch_rows, [len(rows) for rows in noted.rows])
-        observe_all(self._queue_wait, noted.waits)
-        observe_all(self._inference, noted.seconds)
-        # Looked up here, so that there is no series before the first prediction: its value would be the year 1970.
-        series.LAST_PREDICTION.labels(self._name).set(time.time())
+        self._outputs.count(outputs)
+        self._predictions.inc(len(rows))
 
-
-@dataclass
-class _Noted:
-    """Batches that are not counted yet; ``count`` is of their rows."""
-
-    rows: list[FloatMatrix] = field(default_factory=list)
-    outputs: list[FloatMatrix] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    count: int = 0
+    def withdraw(self) -> None:
+        """Take back the series that describe this version; see ``series.WITHDRAWN``."""
+        for gauge in self._described:
+            gauge.set(series.WITHDRAWN)
 
 
 class _Values:
     """The predictions of a regression model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: "LoadedModel") -> None:
         name, card = model.dataset.name, model.card
         self._edges = card.prediction_deciles
-        self._deciles = _counters(series.PREDICTION_DECILE, name)
+        self._deciles = _decile_counters(series.PREDICTION_DECILE, name)
         self._values = series.predicted_value(name, card.prediction_deciles)
         for decile, share in enumerate(card.prediction_decile_shares):
             series.PREDICTION_REFERENCE.labels(name, decile).set(share)
@@ -115,7 +134,7 @@ class _Values:
 class _Classes:
     """The predictions of a classification model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: "LoadedModel") -> None:
         name = model.dataset.name
         labels = model.dataset.target.classes
         self._classes = [series.PREDICTED_CLASS.labels(name, label) for label in labels]
@@ -131,7 +150,7 @@ class _Classes:
 
 @cache
 def refusals(dataset: Dataset) -> Mapping[tuple[str, Reason], Counter]:
-    """The counters of refused rows by feature and reason, each at 0 from the start on."""
+    """The counters of refused rows by feature and reason; each starts at 0."""
     found = [
         (feature, reason)
         for feature in dataset.feature_names
@@ -148,19 +167,7 @@ def count_refused(dataset: Dataset, refused: Refused) -> None:
         counters.get(key, counters[OTHER, Reason.MALFORMED]).inc(count)
 
 
-def _describe(model: LoadedModel) -> None:
-    name, version, card = model.dataset.name, model.version, model.card
-    series.MODEL_INFO.labels(name, version, card.run_id, card.algorithm, card.trained_at.isoformat()).set(1)
-    series.TRAINED.labels(name).set(card.trained_at.timestamp())
-    for metric, value in card.metrics.items():
-        series.TEST_METRIC.labels(name, version, metric).set(value)
-    for feature in card.features:
-        for decile, share in enumerate(feature.decile_shares):
-            series.FEATURE_REFERENCE.labels(name, feature.name, decile).set(share)
-
-
-def _counters(metric: Counter, *labels: str) -> list[Counter]:
-    """The counters of the ten deciles."""
+def _decile_counters(metric: Counter, *labels: str) -> list[Counter]:
     return [metric.labels(*labels, decile) for decile in range(DECILES)]
 
 

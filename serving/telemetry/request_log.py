@@ -1,4 +1,4 @@
-"""What the log says of a request: of every one at DEBUG, else of those that were refused, shed, slow or failed.
+"""The log line of a request. At DEBUG every request has one; else those that were refused, shed, slow or failed.
 
 A line has no values of features, and so not the sentence of a refusal, which repeats them: it has feature and reason.
 Callers could make lines faster than they are written, so those that are no fault of ours are limited; metrics count
@@ -17,7 +17,7 @@ from contract.errors import BundleError, InvalidInput
 logger = logging.getLogger(__name__)
 
 LINES_PER_SECOND = 10
-"""Most lines of one kind and worker; the next one that is written tells how many were left out. At DEBUG all are."""
+"""Maximum lines of one kind per worker, except at DEBUG. The next line that is written tells how many were left out."""
 MAXIMUM_REASONS = 10
 MAXIMUM_NAME = 60
 
@@ -36,7 +36,7 @@ class RequestLog:
     _limits: dict[str, "_Limit"] = field(default_factory=dict)
 
     def wants(self, status: int, seconds: float) -> bool:
-        """Whether a request may be worth a line."""
+        """Whether a request may get a line."""
         return status >= 400 or seconds >= self.slow_seconds or logger.isEnabledFor(logging.DEBUG)
 
     def write(self, status: int, seconds: float, error: BaseException | None, fields: Mapping[str, Any]) -> None:
@@ -64,14 +64,14 @@ class RequestLog:
             ]
         elif isinstance(error, BundleError) and status >= BundleError.status:
             extra["error"] = str(error)
-        # An error of our tree needs no stack: of a model that raised, the runner has logged it.
+        # Our own errors need no stack: if a model raised, the runner has logged it.
         stack = None if error is None or isinstance(error, BundleError) else error
         logger.log(level, event, extra=extra, exc_info=stack)
 
 
 def _event(status: int, *, slow: bool) -> tuple[int, str]:
     if status >= 500:
-        # Not ready and too late are states of the load; anything else is a bug.
+        # 503 and 504 come from the load or a restart; any other 5xx is a bug.
         return (logging.WARNING if status in {503, 504} else logging.ERROR), "request failed"
     if status == 429:
         return logging.WARNING, "request shed"
@@ -99,6 +99,6 @@ class _Limit:
         return True
 
     def take_left_out(self) -> int:
-        """How many lines were left out since the last time."""
+        """How many lines were left out since the last call."""
         left_out, self._left_out = self._left_out, 0
         return left_out

@@ -1,11 +1,56 @@
-"""The series of the models. Labels come from the contract and the model card: nothing grows without bound.
+"""Every series of ``/metrics``. Labels come from the contract, the routes and the model card.
 
-A worker that has died takes along what it said of its models (``livemostrecent``), and leaves what it counted.
+A dead worker's counters are kept; its gauges (``livemostrecent``, ``livesum``) are dropped.
 """
+
+import math
 
 from prometheus_client import Counter, Gauge, Histogram
 
-WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, those that replace others included.")
+WITHDRAWN = math.nan
+"""Value of a gauge that no longer holds: a scrape leaves it out. In several processes no series can be removed."""
+
+WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, replacements included.")
+
+# HTTP, under the names that BentoML gives its series, with bounded labels.
+_SERVICE = ["service_name", "service_version", "runner_name"]
+HTTP_REQUESTS = Counter(
+    "bentoml_service_request", "HTTP requests answered.", ["endpoint", "http_response_code", *_SERVICE]
+)
+HTTP_SECONDS = Histogram(
+    "bentoml_service_request_duration_seconds",
+    "Seconds from the arrival of an HTTP request to its answer.",
+    ["endpoint", "http_response_code", *_SERVICE],
+    # BentoML's default buckets.
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180),
+)
+HTTP_IN_PROGRESS = Gauge(
+    "bentoml_service_request_in_progress",
+    "HTTP requests that are being answered.",
+    ["endpoint", *_SERVICE],
+    multiprocess_mode="livesum",
+)
+HTTP_LAST_REQUEST = Gauge(
+    "bentoml_service_last_request_timestamp_seconds", "Unix time of the last HTTP request.", _SERVICE
+)
+
+# gRPC, under the names of go-grpc-prometheus, which dashboards look for. The label `model` is "unknown" for a model
+# that is not served, and "" for a method that is not about one.
+GRPC_HANDLED = Counter(
+    "grpc_server_handled", "gRPC calls answered.", ["grpc_service", "grpc_method", "grpc_code", "model"]
+)
+GRPC_SECONDS = Histogram(
+    "grpc_server_handling_seconds",
+    "Seconds from the arrival of a gRPC call to its answer.",
+    ["grpc_service", "grpc_method", "grpc_code", "model"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+GRPC_IN_PROGRESS = Gauge(
+    "grpc_server_in_progress",
+    "gRPC calls that are being answered.",
+    ["grpc_service", "grpc_method", "model"],
+    multiprocess_mode="livesum",
+)
 
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = Histogram(

@@ -1,18 +1,15 @@
-"""Traces over OTLP, for whoever sets ``OTEL_EXPORTER_OTLP_ENDPOINT``; without it no request pays for them."""
+"""Traces over OTLP, if ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set. Without it they cost nothing."""
 
-from collections.abc import Iterable
 from typing import Any
-
-from starlette.middleware import Middleware
 
 from serving.settings import Settings
 
 NOT_TRACED = ["/livez", "/readyz", "/healthz", "/health", "/metrics", "/docs", "/static_content", "/v2/health"]
-"""Paths, as parts of the URL, that have no spans: probes, scrapes, pages."""
+"""Parts of URLs that get no spans: probes, scrapes and pages."""
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """BentoML's ``tracing``.
+    """BentoML's option ``tracing``.
 
     The exporter reads the endpoint, headers and the rest from the environment, as the standard has it:
     https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
@@ -25,8 +22,3 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "excluded_urls": NOT_TRACED,
         "otlp": {"protocol": "http"},
     }
-
-
-def without_spans(middlewares: Iterable[Middleware]) -> list[Middleware]:
-    """All but OpenTelemetry's: it costs a third of a request even where every path is excluded."""
-    return [one for one in middlewares if getattr(one.cls, "__module__", "").partition(".")[0] != "opentelemetry"]

@@ -241,21 +241,24 @@ def _folder(*files: tuple[str, pa.Table]) -> Callable[[Path], Path]:
         (_folder(("a.parquet", plots(2)), ("b.parquet", plots(2).drop_columns("id"))), r"has a column id, .*b.parquet"),
         (
             _folder(("a.parquet", plots(2)), ("b.parquet", plots(2).set_column(0, "id", pa.array([1, 2])))),
-            "The column id is string in .* and int64 in",
+            "The column id is string in .*a.parquet and int64 in .*b.parquet",
         ),
         (_folder(("a.parquet", plots(2)), ("b.csv", plots(2))), "Parquet and CSV files"),
         (_folder(), "is no table"),
         (_text("", "in.txt"), "is no table"),
         (_text(""), "does not begin with a header"),
-        (lambda folder: (folder / "in.csv").write_bytes(b"\xffsize\n") and folder / "in.csv", "header cannot be read"),
+        (
+            lambda folder: (folder / "in.csv").write_bytes(b"\xffsize\n") and folder / "in.csv",
+            "the header is not UTF-8",
+        ),
         (_text("no parquet", "in.parquet"), "cannot be read as Parquet"),
-        (_text("size,size,latitude,longitude\n"), "the column size is there twice"),
-        (_text("prediction,size,latitude,longitude\n"), "has a column prediction, which the output has too"),
+        (_text("size,size,latitude,longitude\n"), "has the column size twice"),
+        (_text("prediction,size,latitude,longitude\n"), "has a column prediction, which the output adds"),
         (_text("reasons,size,latitude,longitude\n"), "has a column reasons"),
         (lambda folder: folder / "gone.csv", "does not exist"),
         (
             lambda folder: write(plots(2).set_column(1, "size", pa.array([True, False])), folder / "in.parquet"),
-            "the column size is of type bool; numbers are needed",
+            "the column size is of type bool; it must be numbers",
         ),
         (_text('size,latitude,longitude\n1,1,"1\n' + "1,1,1\n" * 3_000_000), "Is a quote left open there?"),
     ],
@@ -270,7 +273,7 @@ def test_what_cannot_be_predicted_is_refused_before_a_row_is(
 
 def test_lists_have_no_form_in_csv(predict: Predict, tmp_path: Path) -> None:
     source = write(plots(2).append_column("tags", pa.array([["a"], []])), tmp_path / "in.parquet")
-    with pytest.raises(PipelineError, match=r"tags is of type list.*--format parquet"):
+    with pytest.raises(PipelineError, match=r"tags is of type list.*cannot be written as csv.*--format parquet"):
         predict(PLOTS, source, tmp_path / "out.csv", Settings())
     predict(PLOTS, source, tmp_path / "out.parquet", Settings(processes=1))
     assert read(tmp_path / "out.parquet", Format.PARQUET)["tags"].to_pylist() == [["a"], []]
@@ -279,7 +282,7 @@ def test_lists_have_no_form_in_csv(predict: Predict, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", [".", "inside"])
 def test_the_input_is_never_written_to(predict: Predict, tmp_path: Path, where: str) -> None:
     write(plots(2), tmp_path / "in/a.parquet")
-    with pytest.raises(PipelineError, match="is the input, or in it"):
+    with pytest.raises(PipelineError, match="is the input, or inside it"):
         predict(PLOTS, tmp_path / "in", tmp_path / "in" / where, Settings())
 
 
@@ -306,7 +309,7 @@ def test_processes_load_neither_mlflow_nor_scikit_learn_nor_ray() -> None:
 def test_the_manifest_tells_where_predictions_come_from(predict: Predict, tmp_path: Path) -> None:
     source = write(plots(5), tmp_path / "in.parquet")
     predict(PLOTS, source, tmp_path / "out.parquet", Settings(processes=1))
-    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
     assert manifest["run"]["model"] == "plots@1 of run run"
     assert "in.parquet" in manifest["run"]["input"][0]
     assert manifest["finished"]["rows"] == 5
@@ -315,7 +318,7 @@ def test_the_manifest_tells_where_predictions_come_from(predict: Predict, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "boats@champion"], "boats@champion names no model"),
+        (["--model", "boats@champion"], "boats@champion is not a model"),
         (["--model", "iris@champion"], "iris has no version with the alias champion"),
     ],
 )

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from batch_predict import model_name, processes
+from batch_predict import processes, run
 from batch_predict.output import Done
 from batch_predict.part_worker import Job
-from batch_predict.plan import Part
+from batch_predict.parts import Part
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.errors import PipelineError
@@ -154,7 +154,7 @@ def test_files_of_others_are_never_replaced(predict: Predict, tmp_path: Path, na
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     target = tmp_path / ("out" if name.startswith("out/") else "out.parquet")
-    with pytest.raises(PipelineError, match="is not of a batch prediction"):
+    with pytest.raises(PipelineError, match="batch prediction did not write it"):
         predict(PLOTS, source, target, replace(SETTINGS, restart=restart))
     assert (tmp_path / name).read_text() == "mine"
 
@@ -164,7 +164,7 @@ def test_two_runs_do_not_write_to_one_output(predict: Predict, tmp_path: Path, m
     refusals = []
 
     def another(*_: object) -> None:
-        with pytest.raises(PipelineError, match="Another run writes to") as refusal:
+        with pytest.raises(PipelineError, match="Another run is writing to") as refusal:
             predict(PLOTS, source, tmp_path / "out", SETTINGS)
         refusals.append(refusal)
         raise KeyboardInterrupt
@@ -233,11 +233,11 @@ def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     client = MlflowClient()
     client.create_registered_model("housing")
-    runs = ("0" * 32, "1f0c2a9b" + "0" * 24)
-    for run in runs:
-        client.create_model_version("housing", tmp_path.as_uri(), run_id=run)
+    for _ in range(2):
+        client.create_model_version("housing", tmp_path.as_uri())
     tracking.promote(tracking.get("housing", "1"))
     client.set_registered_model_alias("housing", "next", "2")
+    client.set_model_version_tag("housing", "2", tracking.CONTENT_VERSION, "sha-1f0c2a9b3d4e")
     for name, version in (
         ("housing", "1"),
         ("housing@champion", "1"),
@@ -246,20 +246,20 @@ def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("housing@2", "2"),
         ("housing:2", "2"),
         ("models:/housing/2", "2"),
-        ("housing:v2-1f0c2a9b", "2"),
+        ("housing:sha-1f0c2a9b3d4e", "2"),
     ):
-        dataset, model = model_name.find(name)
+        dataset, model = run.find_model(name)
         assert (dataset, model.version) == (HOUSING, version)
     for name, sentence in (
-        ("boats@champion", "boats@champion names no model. Write housing@champion"),
-        ("", "names no model"),
+        ("boats@champion", "boats@champion is not a model. Write housing@champion"),
+        ("", "is not a model"),
         ("housing@best", "no version with the alias best"),
         ("iris@champion", "iris has no version with the alias champion.*make train"),
         ("housing@7", "no version 7 of housing"),
-        ("housing:v1-1f0c2a9b", "Version 1 of housing in the MLflow registry is of the run 0000"),
+        ("housing:sha-000000000000", "no version of housing that is served as sha-000000000000"),
     ):
         with pytest.raises(PipelineError, match=sentence):
-            model_name.find(name)
+            run.find_model(name)
 
 
 def test_nothing_of_another_format_is_left(predict: Predict, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from batch_predict.output import Done
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.dataset import Dataset
-from model.card import CARD_FILE, FeatureCard, ModelCard
+from model.card import CARD_FILE, FeatureCard, GoldenRow, ModelCard
+from model.session import Artifact
 from tests.training.tiny_models import PEBBLES, PEBBLES_WEIGHTS, PLOTS, PLOTS_WEIGHTS, write_model
 from training import tracking
 from training.tracking import RegisteredModel
@@ -40,7 +41,7 @@ def predict(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     def write(name: str, directory: Path) -> Path:
         dataset, weights = {"plots": (PLOTS, PLOTS_WEIGHTS), "pebbles": (PEBBLES, PEBBLES_WEIGHTS)}[name]
         write_model(directory, dataset, weights)
-        _add_features(directory / CARD_FILE, dataset)
+        _complete(directory, dataset)
         return directory
 
     for name in ("plots", "pebbles"):
@@ -49,9 +50,18 @@ def predict(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     return Predict(models)
 
 
-def _add_features(path: Path, dataset: Dataset) -> None:
-    card = ModelCard.model_validate_json(path.read_bytes())
-    path.write_text(with_features(card, dataset).model_dump_json())
+def _complete(directory: Path, dataset: Dataset) -> None:
+    """Add features and golden rows to a card."""
+    path = directory / CARD_FILE
+    card = with_features(ModelCard.model_validate_json(path.read_bytes()), dataset)
+    path.write_text(card.model_dump_json())
+    rows = np.linspace(*dataset.bounds, 3)
+    outputs = Artifact.read(directory).outputs(rows)
+    golden = [
+        GoldenRow(row=dict(zip(dataset.feature_names, row, strict=True)), output=output)
+        for row, output in zip(rows.tolist(), outputs.tolist(), strict=True)
+    ]
+    path.write_text(card.model_copy(update={"golden": golden}).model_dump_json())
 
 
 def with_features(card: ModelCard, dataset: Dataset) -> ModelCard:

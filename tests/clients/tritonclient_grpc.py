@@ -151,6 +151,11 @@ def test_server_and_models_are_live_and_ready(client: Any) -> None:
         assert client.is_model_ready(model, version)
 
 
+@pytest.mark.parametrize(("model", "version"), [("unknown", ""), ("unknown", "1"), ("iris", "unknown")])
+def test_a_model_or_version_that_is_not_served_is_not_ready(client: Any, model: str, version: str) -> None:
+    assert not client.is_model_ready(model, version)
+
+
 def test_metadata(client: Any) -> None:
     assert client.get_server_metadata().name == "ml_prediction_bundle"
     (tensor,) = client.get_model_metadata("housing").inputs

@@ -30,6 +30,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
     folder = tmp_path / "models/iris/v7/mlflow_model/extra_files"
     folder.mkdir(parents=True)
     (folder / "card.json").write_text(tiny_models.artifact(IRIS)[1].model_dump_json())
+    (folder.parents[1] / "model.yaml").write_text("metadata:\n  training_run:\n    run_id: 1f0c2a9b\n")
     return {
         "python": "3.11.2",
         "system": {"name": "debian", "version": "12"},
@@ -57,6 +58,7 @@ def test_the_bill_has_libraries_packages_and_models(told: dict[str, Any]) -> Non
     assert "pkg:deb/debian/zlib1g@1:1.2.13?arch=amd64&distro=debian-12" in components
     model = components["model:iris@v7"]
     assert model["type"] == "machine-learning-model"
+    assert {"name": "ml-prediction-bundle:run", "value": "1f0c2a9b"} in model["properties"]
     assert model["hashes"] == [{"alg": "SHA-256", "content": tiny_models.artifact(IRIS)[1].onnx.sha256}]
     (depends,) = [one for one in made["dependencies"] if one["ref"] == "predictions@1.2.3"]
     assert set(depends["dependsOn"]) == components.keys()

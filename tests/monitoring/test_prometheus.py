@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_what_is_no_prometheus_is_told() -> None:
 def test_a_picture_for_each_dashboard(prometheus: str, tmp_path: Path) -> None:
     assert pictures.main([str(tmp_path), "--prometheus", prometheus, "--minutes", "4"]) == 0
     assert {path.stem for path in tmp_path.glob("*.png")} == DASHBOARDS.keys()
+
+
+def test_a_picture_of_series_without_a_finite_value(tmp_path: Path) -> None:
+    samples = ([], ["NaN"], ["+Inf"], ["1"])
+    series = [{"metric": {"model": "iris"}, "values": [[1_800_000_000, one] for one in some]} for some in samples]
+    body = json.dumps({"status": "success", "data": {"resultType": "matrix", "result": series}})
+    with answering(lambda _path, _parameters: (200, body)) as url, Prometheus(url) as client:
+        figure = pictures.draw(
+            client, "models", start=1_800_000_000, end=1_800_000_060, interval="1m", model=".+", version=".+"
+        )
+    figure.savefig(tmp_path / "picture.png", dpi=20)
 
 
 def test_without_prometheus_there_are_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

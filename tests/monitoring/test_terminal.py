@@ -1,7 +1,12 @@
+import json
+import math
+import time
+
 import pytest
 
 from contract.errors import MonitoringError
 from monitoring import terminal
+from monitoring.snapshot import Change, Snapshot
 from tests.monitoring.conftest import answering
 
 NOBODY = "http://127.0.0.1:9"
@@ -40,6 +45,55 @@ def test_from_prometheus_with_the_alerts_that_fire(
     shown = capsys.readouterr().out
     assert shown.count("NoTraffic: Silence.") == 1
     assert "2 worker starts" in shown
+
+
+SERIES = [
+    {"__name__": "ml_model_info", "model": "iris", "version": "v1"},
+    {"__name__": "ml_predictions_total", "model": "iris", "version": "v1"},
+    {"__name__": "bentoml_service_request_total", "endpoint": "/predict/iris", "http_response_code": "200"},
+    {"__name__": "bentoml_service_request_duration_seconds_bucket", "endpoint": "/predict/iris", "le": "+Inf"},
+    {"__name__": "ml_refused_rows_total", "model": "iris", "feature": "petal_width", "reason": "out_of_range"},
+    {"__name__": "ml_class_reference_share", "model": "iris", "label": "setosa"},
+    {"__name__": "ml_predicted_class_total", "model": "iris", "label": "setosa"},
+    {"__name__": "ml_batch_rows_count", "model": "iris"},
+    {"__name__": "ml_last_prediction_timestamp_seconds", "model": "iris"},
+]
+
+
+@pytest.mark.parametrize(
+    ("scraped", "value"),
+    [(0, "1"), (20, "1"), (1e9, "1"), (1e9, "NaN"), (0, "NaN"), (0, "+Inf"), (1e9, "+Inf"), (0, None)],
+    ids=["one scrape", "20 s", "long", "long, NaN", "NaN", "Inf", "long, Inf", "nothing"],
+)
+def test_a_prometheus_that_knows_little_shows_what_it_knows(
+    scraped: float, value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``scraped``: seconds since its first scrape. Rates need two scrapes; a figure may be NaN."""
+    started = time.time() - scraped
+
+    def answer(path: str, parameters: dict[str, str]) -> tuple[int, str]:
+        if path == "/api/v1/alerts":
+            alert = {"labels": {"alertname": "Foreign"}, "annotations": {}, "state": "firing"}
+            return 200, json.dumps({"status": "success", "data": {"alerts": [alert]}})
+        known = SERIES if value and float(parameters["time"]) >= started else []
+        result = [{"metric": labels, "value": [parameters["time"], value]} for labels in known]
+        return 200, json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+    with answering(answer) as url:
+        monkeypatch.setenv("PROMETHEUS_URL", url)
+        assert terminal.main(["--once", "--interval", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "Foreign" in shown
+    assert ("/predict/iris" in shown) == bool(value)
+    assert ("rates follow with the next scrape" in shown) == (scraped == 0)
+
+
+def test_a_window_of_no_length_has_no_rates() -> None:
+    now = Snapshot(10, {"ml_x_total": {frozenset(): 5.0}})
+    change = Change(now, now)
+    assert math.isnan(change.seconds)
+    assert math.isnan(change.rate("ml_x_total"))
+    assert change.total("ml_x_total") == 0
 
 
 @pytest.mark.parametrize(

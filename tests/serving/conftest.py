@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import bentoml
 import httpx
 import pytest
 from sklearn.exceptions import ConvergenceWarning
@@ -14,7 +15,10 @@ from contract import DATASETS
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import free_port, running_service
+from serving.models import load
+from serving.settings import Settings
 from tests.serving import tiny_models
+from tests.serving.worker import LocalWorker
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +38,9 @@ def pinned(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def slow_models(stored: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``MODELS_DIR`` whose Housing model takes some milliseconds a batch, however small the batch is."""
-    layers = (1000, 1000)
-    network = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=layers, max_iter=1, tol=1e9))
+    network = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(1000, 1000), max_iter=1, tol=1e9, random_state=0)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one iteration is enough to be slow
         version = str(tiny_models.store(HOUSING, estimator=network).tag.version)
@@ -77,3 +82,13 @@ def client(started: Started) -> Iterator[httpx.Client]:
     """A client of the real service."""
     with httpx.Client(base_url=started.url, timeout=30) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def worker(stored: dict[str, str]) -> Iterator[LocalWorker]:
+    """A worker in this process."""
+    models = {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
+    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port())
+    local = LocalWorker(models, settings)
+    with local.running():
+        yield local

@@ -10,8 +10,9 @@ from contract.dataset import Dataset
 from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from model.card import CARD_FILE
+from model.card import CARD_FILE, TrainingRun
 from serving.models import ARTIFACT_FOLDER, deployed_model, load
+from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 
 
@@ -32,6 +33,13 @@ def test_a_row_has_the_same_bits_in_every_batch(dataset: Dataset) -> None:
     for size in (*range(1, 18), 31, 64, 150):
         parts = [model.artifact.outputs(rows[start : start + size]) for start in range(0, len(rows), size)]
         np.testing.assert_array_equal(np.concatenate(parts), model.artifact.outputs(rows))
+
+
+def test_the_run_that_made_a_model_is_told_if_it_is_known() -> None:
+    assert load(IRIS, tiny_models.store(IRIS)).run == tiny_models.RUN
+    unknown = load(IRIS, tiny_models.store(IRIS, run=TrainingRun()))
+    assert unknown.run == TrainingRun()
+    ModelMetrics(IRIS).serve(unknown)  # it has no training time to show
 
 
 def test_trees_need_no_padding() -> None:

@@ -41,11 +41,24 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("MAX_LATENCY_MS", "nan"),
         ("MAX_BODY_BYTES", "12"),
         ("TIMEOUT_SECONDS", "soon"),
+        ("HTTP_KEEP_ALIVE_SECONDS", "0"),
+        ("HTTP_KEEP_ALIVE_SECONDS", "for ever"),
+        ("API_HOST", "host.invalid"),
+        ("API_HOST", "127.0.0.1:8000"),
+        ("API_HOST", "a" * 70),
     ],
 )
 def test_what_does_not_parse_is_refused_with_variable_and_text(variable: str, text: str) -> None:
     with pytest.raises(StartupError, match=f"{variable}='{text}'.*Correct or unset it"):
         Settings.from_environment({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("localhost", "127.0.0.1"), ("LOCALHOST", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::", "::"), ("0:0::1", "::1")],
+)
+def test_a_host_is_an_address_or_a_name_that_has_one(host: str, address: str) -> None:
+    assert address == Settings.from_environment({"API_HOST": host}).API_HOST
 
 
 def test_every_wrong_variable_is_named() -> None:

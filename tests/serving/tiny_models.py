@@ -14,13 +14,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from contract import deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
-from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, FeatureCard, GoldenRow, ModelCard, TrainingRun
 from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
 from training.onnx import export
 from training.train import describe_answers
 
 RAW = Path(__file__).parents[2] / "data" / "raw"
 ROWS = 400
+RUN = TrainingRun(run_id="0" * 32, trained_at=datetime(2026, 1, 1, tzinfo=UTC), git_revision="abc")
 
 
 @cache
@@ -78,9 +79,6 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
         ],
         training_rows=len(data.target),
         data_sha256="0" * 64,
-        git_revision="unknown",
-        run_id="0" * 32,
-        trained_at=datetime(2026, 1, 1, tzinfo=UTC),
         libraries={},
     )
 
@@ -101,10 +99,12 @@ def store(
     onnx: bytes | None = None,
     card: ModelCard | None = None,
     estimator: BaseEstimator | None = None,
+    run: TrainingRun = RUN,
 ) -> bentoml.Model:
     """Put a model into the BentoML store of the tests, as its latest version."""
+    metadata = {TRAINING_RUN: run.model_dump(mode="json", exclude_none=True)}
     good_onnx, good_card = artifact(dataset, estimator)
-    with bentoml.models.create(dataset.name) as model:
+    with bentoml.models.create(dataset.name, metadata=metadata) as model:
         folder = Path(model.path_of(ARTIFACT_FOLDER))
         folder.mkdir(parents=True)
         (folder / ONNX_FILE).write_bytes(good_onnx if onnx is None else onnx)

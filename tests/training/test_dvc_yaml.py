@@ -1,7 +1,11 @@
-"""``dvc.yaml`` says what each stage reads: what it leaves out would not make the stage run again."""
+"""``dvc.yaml`` lists what each stage reads: a change of anything it leaves out would not run the stage again."""
 
 import ast
+import json
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,39 +16,25 @@ from tests.training.conftest import ROOT
 
 CONTENT: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, Any] = CONTENT["stages"]
-
-
-def module(stage: str) -> str:
-    """The module of ``python -m training.<module> …``."""
-    name: str = STAGES[stage]["cmd"].split()[2].removeprefix("training.")
-    return name
-
-
-LOCAL_SERVICE = "local_service"
-"""Of no room: ``training`` and ``load_tests`` share it."""
-
-
-def path_of(name: str) -> str:
-    return f"{name}.py" if name == LOCAL_SERVICE else f"training/{name}.py"
+COMMANDED = {"deployment_validation": {"service.py", "serving"}}
+"""Code that a stage runs as a command, without importing it."""
 
 
 @cache
-def imported(name: str) -> frozenset[str]:
-    """The modules of ``training``, and ``local_service``, that a module imports, wherever in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / path_of(name)).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "training":
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("training."):
-            found.add(node.module.removeprefix("training."))
-        elif isinstance(node, ast.ImportFrom) and node.module == LOCAL_SERVICE:
-            found.add(LOCAL_SERVICE)
-    return frozenset(found)
+def imported(path: Path) -> frozenset[Path]:
+    """The modules of ours that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            place = ROOT.joinpath(*node.module.split("."))
+            found |= {place / f"{alias.name}.py" for alias in node.names} | {place.with_suffix(".py")}
+    return frozenset(one for one in found if one.exists())
 
 
-def needed(name: str) -> set[str]:
-    seen: set[str] = set()
-    left = [name]
+def needed(stage: str) -> set[Path]:
+    """The modules that ``python -m training.<module> …`` imports, and those that they import."""
+    seen: set[Path] = set()
+    left = [ROOT.joinpath(*STAGES[stage]["cmd"].split()[2].split(".")).with_suffix(".py")]
     while left:
         if (current := left.pop()) not in seen:
             seen.add(current)
@@ -52,13 +42,16 @@ def needed(name: str) -> set[str]:
     return seen
 
 
+def paths(entries: list[Any]) -> list[str]:
+    return [path for entry in entries for path in (entry if isinstance(entry, dict) else [entry])]
+
+
 def outputs(stage: str) -> list[str]:
-    return [
-        path
-        for kind in ("outs", "metrics")
-        for entry in STAGES[stage].get(kind, [])
-        for path in (entry if isinstance(entry, dict) else [entry])
-    ]
+    return [path for kind in ("outs", "metrics") for path in paths(STAGES[stage].get(kind, []))]
+
+
+def is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def test_stages() -> None:
@@ -71,16 +64,19 @@ def test_stages() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_the_code_it_imports(stage: str) -> None:
-    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py") and path != "service.py"}
-    assert listed == {path_of(name) for name in needed(module(stage))}
-    assert "contract" in STAGES[stage]["deps"]
+    modules = {path.relative_to(ROOT).as_posix() for path in needed(stage)}
+    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py") or next((ROOT / path).glob("*.py"), None)}
+    missing = {module for module in modules if not any(is_within(module, path) for path in listed)}
+    assert not missing
+    unused = {path for path in listed if not any(is_within(module, path) for module in modules)}
+    assert unused == COMMANDED.get(stage, set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_files_that_are_in_the_repository_or_written_by_an_earlier_stage(stage: str) -> None:
     earlier = [path for other in list(STAGES)[: list(STAGES).index(stage)] for path in outputs(other)]
     for path in STAGES[stage]["deps"]:
-        assert (ROOT / path).exists() or any(path == out or path.startswith(f"{out}/") for out in earlier), path
+        assert (ROOT / path).exists() or any(is_within(path, out) or is_within(out, path) for out in earlier), path
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -104,5 +100,27 @@ def test_every_output_has_one_stage() -> None:
 
 def test_plots_draw_what_model_evaluation_writes() -> None:
     for plot in CONTENT["plots"]:
-        paths = [plot] if isinstance(plot, str) else [path for options in plot.values() for path in options["y"]]
-        assert all(path.startswith("reports/plots/") for path in paths)
+        drawn = [plot] if isinstance(plot, str) else [path for options in plot.values() for path in options["y"]]
+        assert all(path.startswith("reports/plots/") for path in drawn)
+
+
+def test_the_lock_is_of_this_code() -> None:
+    """``dvc status`` and ``dvc metrics diff`` compare with the committed ``dvc.lock``; a stale one misleads them."""
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    committed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    stale = set()
+    for stage, changes in json.loads(told.stdout).items():
+        for change in changes:
+            if change == "changed command":
+                stale.add(f"the command of {stage}")
+            elif isinstance(change, dict):
+                # What the pipeline makes is not there in a fresh clone, or was made from other code.
+                changed = change.get("changed deps", {})
+                stale |= {path for path in changed if any(is_within(one, path) for one in committed)}
+    assert not stale, (
+        f"dvc.lock was written before {', '.join(sorted(stale))} changed. Run `make lock-pipeline` and commit dvc.lock "
+        "and metrics/."
+    )

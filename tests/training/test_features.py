@@ -11,9 +11,10 @@ from sklearn.base import TransformerMixin, clone
 from contract import DATASETS
 from contract.dataset import Dataset, Row, Target, feature
 from contract.errors import PipelineError
-from tests.training.conftest import ROOT
+from tests.training.conftest import ROOT, tiny_splits
 from training import params
-from training.features import FloatMatrix, RowFeatures, SinglePrecision, row_features
+from training.candidates import row_features
+from training.features import FloatMatrix, RowFeatures, SinglePrecision
 from training.onnx import features as feature_conversion
 from training.params import RotationParams, RowFeatureParams
 
@@ -42,6 +43,51 @@ def test_values() -> None:
     # Axes turned by 90°: the new x is the old y, the new y is the old x backwards.
     expected = [3, 4, 4, -3, 7 / np.sqrt(2), 1 / np.sqrt(2), 4 / 3]
     np.testing.assert_allclose(features.transform([[3.0, 4.0]]), [expected])
+
+
+def test_values_are_rounded_and_computed_from_rounded_values() -> None:
+    features = RowFeatures(rotations=[(0, 1, 90)], ratios=[(1, 0), (0, 1)], decimals=[0, 2])
+    features.set_params(derived_decimals=[1, None, 3, None]).fit([[1.0, 2.0]])
+    expected = [[3.0, 4.13, 4.1, -3, 1.377, 3 / 4.13]]
+    np.testing.assert_allclose(features.transform([[2.7, 4.1251]]), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decimals": [1]}, "decimals has 1 entries for 2 columns"),
+        ({"derived_decimals": [1, 2]}, "2 entries for 1 col"),
+    ],
+)
+def test_decimals_of_another_number_of_columns_are_refused(changes: dict[str, list[int]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RowFeatures(ratios=[(1, 0)], **changes).fit([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("share", [-1e-6, 1e-6])
+def test_census_values_stay_the_same_beside_noise(share: float) -> None:
+    """As float32 or one part in a million off, a row of the census has the features it had."""
+    rows = tiny_splits("housing").all.features
+    features = row_features(HOUSING, SHIPPED).fit(rows)
+    discrete = [
+        HOUSING.feature_names.index(name) for name in ("MedInc", "HouseAge", "Population", "Latitude", "Longitude")
+    ]
+    noisy = rows.copy()
+    noisy[:, discrete] *= 1 + share
+    np.testing.assert_array_equal(features.transform(noisy), features.transform(rows))
+    single = rows.copy()
+    single[:, discrete] = rows[:, discrete].astype(np.float32)
+    np.testing.assert_array_equal(features.transform(single), features.transform(rows))
+
+
+def test_households_are_whole() -> None:
+    table = tiny_splits("housing").all.features
+    features = row_features(HOUSING, SHIPPED).fit(table)
+    names = features.get_feature_names_out(HOUSING.feature_names).tolist()
+    households = features.transform(table)[:, names.index("Population / AveOccup")]
+    np.testing.assert_array_equal(households, households.round())
+    exact = table[:, HOUSING.feature_names.index("Population")] / table[:, HOUSING.feature_names.index("AveOccup")]
+    np.testing.assert_allclose(households, exact, atol=0.5)
 
 
 def test_names() -> None:
@@ -80,7 +126,17 @@ def test_onnx_gives_the_same_bits(rows: FloatMatrix) -> None:
     assert np.isfinite(expected).all()
 
 
-@pytest.mark.parametrize("features", [RowFeatures(), RowFeatures(ratios=[(0, 1)]), RowFeatures(rotations=[(1, 0, 10)])])
+@pytest.mark.parametrize(
+    "features",
+    [
+        RowFeatures(),
+        RowFeatures(ratios=[(0, 1)]),
+        RowFeatures(rotations=[(1, 0, 10)]),
+        RowFeatures(decimals=[0, None]),
+        RowFeatures(ratios=[(0, 1)], decimals=[1, 2], derived_decimals=[0]),
+        RowFeatures(rotations=[(1, 0, 10)], ratios=[(0, 1)], derived_decimals=[3, None, 1]),
+    ],
+)
 def test_parts_may_be_missing(features: RowFeatures) -> None:
     rows = np.array([[3.0, 4.0], [5.0, 0.1]])
     features.fit(rows)
@@ -96,6 +152,12 @@ def test_single_precision_rounds_as_onnx_does(rows: FloatMatrix) -> None:
     rounded = SinglePrecision().fit(rows).transform(rows)
     np.testing.assert_array_equal(rounded, rows.astype(np.float32))
     np.testing.assert_array_equal(SINGLE_SESSION.run(None, {"input": rows})[0], rounded)
+
+
+def test_rounding_of_an_unknown_column_is_refused() -> None:
+    wanted = RowFeatureParams(decimals={"Rooms": 1, "AveRooms / AveOccup": 1}, ratios=(("MedInc", "AveOccup"),))
+    with pytest.raises(PipelineError, match=r"features\.decimals: AveRooms / AveOccup, Rooms is.*MedInc / AveOccup"):
+        row_features(HOUSING, wanted)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +181,8 @@ def test_denominator_that_may_be_zero_is_refused() -> None:
     slopes = Dataset("slopes", "Slopes.", SlopeRow, Target("grip", "N", "Grip."))
     with pytest.raises(PipelineError, match="run may be zero"):
         row_features(slopes, RowFeatureParams(ratios=(("rise", "run"),)))
+
+
+def test_denominator_that_is_rounded_to_zero_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"AveOccup may be zero .*rounded to 0 decimals"):
+        row_features(HOUSING, RowFeatureParams(ratios=(("MedInc", "AveOccup"),), decimals={"AveOccup": 0}))

@@ -2,20 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
-from model.card import CARD_FILE, ONNX_FILE
+from model.card import CARD_FILE, ONNX_FILE, GoldenRow, ModelCard
 from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
 from training import params, tracking
@@ -23,6 +24,7 @@ from training.features import RowFeatures
 from training.model_evaluation import evaluate_models
 from training.onnx import export
 from training.params import ModelEvaluationParams
+from training.registry import registration
 from training.splits import Split
 from training.tracking import RegisteredModel
 
@@ -60,7 +62,7 @@ def settings() -> ModelEvaluationParams:
 
 def with_map(settings: ModelEvaluationParams, dataset: Dataset, latitude: str) -> ModelEvaluationParams:
     drawn = params.MapParams(latitude=latitude, longitude="longitude", cells=4, minimum_rows=1)
-    return settings.model_copy(update={"datasets": {dataset.name: params.DatasetFiguresParams(map=drawn)}})
+    return settings.model_copy(update={"datasets": {dataset.name: params.DatasetEvaluationParams(map=drawn)}})
 
 
 def prepare(dataset: Dataset, name: str) -> Dataset:
@@ -77,45 +79,40 @@ def frame(dataset: Dataset, split: Split) -> pd.DataFrame:
     return pd.DataFrame(split.features, columns=list(dataset.feature_names))
 
 
-def train(dataset: Dataset, rows: int = 96, *, contract_version: str | None = None) -> RegisteredModel:
+def train(
+    dataset: Dataset, rows: int = 96, *, contract_version: str | None = None, decimals: Sequence[int] = ()
+) -> RegisteredModel:
     """A model fitted on the first ``rows`` rows, in ``models/{name}`` and in the registry, as ``train`` leaves it."""
     learned: NDArray[np.float64] = splits(dataset).train.features[:rows]
     target = splits(dataset).train.target[:rows]
     regression = dataset.task is Task.REGRESSION
     estimator = LinearRegression() if regression else LogisticRegression()
-    pipeline = Pipeline([("features", RowFeatures()), ("estimator", estimator)]).fit(
+    pipeline = Pipeline([("features", RowFeatures(decimals=decimals)), ("estimator", estimator)]).fit(
         learned, target if regression else target.astype(np.int64)
     )
     directory = Path("models") / dataset.name
     directory.mkdir(parents=True, exist_ok=True)
     content = export.convert(dataset, pipeline)
+    predict = export.predictor(dataset, pipeline)
+    golden = splits(dataset).test.features[:2]
+    made = card(
+        dataset,
+        onnx_sha256=export.compare(dataset, content, predict, learned, 1e-4).sha256,
+        contract_version=contract_version or dataset.contract_version,
+        golden=[
+            GoldenRow(row=dict(zip(dataset.feature_names, row.tolist(), strict=True)), output=output.tolist())
+            for row, output in zip(golden, predict(golden), strict=True)
+        ],
+    )
     (directory / ONNX_FILE).write_bytes(content)
+    (directory / CARD_FILE).write_text(made.model_dump_json(), encoding="utf-8")
     export.save_estimator(pipeline, directory / export.ESTIMATOR_FILE)
-    checked = export.compare(dataset, content, export.predictor(dataset, pipeline), learned, 1e-4)
-    with tracking.run(dataset.name, "test", {}) as run:
-        made = card(
-            dataset,
-            onnx_sha256=checked.sha256,
-            contract_version=contract_version or dataset.contract_version,
-            run_id=run.run_id,
-        )
-        (directory / CARD_FILE).write_text(made.model_dump_json(), encoding="utf-8")
-        registered = tracking.register(
-            dataset.name,
-            pipeline,
-            [directory / ONNX_FILE, directory / CARD_FILE],
-            example=frame(dataset, splits(dataset).test).head(2),
-            trusted=export.TRUSTED_TYPES,
-            requirements=["scikit-learn"],
-            tags={},
-        )
-    registration = {key: getattr(registered, key) for key in ("name", "version", "run_id", "model_uri")}
-    (directory / "registration.json").write_text(json.dumps(registration), encoding="utf-8")
-    return registered
+    with tracking.run(dataset.name, "test", {}):
+        return registration.register(dataset, directory, made, {})
 
 
-def champions() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(Path("reports/champions.json").read_text(encoding="utf-8"))
+def champions() -> dict[str, str]:
+    found: dict[str, str] = json.loads(Path("reports/champions.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -126,22 +123,20 @@ def metrics(dataset: Dataset) -> dict[str, float]:
 
 def lose_files(model: RegisteredModel) -> None:
     for path in list(Path("mlruns").rglob(ONNX_FILE)):
-        if model.run_id in (path.with_name(CARD_FILE)).read_text(encoding="utf-8"):
+        card = ModelCard.model_validate_json(path.with_name(CARD_FILE).read_bytes())
+        if (card.name, card.content_version) == (model.name, model.content_version):
             shutil.rmtree(path.parent)
 
 
 def test_both_tasks(dataset: Dataset, settings: ModelEvaluationParams) -> None:
     pebbles = prepare(PEBBLES, "pebbles")
     first, second = train(dataset), train(pebbles)
+    assert tracking.champion(dataset.name) is None
 
     evaluate_models([dataset, pebbles], with_map(settings, dataset, "latitude"))
 
-    assert champions()[dataset.name] == {
-        "name": dataset.name,
-        "version": "1",
-        "run_id": first.run_id,
-        "model_uri": f"models:/{dataset.name}/1",
-    }
+    assert champions() == {model.name: model.content_version for model in (first, second)}
+    assert tracking.champion(dataset.name) == first
     assert tracking.champion("pebbles") == second
     assert metrics(dataset)["rmse"] < 5
     assert metrics(dataset)["cv_rmse"] == 0.75
@@ -160,8 +155,11 @@ def test_same_model_again_changes_nothing(dataset: Dataset, settings: ModelEvalu
         *Path("reports/plots").rglob("*.*"),
         Path(f"metrics/{dataset.name}.json"),
         Path("reports/champions.json"),
+        Path("reports/evaluation.html"),
     ]
     before = {path: path.read_bytes() for path in paths}
+    # Equal bits: the new version is the champion's model.
+    train(dataset)
 
     evaluate_models([dataset], settings)
 
@@ -175,11 +173,13 @@ def test_worse_challenger_leaves_the_champion(dataset: Dataset, settings: ModelE
 
     evaluate_models([dataset], settings)
 
-    assert champions()[dataset.name]["version"] == good.version == "1"
+    assert champions()[dataset.name] == good.content_version
     assert tracking.champion(dataset.name) == good
     found = metrics(dataset)
     assert found["rmse"] > found["champion"]["rmse"]  # type: ignore[index]  # the one entry that is a mapping
-    assert "Version 1 stays the champion" in Path("reports/evaluation.html").read_text(encoding="utf-8")
+    assert f"Version {good.content_version} stays the champion" in Path("reports/evaluation.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_better_challenger_takes_over(dataset: Dataset, settings: ModelEvaluationParams) -> None:
@@ -202,31 +202,34 @@ def test_champion_that_cannot_be_served_is_replaced(
     tracking.promote(former)
     if trouble == "files":
         lose_files(former)
-    train(dataset, rows=4)
+    challenger = train(dataset, rows=4)
 
     evaluate_models([dataset], settings)
 
-    assert champions()[dataset.name]["version"] == "2"
+    assert champions()[dataset.name] == challenger.content_version
+    assert tracking.champion(dataset.name) == challenger
     reason = "was trained under contract old" if trouble == "contract" else "can no longer be loaded"
     assert reason in Path("reports/evaluation.html").read_text(encoding="utf-8")
 
 
-def test_lost_challenger_is_an_error(dataset: Dataset, settings: ModelEvaluationParams) -> None:
-    lose_files(train(dataset))
+@pytest.mark.parametrize("lost", ["files", "everything"])
+def test_a_model_that_the_registry_lost_is_registered_anew(
+    registry: Path, settings: ModelEvaluationParams, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepare(PLOTS, f"lost_{lost}")
+    trained = train(dataset)
+    if lost == "files":
+        lose_files(trained)
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry}/another.db")
 
-    with pytest.raises(PipelineError, match=f"dvc repro -f train_{dataset.name}"):
-        evaluate_models([dataset], settings)
+    evaluate_models([dataset], settings)
 
-    assert tracking.champion(dataset.name) is None
-
-
-def test_registry_that_forgot_the_model(dataset: Dataset, settings: ModelEvaluationParams) -> None:
-    train(dataset)
-    path = Path("models") / dataset.name / "registration.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "77"}))
-
-    with pytest.raises(PipelineError, match="no version 77"):
-        evaluate_models([dataset], settings)
+    champion = tracking.champion(dataset.name)
+    assert champion is not None
+    assert champions()[dataset.name] == champion.content_version == trained.content_version
+    assert champion.run_id != trained.run_id
+    tracking.download(champion, registry / "downloaded")
 
 
 def test_model_of_an_old_contract(dataset: Dataset, settings: ModelEvaluationParams) -> None:
@@ -236,18 +239,33 @@ def test_model_of_an_old_contract(dataset: Dataset, settings: ModelEvaluationPar
         evaluate_models([dataset], settings)
 
 
-def test_another_model_in_the_directory(dataset: Dataset, settings: ModelEvaluationParams) -> None:
-    train(dataset)
-    registration = Path("models") / dataset.name / "registration.json"
-    old = registration.read_text()
+def test_a_champion_that_is_nowhere_is_told(dataset: Dataset) -> None:
+    gone = train(dataset)
+    lose_files(gone)
     train(dataset, rows=10)
-    registration.write_text(old)
 
-    with pytest.raises(PipelineError, match="is another model"):
-        evaluate_models([dataset], settings)
+    with pytest.raises(PipelineError, match=f"no version {gone.content_version} of .*dvc repro -f -s model_evaluation"):
+        registration.find(dataset, gone.content_version, Path("models") / dataset.name)
 
 
-@pytest.mark.parametrize("missing", ["models/{}/registration.json", "data/features/{}/test.parquet"])
+def test_a_champion_registered_by_hand_is_known_by_its_content(
+    dataset: Dataset, settings: ModelEvaluationParams
+) -> None:
+    mine = train(dataset)
+    client = MlflowClient()
+    other = client.create_model_version(dataset.name, mine.model_uri, run_id=mine.run_id)
+    tracking.promote(tracking.get(dataset.name, str(other.version)))
+    train(dataset, rows=4)
+
+    evaluate_models([dataset], settings)
+
+    champion = tracking.champion(dataset.name)
+    assert champion is not None
+    assert champion.version == str(other.version)
+    assert champions()[dataset.name] == champion.content_version == mine.content_version
+
+
+@pytest.mark.parametrize("missing", ["models/{}/card.json", "data/features/{}/test.parquet"])
 def test_missing_input(registry: Path, settings: ModelEvaluationParams, missing: str) -> None:
     assert registry == Path.cwd()
     dataset = prepare(PLOTS, f"missing_{missing[:4]}")
@@ -263,3 +281,40 @@ def test_map_of_unknown_coordinates(dataset: Dataset, settings: ModelEvaluationP
 
     with pytest.raises(PipelineError, match=r"map\.latitude is 'Breite', which is no feature"):
         evaluate_models([dataset], with_map(settings, dataset, "Breite"))
+
+
+def with_limit(settings: ModelEvaluationParams, limit: float) -> ModelEvaluationParams:
+    """Every change counts, however small: a linear model changes for almost every row."""
+    change = params.ChangeParams(regression=1e-15, classification=1e-15)
+    limits = {"change": change, "float32_limit": limit, "perturbed_limit": limit}
+    return settings.model_copy(update={"stability": settings.stability.model_copy(update=limits)})
+
+
+def test_unstable_model_is_not_deployed_but_reported(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+
+    with pytest.raises(PipelineError) as refusal:
+        evaluate_models([dataset], with_limit(settings, 0.5))
+
+    for said in (f"{dataset.name}: Version 1 gives", f"train.{dataset.name}.features.decimals", "evaluation.html"):
+        assert said in str(refusal.value)
+    assert tracking.champion(dataset.name) is None
+    assert metrics(dataset)["stability"]["float32"] > 0.5  # type: ignore[index]  # an entry that is a mapping
+    assert "over the limit" in Path("reports/evaluation.html").read_text(encoding="utf-8")
+    # A dataset may have limits of its own.
+    own = params.DatasetEvaluationParams(stability=settings.stability)
+    evaluate_models([dataset], with_limit(settings, 0.5).model_copy(update={"datasets": {dataset.name: own}}))
+    assert metrics(dataset)["stability"] == {"float32": 0, "perturbed": 0}
+    assert tracking.champion(dataset.name) is not None
+
+
+def test_unstable_champion_is_replaced(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    train(dataset)
+    evaluate_models([dataset], settings)
+    stable = train(dataset, rows=4, decimals=[1, 1, 1])
+
+    evaluate_models([dataset], with_limit(settings, 0.5))
+
+    assert tracking.champion(dataset.name) == stable
+    page = Path("reports/evaluation.html").read_text(encoding="utf-8")
+    assert "Version 2 becomes the champion: version 1 gives" in page

@@ -1,8 +1,10 @@
 """The stage from end to end: real tables, tiny models, a real MLflow store in a temporary SQLite file."""
 
-import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from contract import DATASETS, deciles
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from tests.mlflow_store import empty_store
-from tests.training.conftest import RAW, tiny_splits, tiny_train_params
+from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
+from tests.training.workspace import train, with_ratios, write_features
 from training import tracking
 from training import train as stage
-from training.feature_engineering import statistics
-from training.files import sha256, write_json
+from training.files import sha256
 from training.onnx.export import ESTIMATOR_FILE, TRUSTED_TYPES, load_estimator, predictor
-from training.params import CandidateParams, RowFeatureParams, TrainParams
-from training.splits import Splits
+from training.params import CandidateParams
+from training.registry import archives
 from training.tracking import RegisteredModel
 
 pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
@@ -32,24 +34,6 @@ pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
 ]
-
-
-def write_features(name: str) -> Splits:
-    """``data/features/<name>`` in the current directory, as feature_engineering leaves it."""
-    dataset, splits = DATASETS[name], tiny_splits(name)
-    directory = Path("data/features") / name
-    directory.mkdir(parents=True, exist_ok=True)
-    for part, rows in (("train", splits.train), ("test", splits.test)):
-        frame = pd.DataFrame(rows.features, columns=list(dataset.feature_names))
-        frame[dataset.target.name] = rows.target
-        frame.to_parquet(directory / f"{part}.parquet", index=False)
-        if part == "train":
-            write_json(directory / "statistics.json", statistics(dataset, frame))
-    return splits
-
-
-def train(name: str, params: TrainParams) -> RegisteredModel:
-    return stage.train(DATASETS[name], Path("data/features") / name, RAW / f"{name}.csv", Path("models"), params)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +51,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def trained(workspace: Path) -> dict[str, RegisteredModel]:
     assert workspace == Path.cwd()
-    rotated = RowFeatureParams(ratios=(("MedInc", "AveOccup"),))
-    return {
-        "housing": train("housing", tiny_train_params("housing", features=rotated)),
-        "iris": train("iris", tiny_train_params("iris")),
-    }
+    return {name: train(name, with_ratios(name)) for name in DATASETS}
 
 
 @pytest.fixture(params=list(DATASETS))
@@ -102,15 +82,20 @@ def parents(name: str) -> list[Any]:
 
 def test_artifact_is_whole(trained: dict[str, RegisteredModel], name: str) -> None:
     directory = Path("models") / name
-    assert {path.name for path in directory.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE, "registration.json"}
-    assert RegisteredModel(**json.loads((directory / "registration.json").read_text())) == trained[name]
+    assert {path.name for path in directory.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE}
+    assert tracking.with_content(name, read_card(name).content_version) == [trained[name]]
     assert trained[name].model_uri == f"models:/{name}/{trained[name].version}"
 
 
 def test_card_is_complete(trained: dict[str, RegisteredModel], name: str) -> None:
     dataset, splits, card = DATASETS[name], tiny_splits(name), read_card(name)
     card.check(dataset)
-    assert card.run_id == trained[name].run_id
+    assert card.content_version == trained[name].content_version
+    run = trained[name].training_run
+    assert run.run_id == trained[name].run_id
+    assert run.trained_at is not None
+    assert datetime.now(UTC) - run.trained_at < timedelta(minutes=10)
+    assert run.git_revision == "unknown"  # the workspace is no git repository
     assert card.training_rows == len(splits.train.target)
     assert card.data_sha256 == sha256(RAW / f"{name}.csv")
     assert card.onnx.sha256 == sha256(Path("models") / name / ONNX_FILE)
@@ -175,9 +160,8 @@ def test_each_candidate_has_a_run_below_the_training(trained: dict[str, Register
 def test_registered_version_holds_everything(trained: dict[str, RegisteredModel], name: str, tmp_path: Path) -> None:
     model = tracking.download(trained[name], tmp_path / "model")
     assert {path.name for path in model.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE}
-    for path in model.iterdir():
-        if path.name != ESTIMATOR_FILE:  # a zip file, with the time in it
-            assert path.read_bytes() == (Path("models") / name / path.name).read_bytes()
+    archives.normalise_skops(model / ESTIMATOR_FILE)
+    assert snapshot(model) == snapshot(Path("models") / name)
     rows = tiny_splits(name).test.features
     stored, local = (load_estimator(place / ESTIMATOR_FILE) for place in (model, Path("models") / name))
     np.testing.assert_array_equal(stored.predict(rows), local.predict(rows))
@@ -203,16 +187,26 @@ def test_mlflow_loads_the_registered_version(trained: dict[str, RegisteredModel]
     np.testing.assert_array_equal(loaded.predict(rows), expected)
 
 
-def test_second_training_is_a_second_version(workspace: Path, trained: dict[str, RegisteredModel]) -> None:
-    again = train("iris", tiny_train_params("iris"))
-    assert int(again.version) > int(trained["iris"].version)
-    assert json.loads((workspace / "models/iris/registration.json").read_text())["version"] == again.version
+def test_second_training_is_a_second_version_with_the_same_bytes(
+    workspace: Path, trained: dict[str, RegisteredModel], name: str
+) -> None:
+    before = snapshot(workspace / "models" / name)
+    code = f"from tests.training.workspace import train, with_ratios; train({name!r}, with_ratios({name!r}))"
+    # In another process, where nothing has the same address or the same hash.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=workspace, env=environment, check=True, capture_output=True)
+    first = trained[name]
+    latest, former = tracking.with_content(name, first.content_version)
+    assert former == first
+    assert int(latest.version) > int(first.version)
+    assert latest.run_id != first.run_id
+    assert snapshot(workspace / "models" / name) == before
     # For the tests after this one.
-    trained["iris"] = again
+    trained[name] = latest
 
 
 def snapshot(directory: Path) -> dict[str, str]:
-    return {path.as_posix(): sha256(path) for path in directory.rglob("*") if path.is_file()}
+    return {path.relative_to(directory).as_posix(): sha256(path) for path in directory.rglob("*") if path.is_file()}
 
 
 def versions(name: str) -> int:

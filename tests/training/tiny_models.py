@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.dataset import Dataset, Row, Target, Task, feature
-from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard, OnnxCard
+from model.card import (
+    CARD_FILE,
+    ONNX_FILE,
+    ONNX_INPUT,
+    PROBABILITIES_OUTPUT,
+    REGRESSION_OUTPUT,
+    GoldenRow,
+    ModelCard,
+    OnnxCard,
+)
 from training.splits import Split, Splits
 
 FloatArray = NDArray[np.float64]
@@ -58,7 +66,6 @@ def write_model(
     *,
     contract_version: str | None = None,
     data_sha256: str = "d" * 64,
-    run_id: str = "run",
 ) -> Path:
     """``model.onnx`` and ``card.json`` of a linear model: features times ``weights`` of shape ``[F, outputs]``."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +76,6 @@ def write_model(
         onnx_sha256=hashlib.sha256(content).hexdigest(),
         contract_version=contract_version or dataset.contract_version,
         data_sha256=data_sha256,
-        run_id=run_id,
     )
     (directory / CARD_FILE).write_text(made.model_dump_json(), encoding="utf-8")
     return directory
@@ -81,8 +87,8 @@ def card(
     onnx_sha256: str = "0" * 64,
     contract_version: str = "c0ffee",
     data_sha256: str = "d" * 64,
-    run_id: str = "run",
     algorithm: str = "linear",
+    golden: Sequence[GoldenRow] = (),
 ) -> ModelCard:
     regression = dataset.task is Task.REGRESSION
     metric = "rmse" if regression else "accuracy"
@@ -102,12 +108,9 @@ def card(
         metrics={},
         cross_validation={metric: (0.75, 0.125)},
         onnx=OnnxCard(sha256=onnx_sha256, opset=21, max_difference=1e-9, tolerance=1e-6),
-        golden=[],
+        golden=list(golden),
         training_rows=96,
         data_sha256=data_sha256,
-        git_revision="abc",
-        run_id=run_id,
-        trained_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
         libraries={},
     )
 

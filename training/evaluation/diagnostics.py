@@ -1,4 +1,4 @@
-"""What the figures draw, computed: permutation importances, learning curve, cross-validated probabilities."""
+"""Computes the data of the figures: permutation importances, learning curve, cross-validated probabilities."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float64]
 Predict = Callable[[FloatArray], FloatArray]
 """Features of shape ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``."""
 Loss = Callable[[FloatArray, FloatArray], float]
-"""Targets and predictions to a number that falls as the model improves."""
+"""Targets and predictions to a number that is lower for better models."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ def learning_curve(
     held_out: float,
     random_state: int,
 ) -> LearningCurve:
-    """The loss of clones of an estimator, fitted on growing parts of the rows, on each part and on rows held out.
+    """Fit clones of an estimator on growing parts of the rows; compute the loss on each part and on held-out rows.
 
-    scikit-learn's ``learning_curve`` takes the first rows of each split: of a small table they may lack a class. Here
-    the parts of a classification table are stratified, and the rows held out are the same for each part of a split.
+    scikit-learn's ``learning_curve`` takes the first rows of each split, which may lack a class in a small table. Here
+    the parts of a classification table are stratified, and each part of a split is tested on the same held-out rows.
 
     Args:
         fractions: of the rows that are not held out.
-        rows_per_class: parts that leave a class fewer rows are skipped, but for the largest: an estimator that
-            calibrates itself by cross-validation could not be fitted on them.
-        splits: how often to draw the rows to hold out.
-        held_out: the share of the rows to hold out.
+        rows_per_class: parts with fewer rows of a class are skipped, except the largest part: an estimator that
+            calibrates itself by cross-validation cannot be fitted on them.
+        splits: how many times the held-out rows are drawn.
+        held_out: the share of rows to hold out.
     """
     strata = target if task is Task.CLASSIFICATION else None
     rarest = 1.0 if strata is None else np.unique(strata, return_counts=True)[1].min() / len(strata)
@@ -101,7 +101,7 @@ def learning_curve(
 def cross_validated_probabilities(
     estimator: BaseEstimator, features: FloatArray, target: FloatArray, *, folds: int, random_state: int
 ) -> FloatArray:
-    """Class probabilities of shape ``[N, C]``; those of each row come from a clone that did not see the row."""
+    """Class probabilities of shape ``[N, C]``, each row's from a clone that was not fitted on it."""
     splitter = StratifiedKFold(folds, shuffle=True, random_state=random_state)
     return np.asarray(
         cross_val_predict(clone(estimator), features, target, cv=splitter, method="predict_proba"), dtype=np.float64
@@ -109,7 +109,7 @@ def cross_validated_probabilities(
 
 
 def predictor(estimator: BaseEstimator, task: Task) -> Predict:
-    """An estimator as a ``Predict``."""
+    """The estimator's ``predict``, or ``predict_proba`` for classes."""
     name = "predict" if task is Task.REGRESSION else "predict_proba"
     method: Predict = getattr(estimator, name)
     return method

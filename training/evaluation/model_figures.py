@@ -1,4 +1,4 @@
-"""Which figures a model gets: by its task, and by what ``params.yaml`` says of its dataset."""
+"""Chooses and draws a model's figures, by its task and the dataset's section in ``params.yaml``."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from training.evaluation.classification_plots import Answers
 from training.evaluation.plots import Figure
 from training.evaluation.residual_map import residual_map
 from training.evaluation.scores import score
-from training.params import PARAMS_FILE, DatasetFiguresParams, MapParams, ModelEvaluationParams
+from training.params import PARAMS_FILE, MapParams, ModelEvaluationParams
 from training.splits import Splits
 
 FloatArray = NDArray[np.float64]
@@ -59,7 +59,7 @@ def draw(
         repeats=params.permutation_repeats,
         random_state=params.random_state,
     )
-    sizes = _special(dataset, params).learning_curve or params.learning_curve
+    sizes = params.special(dataset.name).learning_curve or params.learning_curve
     curve = diagnostics.learning_curve(
         estimator,
         splits.train.features,
@@ -82,7 +82,7 @@ def draw(
 def _regression(
     dataset: Dataset, splits: Splits, model: Artifact, params: ModelEvaluationParams, directory: Path
 ) -> list[Figure]:
-    special = _special(dataset, params)
+    special = params.special(dataset.name)
     fineness = params.figures
     actual, predicted = splits.test.target, model.predict(splits.test.features)
     figures = [
@@ -107,10 +107,6 @@ def _regression(
         )
     figures.append(regression_plots.calibration(dataset, actual, predicted, directory, bins=fineness.calibration_bins))
     return figures
-
-
-def _special(dataset: Dataset, params: ModelEvaluationParams) -> DatasetFiguresParams:
-    return params.datasets.get(dataset.name, DatasetFiguresParams())
 
 
 def _coordinates(dataset: Dataset, params: MapParams) -> list[int]:

@@ -12,6 +12,7 @@ from model.card import ModelCard
 from training.evaluation import scores
 from training.evaluation.gate import Decision
 from training.evaluation.plots import Figure
+from training.evaluation.stability import Stability
 from training.tracking import RegisteredModel
 
 _TEMPLATE = "page.html.j2"
@@ -22,7 +23,7 @@ class Evaluation:
     """One model, judged.
 
     Attributes:
-        card, scores, figures: of the challenger, the model that was just trained.
+        card, scores, stability, figures: of the challenger, the model that was just trained.
         former, former_scores: the champion before the gate; None if there was none, or it could not be scored.
         champion, champion_scores: the champion after the gate.
     """
@@ -31,6 +32,7 @@ class Evaluation:
     card: ModelCard
     challenger: RegisteredModel
     scores: Mapping[str, float]
+    stability: Stability
     former: RegisteredModel | None
     former_scores: Mapping[str, float] | None
     champion: RegisteredModel
@@ -58,6 +60,14 @@ class _ScoreRow:
     cross_validated: str
 
 
+@dataclass(frozen=True)
+class _StabilityRow:
+    what: str
+    changed: str
+    limit: str
+    verdict: str
+
+
 def render(evaluations: Sequence[Evaluation]) -> str:
     """The page. Images are part of it; equal evaluations give equal text."""
     environment = jinja2.Environment(
@@ -71,6 +81,7 @@ def render(evaluations: Sequence[Evaluation]) -> str:
         {
             "evaluation": evaluation,
             "rows": [_score_row(evaluation, name) for name in evaluation.scores],
+            "stability": _stability_rows(evaluation.stability),
             "facts": _facts(evaluation),
             "figures": [(figure, _data_uri(figure.image)) for figure in evaluation.figures],
         }
@@ -101,6 +112,21 @@ def _score_row(evaluation: Evaluation, name: str) -> _ScoreRow:
     )
 
 
+def _stability_rows(stability: Stability) -> list[_StabilityRow]:
+    params = stability.params
+    changes = [("all features rounded to float32", stability.float32, params.float32_limit)]
+    changes += [
+        (f"{name} {params.perturbation:g} larger or smaller", share, params.perturbed_limit)
+        for name, share in stability.perturbed.items()
+    ]
+    return [
+        _StabilityRow(
+            what, scores.percent(share), scores.percent(limit), "over the limit" if share > limit else "within"
+        )
+        for what, share, limit in changes
+    ]
+
+
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What the model card says, for people."""
     card = evaluation.card
@@ -109,17 +135,14 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Predicts", f"{evaluation.dataset.target.description} Unit: {card.unit}."),
         ("Algorithm", card.algorithm),
         ("Parameters", parameters or "none"),
-        ("Registered as", f"{card.name}, version {evaluation.challenger.version}"),
-        ("Trained at", f"{card.trained_at:%Y-%m-%d %H:%M %Z}".strip()),
+        ("Version", card.content_version),
         ("Rows", f"{card.training_rows:,} to train, {evaluation.test_rows:,} to test"),
-        ("MLflow run", card.run_id),
         ("Contract version", card.contract_version),
         (
             "ONNX against estimator",
             f"largest difference {card.onnx.max_difference:.2g}, allowed {card.onnx.tolerance:g}",
         ),
         ("Raw data (SHA-256)", card.data_sha256),
-        ("Git revision", card.git_revision),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Scores of a model on a test split. The same function judges challenger and champion."""
+"""Scores of a model on a test split, for challenger and champion alike."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from contract.dataset import Dataset, Task
 FloatArray = NDArray[np.float64]
 
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "median_absolute_error", "log_loss", "brier"})
-"""Scores that fall as a model improves; every other one rises."""
+"""Scores that fall as a model improves; all others rise."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +45,37 @@ _IN_TARGET_UNIT = frozenset({"rmse", "mae", "median_absolute_error"})
 
 
 def label(name: str) -> str:
-    """A score's name for people: ``log_loss`` is "log loss"."""
+    """A score's display name: ``log_loss`` is "log loss"."""
     return _WORDS[name].label if name in _WORDS else name.replace("_percent", " %").replace("_", " ")
 
 
 def meaning(name: str) -> str:
-    """What a score tells, in a few words."""
+    """A short explanation of a score."""
     if name in _WORDS:
         return _WORDS[name].meaning
     return "share of predictions that miss by no more than that share of the actual value"
 
 
+def percent(share: float) -> str:
+    """A share for people: 0.00123 is "0.123 %"."""
+    return f"{100 * share:.3g} %"
+
+
 def unit(name: str, dataset: Dataset) -> str:
-    """A score's unit; empty for a score without one."""
+    """A score's unit; empty if it has none."""
     return dataset.target.unit if name in _IN_TARGET_UNIT else "nats" if name == "log_loss" else ""
 
 
 def with_unit(name: str, dataset: Dataset) -> str:
-    """A score's name for people with its unit, as an axis has it: "RMSE (100k USD)"."""
+    """An axis label: the score's display name with its unit, such as "RMSE (100k USD)"."""
     return f"{label(name)} ({unit(name, dataset)})" if unit(name, dataset) else label(name)
 
 
 def score(dataset: Dataset, actual: FloatArray, predicted: FloatArray, *, within: float) -> dict[str, float]:
-    """Every score of a model's answers.
+    """Compute every score of a model's answers.
 
     Args:
-        dataset: says which task it is.
+        dataset: its task decides which scores there are.
         actual: targets of shape ``[N]``: in the target's unit, or class indices.
         predicted: shape ``[N]`` in the target's unit, or class probabilities of shape ``[N, C]``.
         within: regression only: the relative error that still counts as close, 0.2 for 20 %.
@@ -95,8 +100,8 @@ def regression_scores(actual: FloatArray, predicted: FloatArray, *, within: floa
 def classification_scores(actual: FloatArray, probabilities: FloatArray) -> dict[str, float]:
     """Accuracy, balanced accuracy and macro F1 of the likeliest class; log loss (nats) and Brier score.
 
-    A class that the split has no row of is left out of the two averages over classes. The Brier score is the one of
-    Brier (1950), summed over the classes, and so from 0 to 2.
+    Classes without rows in the split are left out of the two averages over classes. The Brier score follows Brier
+    (1950): it is summed over the classes, and so ranges from 0 to 2.
     """
     classes = np.arange(probabilities.shape[1])
     truth = actual.astype(np.int64)

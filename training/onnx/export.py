@@ -13,6 +13,7 @@ from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, OnnxCard
 from model.session import open_session, output_name, run_session
+from training.registry import archives
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +39,7 @@ TRUSTED_TYPES = (
 
 
 def save_estimator(estimator: "BaseEstimator", path: Path) -> None:
-    """Write a fitted estimator in the skops format.
+    """Write a fitted estimator in the skops format. Equal estimators give equal bytes.
 
     Raises:
         PipelineError: if it holds a type that ``load_estimator`` would refuse.
@@ -46,6 +47,7 @@ def save_estimator(estimator: "BaseEstimator", path: Path) -> None:
     import skops.io
 
     skops.io.dump(estimator, path)
+    archives.normalise_skops(path)
     _refuse_untrusted(path)
 
 

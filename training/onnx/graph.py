@@ -1,18 +1,18 @@
-"""The part of an ONNX graph that one converter writes."""
+"""The nodes and constants that one converter adds to an ONNX graph."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import helper
 
 
 class Graph:
     """Adds nodes and constants for one scikit-learn step, on top of skl2onnx's scope and container.
 
     Args:
-        scope, operator, container: what skl2onnx hands to a converter.
+        scope, operator, container: skl2onnx's arguments of a converter.
     """
 
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:
@@ -29,9 +29,9 @@ class Graph:
         self._container.add_node(kind, list(inputs), [result], name=name, **attributes)
         return str(result)
 
-    def constant(self, values: NDArray[np.float64] | NDArray[np.int64]) -> str:
-        """Add a constant, double or int64 as its array, and return its name."""
+    def constant(self, values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_]) -> str:
+        """Add a constant of the array's type and return its name."""
         name = self._scope.get_unique_variable_name("constant")
-        kind = TensorProto.DOUBLE if values.dtype == np.float64 else TensorProto.INT64
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         self._container.add_initializer(name, kind, list(values.shape), values.ravel().tolist())
         return str(name)

@@ -1,8 +1,8 @@
-"""Tree ensembles to ONNX in double precision, compared with scikit-learn to the last split.
+"""Converts tree ensembles to ONNX in double precision.
 
 skl2onnx writes thresholds and leaves in single precision, and its double-precision path fails for these estimators
-(1.20). A threshold that is rounded sends a row near it down the wrong branch, and the answer jumps. The operator
-``TreeEnsemble`` of ``ai.onnx.ml`` 5 holds doubles throughout and answers in doubles:
+(1.20). With a rounded threshold, rows near it take the wrong branch and their answers jump. The operator
+``TreeEnsemble`` of ``ai.onnx.ml`` 5 computes in double precision throughout:
 https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html
 """
 
@@ -33,10 +33,10 @@ SUM = 1
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree that adds to one output column. Each array has an entry a node; node 0 is the root.
+    """One tree that adds to one output column. Each array has one entry per node; node 0 is the root.
 
-    A row goes to ``left`` if its ``feature`` is at most ``threshold``, else to ``right``. ``value`` is what a leaf
-    adds to output column ``target``.
+    A row goes to ``left`` if its ``feature`` is at most ``threshold``, else to ``right``. A leaf adds its ``value`` to
+    output column ``target``.
     """
 
     left: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Tree:
 
 
 def _forest_trees(estimator: Any) -> Iterator[Tree]:
-    # A leaf of the operator adds to one column only, so a classifier's tree is written once for each class.
+    # A leaf of the operator adds to only one column, so each tree of a classifier is written once per class.
     for member in estimator.estimators_:
         tree = member.tree_
         for target in range(tree.value.shape[2]):
@@ -70,8 +70,7 @@ def _boosted_trees(estimator: Any) -> Iterator[Tree]:
             nodes = predictor.nodes
             if nodes["is_categorical"].any():
                 raise PipelineError(
-                    f"{type(estimator).__name__}: categorical splits cannot be converted; leave out "
-                    "categorical_features."
+                    f"{type(estimator).__name__}: categorical splits cannot be converted; remove categorical_features."
                 )
             yield Tree(
                 left=nodes["left"],
@@ -85,7 +84,7 @@ def _boosted_trees(estimator: Any) -> Iterator[Tree]:
 
 
 def _attributes(trees: Iterable[Tree], targets: int) -> dict[str, Any]:
-    """The attributes of a ``TreeEnsemble``: inner nodes and leaves are numbered apart, over all trees."""
+    """The attributes of a ``TreeEnsemble``. Inner nodes and leaves are numbered separately, across all trees."""
     inner: list[dict[str, NDArray[Any]]] = []
     leaf_values: list[NDArray[np.float64]] = []
     leaf_targets: list[NDArray[np.int64]] = []
@@ -93,11 +92,11 @@ def _attributes(trees: Iterable[Tree], targets: int) -> dict[str, Any]:
     inner_count = leaf_count = 0
     for tree in trees:
         split = ~tree.leaf
-        # Where each node stands in the list of its kind.
+        # Each node's index in the list of leaves or of inner nodes.
         place = np.where(tree.leaf, leaf_count + np.cumsum(tree.leaf) - 1, inner_count + np.cumsum(split) - 1)
         roots.append(inner_count)
         if tree.leaf[0]:
-            # A tree that is one leaf: the operator wants a split, both of whose branches are the leaf.
+            # A tree of a single leaf: the operator needs a split, so both branches lead to that leaf.
             alone = np.zeros(1, dtype=np.int64)
             inner.append(
                 {
@@ -160,7 +159,7 @@ def _ensemble(graph: Graph, trees: Iterable[Tree], targets: int) -> str:
         "TreeEnsemble",
         [graph.input],
         op_domain="ai.onnx.ml",
-        # skl2onnx knows `ai.onnx.ml` up to 3; `export.convert` sets the true version on the finished model.
+        # skl2onnx supports `ai.onnx.ml` up to 3; `export.convert` sets the real version on the finished model.
         op_version=3,
         **_attributes(trees, targets),
     )
@@ -175,7 +174,7 @@ def _boosted(graph: Graph) -> str:
 def _probabilities(graph: Graph, kind: str, inputs: Sequence[str], **attributes: Any) -> None:
     label, probabilities = graph.outputs
     graph.node(kind, inputs, probabilities, **attributes)
-    # The classes are their indices (`export.convert` checks it), so the label is the place of the largest one.
+    # Classes are indices (checked by `export.convert`), so the label is the index of the largest probability.
     graph.node("ArgMax", [probabilities], label, axis=1, keepdims=0)
 
 
@@ -194,8 +193,8 @@ def _boosted_regressor(scope: Any, operator: Any, container: Any) -> None:
     graph = Graph(scope, operator, container)
     if graph.estimator.loss not in ("squared_error", "absolute_error", "quantile"):
         raise PipelineError(
-            f"HistGradientBoostingRegressor: loss {graph.estimator.loss!r} has a link that is not converted; take "
-            "squared_error, absolute_error or quantile."
+            f"HistGradientBoostingRegressor: loss {graph.estimator.loss!r} has a link function that cannot be "
+            "converted; use squared_error, absolute_error or quantile."
         )
     graph.node("Identity", [_boosted(graph)], graph.outputs[0])
 
@@ -222,7 +221,7 @@ def _classification_shape(operator: Any) -> None:
 
 
 def register() -> None:
-    """Make skl2onnx convert tree ensembles by this module; calling it again changes nothing."""
+    """Register these converters with skl2onnx. Calling it again has no effect."""
     for estimator, convert in (
         (RandomForestRegressor, _forest_regressor),
         (HistGradientBoostingRegressor, _boosted_regressor),

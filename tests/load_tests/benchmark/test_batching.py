@@ -7,8 +7,8 @@ import pytest
 
 from contract.table import FloatMatrix
 from load_tests.benchmark import batching, batching_page
-from load_tests.benchmark.batching_page import ONNX, SLOW, Curve, Point
-from load_tests.benchmark.errors import BenchmarkError
+from load_tests.benchmark.batching_page import ONNX, SLOW, Curve, Point, Result
+from load_tests.benchmark.result import Machine
 from serving.settings import Settings
 
 PNG = b"\x89PNG"
@@ -60,16 +60,18 @@ def test_what_does_not_hold_is_told(curves: list[Curve], broken: str) -> None:
 def test_the_page_keeps_what_is_outside_of_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "batching.md"
     page.write_text("before\n<!-- measured: begin -->\nfigures of an earlier run\n<!-- measured: end -->\nafter\n")
-    written = batching_page.write(four(), page)
+    written = batching_page.write(Result(machine=Machine(cpu="a CPU", cores=2, python="3.11.7"), curves=four()), page)
     text = page.read_text()
-    assert text.startswith("before\n<!-- measured: begin -->\nMeasured on")
+    assert text.startswith("before\n<!-- measured: begin -->\nMeasured on 2 cores: a CPU;")
     assert text.endswith("<!-- measured: end -->\nafter\n")
     assert "earlier run" not in text
     assert "| slow model: capacity | at least 5 × | 10 × (500 against 50 requests/s) | yes |" in text
     assert written[0].read_bytes().startswith(PNG)
 
 
-def test_an_idle_request_takes_as_long_as_its_model() -> None:
+def test_an_idle_request_takes_as_long_as_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "IDLE_SECONDS", 0.1)
+
     def slow(rows: FloatMatrix) -> FloatMatrix:
         time.sleep(0.01)
         return rows[:, :1]
@@ -77,14 +79,6 @@ def test_an_idle_request_takes_as_long_as_its_model() -> None:
     found = asyncio.run(batching.idle("idle", slow, 1, (32, 1), Settings()))
     assert found.keys() == {32, 1}
     assert all(milliseconds >= 10 for milliseconds in found.values())
-
-
-def test_curves_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching_page, "RAW", tmp_path / "reports" / "batching.json")
-    with pytest.raises(BenchmarkError, match="measure first"):
-        batching_page.read()
-    batching_page.save(four())
-    assert batching_page.read() == four()
 
 
 def test_a_curve_of_a_slow_model() -> None:

@@ -1,15 +1,12 @@
-"""From CPU time to pods and cost, and the page that tells it."""
+"""From CPU time to pods and cost."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from load_tests.benchmark import capacity
 from load_tests.benchmark.capacity import Assumptions, Cost
-from tests.load_tests.benchmark.reports import report, sample
-
-README = capacity.README.read_text()
+from tests.load_tests.benchmark.made_up import result, sample
 
 
 @pytest.mark.parametrize(
@@ -39,41 +36,9 @@ def test_assumptions_that_make_no_sense_are_refused(wrong: dict[str, float]) -> 
         Assumptions(**wrong)  # type: ignore[arg-type]  # that is the point
 
 
-def test_single_rows_cost_what_the_readme_says() -> None:
-    costs = {cost.line: cost.cpu_ms for cost in capacity.published(README) if cost.rows == 1}
-    row = next(line for line in README.splitlines() if line.startswith("| This service · /predict/housing |"))
-    assert costs["/predict/housing"] == float(row.split("|")[5])
-    assert 0 < costs["/predict/housing"] < costs["/v2 JSON"] < 1
-
-
-def test_a_line_that_is_gone_is_named() -> None:
-    with pytest.raises(ValueError, match=re.escape("/predict/housing in the table")):
-        capacity.published("| This service · gRPC | 1 | 1 | 1 | 1 |")
-
-
-def test_the_page_is_what_is_computed() -> None:
-    current = capacity.PAGE.read_text()
-    computed = capacity.text(capacity.published(README), Assumptions())
-    told = "run `python -m load_tests.benchmark.capacity --write`"
-    assert capacity.page(current, computed) == current, told
-
-
-def test_the_page_covers_a_thousand_to_a_million_a_second() -> None:
-    single, *_, batch = (capacity.table(cost, Assumptions()) for cost in capacity.published(README))
-    for table, unit in ((single, "requests/s"), (batch, "rows/s")):
-        assert table.columns[0] == unit
-        assert {"1,000", "10,000", "100,000", "1,000,000"} <= {row[0] for row in table.rows}
-
-
-def test_a_page_without_a_place_is_not_written() -> None:
-    with pytest.raises(ValueError, match="computed: begin"):
-        capacity.page("# Capacity\n", "a table")
-
-
 def test_a_run_of_ones_own_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    samples = [sample("ours", 2000), sample("ours-binary", 125, connections=16, rows=1000)]
-    measured = report(samples)
-    assert capacity.of_run(measured) == [
+    measured = result(sample("ours", 2000), sample("ours-binary", 125, connections=16, rows=1000))
+    assert capacity.costs(measured) == [
         Cost("/predict/housing", 1, 0.5),
         Cost("/v2 binary", 1000, 8.0),
     ]
@@ -88,7 +53,7 @@ def test_a_run_of_ones_own_is_taken(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_run_without_this_service_is_refused() -> None:
     with pytest.raises(ValueError, match="make benchmark"):
-        capacity.of_run(report([sample("mlserver")]))
+        capacity.costs(result(sample("mlserver")))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +61,6 @@ def test_a_run_without_this_service_is_refused() -> None:
     [
         (["--zones", "1"], "two zones at least"),
         (["--report", "nowhere.json"], "nowhere.json"),
-        (["--write", "--price", "1"], "what is published"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,86 +1,94 @@
-import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from load_tests.benchmark import writing
+from load_tests.benchmark import batching_page, capacity, report
 from load_tests.benchmark.__main__ import main
-from load_tests.benchmark.load import Load
-from load_tests.benchmark.results import Report
-from load_tests.benchmark.servers import SERVERS
-from load_tests.benchmark.tables import markdown, quietness, tables
-from load_tests.benchmark.terminal import Terminal
-from tests.load_tests.benchmark.reports import met_everywhere, report, sample
+from load_tests.benchmark.plan import SERVERS
+from load_tests.benchmark.result import Result, Sample
+from tests.load_tests.benchmark.made_up import met_everywhere, result, sample
 
-PNG = b"\x89PNG"
+PUBLISHED = Result.model_validate_json(report.PUBLISHED.read_bytes())
 
 
-def test_all_reports_are_written(tmp_path: Path) -> None:
-    written = writing.write(met_everywhere(), tmp_path)
-    assert {path.name for path in written} == {f"benchmark.{kind}" for kind in ("html", "png", "md", "json")}
-    assert (tmp_path / "benchmark.png").read_bytes().startswith(PNG)
-    page = (tmp_path / "benchmark.html").read_text()
-    for server in SERVERS:
-        assert server.title in page
-    assert page.count('class="met"') == 15
-    assert "missed" not in page.partition("</style>")[2]
-    assert Report.model_validate_json((tmp_path / "benchmark.json").read_bytes()) == met_everywhere()
+@pytest.mark.parametrize(
+    ("page", "name", "content", "command"),
+    [
+        (report.README, "benchmark", report.readme(PUBLISHED), "load_tests.benchmark --publish"),
+        (
+            capacity.PAGE,
+            "computed",
+            capacity.text(capacity.costs(PUBLISHED), capacity.Assumptions()),
+            "load_tests.benchmark --publish",
+        ),
+        (
+            batching_page.PAGE,
+            "measured",
+            batching_page.text(batching_page.Result.model_validate_json(batching_page.MEASURED.read_bytes())),
+            "load_tests.benchmark.batching --render",
+        ),
+    ],
+    ids=["README", "capacity", "batching"],
+)
+def test_pages_show_the_published_results(page: Path, name: str, content: str, command: str) -> None:
+    current = page.read_text()
+    assert report.replace_section(current, name, content) == current, f"stale: run `python -m {command}`"
 
 
-def test_an_invalid_measure_is_told_and_not_drawn(tmp_path: Path) -> None:
-    found = report([sample("ours", 3000), sample("bentoml", 9999, refused=12)])
-    writing.write(found, tmp_path)
-    page = (tmp_path / "benchmark.html").read_text()
-    assert "invalid: 12 of 9999 answers were no success" in page
-    assert "9,999" not in page
+def test_a_new_result_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((report, "README"), (capacity, "PAGE"), (report, "PUBLISHED")):
+        copy = tmp_path / getattr(module, name).name
+        shutil.copy(getattr(module, name), copy)
+        monkeypatch.setattr(module, name, copy)
+    new = tmp_path / "new.json"
+    new.write_text(result(sample("ours", 4000), sample("mlserver", 1000)).model_dump_json())
+    assert main(["--publish", str(new)]) == 0
+    assert "| MLServer · REST | 1,000 | ± 0% | 4.0 × | 1.000 |" in report.README.read_text()
+    assert "**1 row a request, /predict/housing: 0.25 CPU-ms" in capacity.PAGE.read_text()
+    assert "samples" not in json.loads(report.PUBLISHED.read_text())
 
 
-def test_an_invalid_measure_of_rows_has_its_reason() -> None:
-    found = report([sample("ours", 90, connections=16, rows=1000, refused=40)])
-    (rows,) = (table for table in tables(found) if table.title.startswith("Rows/s"))
-    assert rows.rows[0][-1] == "invalid"
-    assert "1,000 rows: 40 of 90 answers were no success" in rows.note
+def test_what_is_no_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wrong.json").write_text('{"lines": 3}')
+    assert main(["--publish", str(tmp_path / "wrong.json")]) == 1
+    assert "lines" in capsys.readouterr().out
 
 
-def test_a_report_of_nothing_can_be_drawn(tmp_path: Path) -> None:
-    writing.write(report([]), tmp_path)
-    assert (tmp_path / "benchmark.png").read_bytes().startswith(PNG)
+def test_a_page_without_the_section_is_refused() -> None:
+    with pytest.raises(ValueError, match="computed: begin"):
+        report.replace_section("# Capacity\n", "computed", "a table")
 
 
-def test_a_table_for_the_readme() -> None:
-    speed, *_ = tables(report([sample("ours", 6000), sample("mlserver", 1500)]))
-    lines = markdown(speed).partition("\n\n")[0].splitlines()
-    assert lines[0].startswith("|  | requests/s |")
-    assert "| MLServer · REST | 1,500 | ± 0% | 4.0 × |" in "\n".join(lines)
-    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+def test_the_report_has_every_server_and_target() -> None:
+    text = report.markdown(met_everywhere())
+    assert all(server.title in text for server in SERVERS)
+    assert text.count("| met |") == 15
+    assert "MISSED" not in text
+    assert "| This service · /v2 binary | 1,000 | 10,000 | 100,000 |" in text
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (sample("bentoml", 9999, refused=12), "invalid: 12 of 9999 answers were no success"),
+        (sample("ours", 90, connections=16, rows=1000, refused=40), "invalid: 40 of 90 answers were no success"),
+        (sample("ours", 91, connections=1, refused=41), "invalid: 41 of 91 answers were no success"),
+    ],
+)
+def test_an_invalid_measurement_is_told_with_its_reason(bad: Sample, reason: str) -> None:
+    text = report.markdown(result(sample("ours", 3000), bad))
+    assert reason in text
+    assert "9,999" not in text
+
+
+def test_a_result_of_nothing_has_a_report() -> None:
+    assert "not measured" in report.markdown(result())
 
 
 @pytest.mark.parametrize(("cores", "busy"), [(0.05, False), (0.9, True)])
 def test_a_busy_machine_is_told(cores: float, busy: bool) -> None:
-    text = quietness(report([sample("ours", others_cores=cores)]))
+    text = report.markdown(result(sample("ours", others_cores=cores)))
     assert f"{cores:.2f} of 2 cores" in text
     assert ("run it again" in text) is busy
-
-
-def test_the_terminal_shows_every_line_and_target() -> None:
-    output = io.StringIO()
-    Terminal(Console(file=output, width=220)).report(met_everywhere())
-    text = output.getvalue()
-    for server in SERVERS:
-        assert server.title in text
-    assert text.count("│ met ") == 15
-
-
-def test_an_earlier_run_is_rendered_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    earlier = tmp_path / "earlier.json"
-    earlier.write_text(met_everywhere().model_dump_json())
-    assert main(["--render", str(earlier), "--output", str(tmp_path / "new")]) == 0
-    assert json.loads((tmp_path / "new" / "benchmark.json").read_text())["model"] == "housing:test"
-    assert "benchmark.html" in capsys.readouterr().out
-
-
-def test_figures_that_are_no_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="requests"):
-        Load.model_validate({"requests": "many"})

@@ -2,7 +2,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def in_loop(test: Callable[[], Awaitable[None]]) -> None:
 def test_an_idle_runner_answers_one_row_at_once() -> None:
     async def test() -> None:
         model = Recorder()
-        assert (await runner_of(model).run(rows_of(7.0))).tolist() == [[7.0]]
+        assert (await runner_of(model).run(rows_of(7.0))).outputs.tolist() == [[7.0]]
         assert model.sizes == [1]
 
     in_loop(test)
@@ -73,7 +73,7 @@ def test_rows_of_concurrent_requests_run_together_in_order() -> None:
         model = Recorder()
         runner = runner_of(model)
         answers = await asyncio.gather(*(runner.run(rows_of(i, i + 0.5)) for i in range(20)))
-        assert [answer.ravel().tolist() for answer in answers] == [[i, i + 0.5] for i in range(20)]
+        assert [answer.outputs.ravel().tolist() for answer in answers] == [[i, i + 0.5] for i in range(20)]
         assert model.sizes == [40]
 
     in_loop(test)
@@ -87,8 +87,8 @@ def test_what_arrives_while_a_batch_runs_is_gathered_into_the_next() -> None:
         while not model.sizes:
             await asyncio.sleep(0.001)
         rest = await asyncio.gather(*(runner.run(rows_of(i)) for i in range(1, 11)))
-        assert (await first).tolist() == [[0.0]]
-        assert [answer.item() for answer in rest] == list(range(1, 11))
+        assert (await first).outputs.tolist() == [[0.0]]
+        assert [answer.outputs.item() for answer in rest] == list(range(1, 11))
         assert model.sizes == [1, 10]
 
     in_loop(test)
@@ -111,7 +111,7 @@ def test_a_large_request_is_split_and_put_together_again(count: int) -> None:
         model = Recorder()
         numbers = list(range(count))
         answer = await runner_of(model, max_batch_size=64).run(rows_of(*numbers))
-        assert answer.ravel().tolist() == numbers
+        assert answer.outputs.ravel().tolist() == numbers
         assert max(model.sizes) <= 64
         assert sum(model.sizes) == count
 
@@ -124,9 +124,9 @@ def test_a_small_request_does_not_wait_for_the_whole_of_a_large_one() -> None:
         runner = runner_of(model, max_batch_size=10)
         large = asyncio.create_task(runner.run(rows_of(*range(1000))))
         await asyncio.sleep(0)
-        assert (await runner.run(rows_of(5))).tolist() == [[5.0]]
+        assert (await runner.run(rows_of(5))).outputs.tolist() == [[5.0]]
         assert len(model.sizes) < 10
-        assert len(await large) == 1000
+        assert len((await large).outputs) == 1000
 
     in_loop(test)
 
@@ -174,7 +174,7 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         except InferenceFailed:
             return "failed"
         assert not bad
-        assert answer.ravel().tolist() == (rows[:, 0] * 2).tolist()
+        assert answer.outputs.ravel().tolist() == (rows[:, 0] * 2).tolist()
         return "answered"
 
     async def test() -> None:
@@ -184,7 +184,7 @@ def test_thousands_of_callers_get_their_own_rows_though_some_cancel_and_some_fai
         assert outcomes.count("answered") > 600
         assert outcomes.count("failed") >= 1000 // 97
         assert outcomes.count("cancelled") > 0
-        assert (await runner.run(rows_of(4))).tolist() == [[8.0]]
+        assert (await runner.run(rows_of(4))).outputs.tolist() == [[8.0]]
         # Nothing is left in the sums of the queue: a request waits for its own batch alone.
         for rows in (1, 1000):
             own = runner.timer.gap + runner.timer.predict(min(rows, 50))
@@ -208,7 +208,7 @@ def test_a_model_error_fails_its_batch_and_nothing_else(seconds: float) -> None:
         )
         assert [isinstance(result, InferenceFailed) for result in results] == [True, True, False, False]
         assert "negative" in str(results[0])
-        assert (await runner.run(rows_of(9))).tolist() == [[9.0]]
+        assert (await runner.run(rows_of(9))).outputs.tolist() == [[9.0]]
 
     in_loop(test)
 
@@ -227,7 +227,7 @@ def test_a_failed_part_fails_the_whole_request_and_drops_the_rest_of_it() -> Non
         with pytest.raises(InferenceFailed, match="second batch"):
             await runner.run(rows_of(*range(100)))
         assert calls == [10, 10]
-        assert len(await runner.run(rows_of(1))) == 1
+        assert len((await runner.run(rows_of(1))).outputs) == 1
 
     in_loop(test)
 
@@ -250,8 +250,8 @@ def test_beyond_the_longest_wait_requests_are_refused_at_once() -> None:
             await runner.run(rows_of(3))
         assert not any(task.done() for task in accepted)
         assert refusal.value.retry_after == 2
-        assert [(await task).item() for task in accepted] == [0, 1]
-        assert (await runner.run(rows_of(4))).tolist() == [[4.0]]
+        assert [(await task).outputs.item() for task in accepted] == [0, 1]
+        assert (await runner.run(rows_of(4))).outputs.tolist() == [[4.0]]
 
     in_loop(test)
 
@@ -259,12 +259,12 @@ def test_beyond_the_longest_wait_requests_are_refused_at_once() -> None:
 def test_an_idle_runner_refuses_nobody() -> None:
     async def test() -> None:
         runner = slow(runner_of(Recorder(seconds=0.05), max_latency_ms=1), 0.05)
-        assert (await runner.run(rows_of(1))).tolist() == [[1.0]]
-        assert (await runner.run(rows_of(2))).tolist() == [[2.0]]
+        assert (await runner.run(rows_of(1))).outputs.tolist() == [[1.0]]
+        assert (await runner.run(rows_of(2))).outputs.tolist() == [[2.0]]
         # Neither for the time that the event loop took to come to it.
         late = asyncio.create_task(runner.run(rows_of(3)))
         asyncio.get_running_loop().call_soon(time.sleep, 0.05)
-        assert (await late).tolist() == [[3.0]]
+        assert (await late).outputs.tolist() == [[3.0]]
 
     in_loop(test)
 
@@ -274,12 +274,12 @@ def test_what_the_estimate_was_wrong_about_is_refused_before_it_is_run() -> None
         model = Recorder(seconds=0.3)
         runner = slow(runner_of(model, max_batch_size=1, max_latency_ms=100), 0.01)
         tasks = [asyncio.create_task(runner.run(rows_of(number))) for number in range(3)]
-        assert (await tasks[0]).tolist() == [[0.0]]
+        assert (await tasks[0]).outputs.tolist() == [[0.0]]
         for task in tasks[1:]:
             with pytest.raises(Overloaded, match=r"has waited \d+ ms, over the limit of 100 ms"):
                 await task
         assert model.sizes == [1]
-        assert (await runner.run(rows_of(4))).tolist() == [[4.0]]
+        assert (await runner.run(rows_of(4))).outputs.tolist() == [[4.0]]
 
     in_loop(test)
 
@@ -336,7 +336,7 @@ def test_a_cancelled_request_leaves_the_queue() -> None:
         await first
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert (await runner.run(rows_of(5))).tolist() == [[5.0]]
+        assert (await runner.run(rows_of(5))).outputs.tolist() == [[5.0]]
         assert model.sizes == [1, 1]
 
     in_loop(test)
@@ -353,7 +353,7 @@ def test_closing_finishes_what_was_taken_and_refuses_what_comes() -> None:
         with pytest.raises(NotReady):
             await runner.run(rows_of(1))
         await closing
-        assert [task.result().item() for task in taken] == list(range(7))
+        assert [task.result().outputs.item() for task in taken] == list(range(7))
 
     in_loop(test)
 
@@ -370,8 +370,8 @@ def test_who_waits_too_long_is_given_up_and_who_comes_later_is_answered(seconds:
         early = asyncio.create_task(runner.run(rows_of(7)))
         with pytest.raises(DeadlineExceeded, match=r"within 0\.6 seconds"):
             await large
-        assert (await early).tolist() == [[7.0]]
-        assert (await runner.run(rows_of(8))).tolist() == [[8.0]]
+        assert (await early).outputs.tolist() == [[7.0]]
+        assert (await runner.run(rows_of(8))).outputs.tolist() == [[8.0]]
         assert sum(model.sizes) < 200_000
         await runner.close()
 
@@ -430,9 +430,9 @@ def test_a_small_request_is_not_refused_for_the_rest_of_a_large_one() -> None:
             await asyncio.sleep(0.001)
         with pytest.raises(Overloaded):
             await runner.run(rows_of(*range(11)))
-        assert (await runner.run(rows_of(5))).tolist() == [[5.0]]
+        assert (await runner.run(rows_of(5))).outputs.tolist() == [[5.0]]
         assert len(model.sizes) < 10
-        assert len(await large) == 200
+        assert len((await large).outputs) == 200
 
     in_loop(test)
 
@@ -441,11 +441,11 @@ class Watcher:
     """Keeps what a runner tells it."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[FloatMatrix, FloatMatrix, list[float], float]] = []
+        self.batches: list[tuple[int, float]] = []
         self.sheds = 0
 
-    def batch(self, rows: FloatMatrix, outputs: FloatMatrix, waits: Sequence[float], seconds: float) -> None:
-        self.batches.append((rows, outputs, list(waits), seconds))
+    def batch(self, rows: int, seconds: float) -> None:
+        self.batches.append((rows, seconds))
 
     def shed(self) -> None:
         self.sheds += 1
@@ -460,15 +460,25 @@ def test_an_observer_is_told_of_each_batch(threaded: bool) -> None:
             slow(runner, 2 * LOOP_SECONDS)
         runner.observer = watcher = Watcher()
         await asyncio.gather(*(runner.run(rows_of(*numbers)) for numbers in ([1.0], [2.0, 3.0], [4.0, 5.0, 6.0])))
-        assert [len(rows) for rows, *_ in watcher.batches] == model.sizes == [4, 2]
-        for rows, outputs, _, seconds in watcher.batches:
-            assert outputs[:, 0].tolist() == rows[:, 0].tolist()
-            assert seconds >= 0.01
-        # Each request waited once, until its first row was taken; the last one's rest is no wait of its own.
-        first, second = (waits for _, _, waits, _ in watcher.batches)
-        assert len(first) == 3
-        assert second == []
-        assert all(0 <= wait < 5 for wait in first)
+        assert [rows for rows, _ in watcher.batches] == model.sizes == [4, 2]
+        assert all(seconds >= 0.01 for _, seconds in watcher.batches)
+
+    in_loop(test)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_call_is_told_its_times(threaded: bool) -> None:
+    async def test() -> None:
+        runner = runner_of(Recorder(seconds=0.02), max_batch_size=2)
+        if threaded:
+            slow(runner, 2 * LOOP_SECONDS)
+        first, second, large = await asyncio.gather(
+            *(runner.run(rows_of(*numbers)) for numbers in ([1.0], [2.0], [3.0, 4.0, 5.0, 6.0, 7.0]))
+        )
+        # The first two share a batch; the third waits for it, and then runs in three.
+        assert first.inference_seconds == second.inference_seconds >= 0.02
+        assert first.queue_seconds < 0.02 <= large.queue_seconds
+        assert large.inference_seconds >= 0.06
 
     in_loop(test)
 

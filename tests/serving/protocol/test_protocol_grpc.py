@@ -1,6 +1,5 @@
 """gRPC of the real service, through the stubs, health and reflection of published packages."""
 
-from functools import partial
 from typing import Any
 
 import grpc
@@ -106,11 +105,16 @@ def test_the_server_and_its_models_tell_what_they_are(
             ]
 
 
-@pytest.mark.parametrize(("name", "version"), [("unknown", ""), ("iris", "9"), ("", "")])
-def test_models_that_are_not_served_are_not_found(stub: GRPCInferenceServiceStub, name: str, version: str) -> None:
-    for ask, request in ((stub.ModelReady, pb.ModelReadyRequest), (stub.ModelMetadata, pb.ModelMetadataRequest)):
-        code, _ = refusal(partial(ask, request(name=name, version=version), timeout=20))
-        assert code is grpc.StatusCode.NOT_FOUND
+@pytest.mark.parametrize(("name", "version"), [("unknown", ""), ("unknown", "1"), ("iris", "9"), ("", "")])
+def test_a_model_or_version_that_is_not_served_is_not_ready_and_not_found(
+    stub: GRPCInferenceServiceStub, name: str, version: str
+) -> None:
+    assert not stub.ModelReady(pb.ModelReadyRequest(name=name, version=version), timeout=20).ready
+    code, sentence = refusal(
+        lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name=name, version=version), timeout=20)
+    )
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert sentence
 
 
 @pytest.mark.parametrize("service", ["", SERVICE, *DATASETS])

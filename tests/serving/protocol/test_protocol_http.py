@@ -167,6 +167,7 @@ def test_a_version_may_be_named(client: httpx.Client, stored: dict[str, str]) ->
         client.post(f"/v2/models/housing{middle}/infer", json=body).raise_for_status().json()
         for middle in ("", f"/versions/{stored['housing']}")
     )
+    assert plain.pop("parameters").keys() == versioned.pop("parameters").keys() == {"prediction_id"}
     assert plain == versioned
 
 

@@ -94,7 +94,7 @@ BODIES: dict[str, tuple[Any, str]] = {
     "astronomical": ({"inputs": [changed(data=[5.1, 3.5, 10**400, 0.2])]}, "petal_length"),
     "too large for FP32": ({"inputs": [changed(datatype="FP32", data=[5.1, 3.5, 1e300, 0.2])]}, "petal_length"),
     "implausible": ({"inputs": [changed(shape=[2, 4], data=[*ROW, 5.1, 3.5, 1.4, 99.0])]}, "row 1"),
-    "both kinds at once": ({"inputs": [changed(parameters={"binary_data_size": 32})]}, "one of both"),
+    "both kinds at once": ({"inputs": [changed(parameters={"binary_data_size": 32})]}, "send only one"),
     "raw without its header": (
         {"inputs": [changed(data=None, parameters={"binary_data_size": 32})]},
         "Inference-Header-Content-Length",
@@ -232,7 +232,7 @@ def test_unknown_paths_and_methods_are_refused(
     [
         ({"Content-Type": "text/csv"}, 415, "text/csv"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "form"),
-        ({"Content-Encoding": "gzip"}, 415, "compressed"),
+        ({"Content-Encoding": "br"}, 415, "compressed with gzip, not with br"),
         ({"Content-Encoding": "identity"}, 200, ""),
         ({"Content-Type": "application/json; charset=utf-8"}, 200, ""),
     ],
@@ -299,7 +299,7 @@ MESSAGES: dict[str, tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = {
     "unknown version": (message("iris", GOOD, model_version="9"), NOT_FOUND, "served in version"),
     "no inputs": (message("iris"), INVALID, "no input tensor"),
     "no contents": (typed(), INVALID, "0 values"),
-    "contents and raw": (both(), INVALID, "one of both"),
+    "contents and raw": (both(), INVALID, "send only one"),
     "contents of another type": (typed(fp32_contents=ROW), INVALID, "fp64_contents"),
     "contents of two types": (typed(fp64_contents=ROW, int_contents=[1]), INVALID, "fp64_contents"),
     "contents too short": (typed(fp64_contents=ROW[:3]), INVALID, "3 values"),

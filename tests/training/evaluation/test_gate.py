@@ -96,3 +96,23 @@ def test_reason_warns_when_the_champion_may_know_the_test_rows() -> None:
 
     assert "raw data changed since version 1 was trained" in decision.reason
     assert "raw data" not in judge(1.0, 0.9).reason
+
+
+UNSTABLE = "gives 40 % of the test rows another answer"
+
+
+def test_unstable_challenger_leaves_a_usable_champion() -> None:
+    challenger = Contender("2", {"rmse": 0.1}, unusable=UNSTABLE)
+
+    decision = decide(challenger, Contender("1", {"rmse": 9.0}), metric="rmse", margin=0.01)
+
+    assert (decision.promoted, decision.deployable) == (False, True)
+    assert decision.reason == f"Version 1 stays the champion: version 2 {UNSTABLE}."
+
+
+@pytest.mark.parametrize("champion", [None, Contender("1", unusable="is unstable"), Contender("2", unusable=UNSTABLE)])
+def test_unstable_challenger_without_a_usable_champion_is_not_deployable(champion: Contender | None) -> None:
+    decision = decide(Contender("2", {"rmse": 0.1}, unusable=UNSTABLE), champion, metric="rmse", margin=0.01)
+
+    assert (decision.promoted, decision.deployable) == (False, False)
+    assert decision.reason == f"Version 2 {UNSTABLE}. No other model can be deployed."

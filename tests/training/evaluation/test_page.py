@@ -11,6 +11,8 @@ from training.evaluation import plots
 from training.evaluation.gate import Decision
 from training.evaluation.page import Evaluation, render
 from training.evaluation.plots import Figure
+from training.evaluation.stability import Stability
+from training.params import ChangeParams, StabilityParams
 from training.tracking import RegisteredModel
 
 
@@ -36,6 +38,19 @@ class Page(HTMLParser):
         return sum(tag == name for tag, _ in self.tags)
 
 
+STABILITY = Stability(
+    change=0.01,
+    float32=0.0005,
+    perturbed={"size": 0.25, "latitude": 0.0, "longitude": 0.0},
+    params=StabilityParams(
+        change=ChangeParams(regression=0.001, classification=0.001),
+        perturbation=1e-6,
+        float32_limit=0.001,
+        perturbed_limit=0.002,
+    ),
+)
+
+
 def version(number: str) -> RegisteredModel:
     return RegisteredModel(PLOTS.name, number, f"run-{number}", f"models:/plots/{number}")
 
@@ -48,9 +63,10 @@ def evaluation(directory: Path, dataset: Dataset = PLOTS, former: str | None = "
     scores = {"rmse": 1.0, "r2": 0.5, "within_20_percent": 0.25}
     return Evaluation(
         dataset=dataset,
-        card=card(dataset, run_id="run-2"),
+        card=card(dataset),
         challenger=version("2"),
         scores=scores,
+        stability=STABILITY,
         former=version(former) if former else None,
         former_scores={"rmse": 2.0, "r2": 0.5, "within_20_percent": 0.5} if former else None,
         champion=version("2"),
@@ -122,7 +138,8 @@ def test_without_another_champion_one_column_is_enough(tmp_path: Path, former: s
 def test_model_card_is_told(tmp_path: Path) -> None:
     text = " ".join(Page(render([evaluation(tmp_path)])).text.split())
 
-    for fact in ("linear", "alpha = 1.0", "2026-01-02 03:04", "run-2", "c0ffee", "96 to train, 24 to test", "1e-09"):
+    facts = ("linear", "alpha = 1.0", card(PLOTS).content_version, "c0ffee", "96 to train, 24 to test", "1e-09")
+    for fact in facts:
         assert fact in text
 
 
@@ -145,3 +162,12 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 def test_equal_evaluations_give_equal_pages(tmp_path: Path) -> None:
     assert render([evaluation(tmp_path)]) == render([evaluation(tmp_path)])
+
+
+def test_stability_of_each_feature_is_shown_with_its_limit(tmp_path: Path) -> None:
+    text = " ".join(Page(render([evaluation(tmp_path)])).text.split())
+
+    assert "changes by more than 0.01 (kEUR)" in text
+    assert "all features rounded to float32 0.05 % 0.1 % within" in text
+    assert "size 1e-06 larger or smaller 25 % 0.2 % over the limit" in text
+    assert "latitude 1e-06 larger or smaller 0 % 0.2 % within" in text

@@ -122,7 +122,7 @@ def test_loss_with_a_link_is_refused() -> None:
     candidate = CandidateParams(estimator="hist_gradient_boosting", parameters={"max_iter": 2, "loss": "poisson"})
     pipeline = build(dataset, "mine", candidate, SHIPPED.training("housing").features, random_state=0)
     estimator = selection.fit(pipeline, tiny_splits("housing").train, dataset.task)
-    with pytest.raises(PipelineError, match="loss 'poisson' has a link"):
+    with pytest.raises(PipelineError, match="loss 'poisson' has a link function"):
         export.convert(dataset, estimator)
 
 

@@ -6,7 +6,7 @@ import skops.io
 from answers import Prediction, Predictions
 from fastapi import FastAPI
 
-from contract.housing import HOUSING, HousingRow, HousingRows
+from contract.housing import HOUSING, HousingRow
 
 PATH = os.environ["BENCHMARK_ESTIMATOR"]
 estimator = skops.io.load(PATH, trusted=skops.io.get_untrusted_types(file=PATH))
@@ -20,6 +20,6 @@ async def predict_housing(row: HousingRow) -> Prediction:
 
 
 @app.post("/predict/housing/batch")
-async def predict_housing_batch(batch: HousingRows) -> Predictions:
+async def predict_housing_batch(batch: HOUSING.rows) -> Predictions:
     """Median house values of several."""
     return Predictions(predictions=estimator.predict(HOUSING.matrix(batch.rows)).tolist())

@@ -3,7 +3,7 @@
 from answers import Prediction, Predictions
 from fastapi import FastAPI
 
-from contract.housing import HOUSING, HousingRow, HousingRows
+from contract.housing import HOUSING, HousingRow
 from load_tests.benchmark.peers import onnx_model
 
 predict = onnx_model.load()
@@ -17,6 +17,6 @@ async def predict_housing(row: HousingRow) -> Prediction:
 
 
 @app.post("/predict/housing/batch")
-async def predict_housing_batch(batch: HousingRows) -> Predictions:
+async def predict_housing_batch(batch: HOUSING.rows) -> Predictions:
     """Median house values of several."""
     return Predictions(predictions=predict(HOUSING.matrix(batch.rows)).tolist())

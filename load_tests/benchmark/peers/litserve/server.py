@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import litserve
 import numpy as np
 
-from contract.housing import HOUSING, HousingRows
+from contract.housing import HOUSING
 from load_tests.benchmark.peers import onnx_model
 
 
@@ -17,7 +17,7 @@ class Housing(litserve.LitAPI):
         """Open the session."""
         self.model = onnx_model.load()
 
-    def decode_request(self, request: HousingRows) -> np.ndarray:
+    def decode_request(self, request: HOUSING.rows) -> np.ndarray:
         """The rows of one request."""
         return HOUSING.matrix(request.rows)
 

@@ -1,0 +1,145 @@
+"""The only module that names BentoML's private API.
+
+BentoML starts the workers, runs the lifespan of the service and answers the probes. Our application is the outermost:
+BentoML 1.4 answers a refused body with a title instead of the field, writes a stack trace for each, starts a timer for
+every request that outlives it, and has the raw path as a label of its metrics.
+"""
+
+import os
+import shutil
+import tempfile
+from atexit import register
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from _bentoml_impl.server.app import ContextMiddleware
+from _bentoml_sdk import Service
+from bentoml import server_context
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import http_exception_response
+from serving.http import guard
+from serving.http.app import BENTOML_ROUTES
+from serving.http.openapi import document
+from serving.settings import Settings
+from serving.telemetry import tracing
+
+NO_BENTO = "not available"
+"""BentoML's version of a service that is served from its source."""
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def service_options(settings: Settings) -> dict[str, Any]:
+    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``."""
+    guard.install(settings)
+    return {
+        "service_class": BundleService,
+        "workers": settings.WORKERS or "cpu_count",
+        "http": {"host": settings.API_HOST, "port": settings.API_PORT},
+        # A line a request halves the throughput; metrics count requests, and errors are logged.
+        "logging": {"access": {"enabled": False}},
+        # Ours have the same names and bounded labels.
+        "metrics": {"enabled": False},
+        "tracing": tracing.configuration(settings),
+    }
+
+
+def take_metrics_directory() -> None:
+    """Give this server a fresh metrics directory, which its workers find in their environment.
+
+    BentoML would empty the one in its home at every start, and with it what another running server has counted. Call
+    this before the server starts. A directory that the user has set is used as it is.
+    """
+    directory = os.environ.get(METRICS_DIRECTORY)
+    if directory is None:
+        directory = tempfile.mkdtemp(prefix="bentoml-metrics-")
+        register(shutil.rmtree, directory, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(directory)
+
+
+def bento_version() -> str:
+    """The version of the Bento that this worker serves; of a checkout, ``development``."""
+    version = server_context.bento_version
+    return "development" if version in {"", NO_BENTO} else version
+
+
+@attrs.define(eq=False)  # equal and hashed as BentoML has it
+class BundleService(Service[Any]):
+    """BentoML's service, with our application outermost.
+
+    The class it decorates has ``settings`` and ``models`` (a stored model for each dataset) in its class scope, and
+    ``http_app(document, behind)``, which makes the application of a worker.
+    """
+
+    instance: Any = attrs.field(init=False, default=None)
+    """Of the decorated class, once the worker has started."""
+
+    def __attrs_post_init__(self) -> None:
+        """Declare the models, so that a built Bento carries them at the version they have now."""
+        super().__attrs_post_init__()
+        models: Mapping[Any, Any] = self.inner.models
+        self.models += models.values()
+
+    def __call__(self) -> Any:
+        """Make the instance of a worker."""
+        self.instance = super().__call__()
+        return self.instance
+
+    @property
+    def openapi_spec(self) -> dict[str, Any]:  # type: ignore[override]  # BentoML only writes it out
+        """The OpenAPI document, which ``bentoml build`` also puts into the Bento."""
+        version = self.bento.tag.version if self.bento else None
+        return document(self.name, version or "development", (self.inner.__doc__ or "").strip())
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The application of a worker."""
+        theirs = super().to_asgi(is_main=is_main)
+        if not isinstance(theirs, Starlette):
+            raise TypeError(f"BentoML's application is {type(theirs)}, not Starlette: adapt serving/host.py.")
+        return _Application(self, theirs)
+
+
+class _Application:
+    """Our application, once the worker has started, and BentoML's behind it for the lifespan and the probes."""
+
+    def __init__(self, service: BundleService, theirs: Starlette) -> None:
+        self._service = service
+        self._theirs = theirs
+        # The time-out leaves a timer behind every request; ours are in the runner. The context takes 6 % of a request,
+        # and no API method of ours asks for it. Spans cost a third of a request even where nobody collects them.
+        replaced: list[object] = [TimeoutMiddleware, ContextMiddleware]
+        if service.inner.settings.OTEL_EXPORTER_OTLP_ENDPOINT is None:
+            replaced.append(OpenTelemetryMiddleware)
+        self.middlewares = [middleware for middleware in theirs.user_middleware if middleware.cls not in replaced]
+        theirs.user_middleware = []
+        # Its API routes have none of our limits.
+        kept = [route for route in theirs.router.routes if getattr(route, "path", "") in BENTOML_ROUTES]
+        theirs.router.routes[:] = kept
+        theirs.add_exception_handler(HTTPException, http_exception_response)
+        self._ours: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if self._ours is not None and scope["type"] != "lifespan":
+            await self._ours(scope, receive, send)
+            return
+
+        async def send_when_made(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._ours = self._make()
+            await send(message)
+
+        await self._theirs(scope, receive, send_when_made)
+
+    def _make(self) -> ASGIApp:
+        app: ASGIApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+        # Those that a user has configured for BentoML, such as CORS, are around ours.
+        for middleware in reversed(self.middlewares):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        return app

@@ -1,0 +1,178 @@
+"""The HTTP application of a worker, the outermost layer: it finds the route of a request and answers it.
+
+It does so itself, not with Starlette's middlewares, routes and response classes, which take a quarter of a small
+prediction's time. BentoML's application is behind it, and gets only the requests of the routes in ``BENTOML_ROUTES``.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contract.errors import BundleError, NotFound
+from serving.draining import DRAINING
+from serving.errors import INTERNAL_ERROR, error_headers, flat_error
+from serving.http.body import check_method, header
+from serving.telemetry import UNKNOWN, request_id
+from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, http_counter
+from serving.telemetry.request_log import RequestLog
+
+JSON = "application/json"
+BENTOML_ROUTES = ("/livez", "/healthz", "/readyz", "/schema.json")
+"""Routes that BentoML's application answers: the probes, and the schema that its clients read."""
+_REQUEST_ID = request_id.HEADER.encode()
+
+
+class HttpRequest(NamedTuple):
+    """A request as ASGI has it, and its call."""
+
+    scope: Scope
+    receive: Receive
+    call: Call
+
+
+class HttpResponse(NamedTuple):
+    """The answer to a request; ``headers`` are those beside its type and length."""
+
+    content: bytes
+    media_type: str = JSON
+    headers: Mapping[str, str] = MappingProxyType({})
+    status: int = 200
+
+
+def json_response(content: Any, status: int = 200) -> HttpResponse:
+    """Plain data as JSON."""
+    return HttpResponse(to_json(content), status=status)
+
+
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+"""Answers a request, or raises a ``BundleError``, which carries the status of the answer."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Route:
+    """What answers the requests of a path.
+
+    Args:
+        endpoint: its name in metrics and logs.
+        handler: answers; None where BentoML's application does.
+        method: the only one it takes; a route that takes GET takes HEAD too. None for any.
+        error_body: what a client is told of an error, as plain data.
+    """
+
+    endpoint: Endpoint
+    handler: Handler | None
+    method: str | None = "GET"
+    error_body: Callable[[BundleError], Any] = flat_error
+
+
+def quiet_route(path: str, handler: Handler | None) -> Route:
+    """A route of probes, scrapes and pages: it is not counted, and logged only if it has a bug."""
+    return Route(Endpoint(path, "http"), handler)
+
+
+class HttpApp:
+    """The application.
+
+    Args:
+        routes: by path; only exactly this path is answered.
+        find_route: finds the route of a path that is not in ``routes``, or None.
+        behind: BentoML's application.
+        log: writes a line for each request that is worth one.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        find_route: Callable[[str], Route | None],
+        behind: ASGIApp,
+        log: RequestLog,
+    ) -> None:
+        self.routes = {**routes, **{path: quiet_route(path, None) for path in BENTOML_ROUTES}}
+        self._find_route = find_route
+        self._behind = behind
+        self._log = log
+        self._unknown = Route(Endpoint(UNKNOWN, "http", counter=http_counter(UNKNOWN)), not_found, None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; everything that is not HTTP goes to BentoML's application."""
+        if scope["type"] != "http":
+            await self._behind(scope, receive, send)
+            return
+        route = self.route(scope["path"])
+        with Call(route.endpoint, header(scope, _REQUEST_ID), self._log) as call:
+            call.scope = scope
+            if route.handler is None:
+                await self._pass_on(scope, receive, send, call)
+            else:
+                await _send(send, await _answer(route, route.handler, HttpRequest(scope, receive, call)), call)
+
+    def route(self, path: str) -> Route:
+        """The route of a path; all paths that are not served have one."""
+        return self.routes.get(path) or self._find_route(path) or self._unknown
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+        """Let BentoML's application answer."""
+
+        async def send_identified(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_call_headers(call)]
+            await send(message)
+
+        try:
+            await self._behind(scope, receive, send_identified)
+        except Exception as error:  # noqa: BLE001 - a bug: logged with its stack, answered in the usual form
+            answered = call.status != CLIENT_CLOSED_REQUEST
+            response = _internal_error(error, call, flat_error)
+            if not answered:
+                await _send(send, response, call)
+
+
+async def _answer(route: Route, handler: Handler, request: HttpRequest) -> HttpResponse:
+    call = request.call
+    try:
+        if route.method is not None:
+            check_method(request.scope, route.method)
+        response = await handler(request)
+    except BundleError as error:
+        call.error = error
+        response = HttpResponse(to_json(route.error_body(error)), headers=error_headers(error), status=error.status)
+    except ClientDisconnect:
+        # Nobody is there to read the answer.
+        response = HttpResponse(b"", status=CLIENT_CLOSED_REQUEST)
+    except Exception as error:  # noqa: BLE001 - our bug: logged with its stack, answered in the usual form
+        return _internal_error(error, call, route.error_body)
+    call.status = response.status
+    return response
+
+
+async def _send(send: Send, response: HttpResponse, call: Call) -> None:
+    content = response.content
+    headers = [(b"content-type", response.media_type.encode()), (b"content-length", b"%d" % len(content))]
+    headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    headers += _call_headers(call)
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer."""
+    identifier = (_REQUEST_ID, call.request_id.encode())
+    # While draining, a client that keeps its connection would lose it in the middle of a later request.
+    return [identifier, (b"connection", b"close")] if DRAINING.begun else [identifier]
+
+
+def _internal_error(error: Exception, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
+    call.error = error
+    call.status = BundleError.status
+    return HttpResponse(to_json(body(BundleError(INTERNAL_ERROR))), status=BundleError.status)
+
+
+async def not_found(request: HttpRequest) -> HttpResponse:
+    """Refuse a path that is not served."""
+    raise NotFound(f"There is no {request.scope['path'][:200]}; GET /docs lists the routes.")

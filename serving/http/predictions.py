@@ -1,0 +1,177 @@
+"""The prediction routes, ``/predict/{model}`` and ``/predict/{model}/batch``: flat JSON in, flat JSON out."""
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from contract import DATASETS
+from contract.dataset import Dataset, Task
+from contract.errors import UnsupportedMediaType
+from contract.table import FloatMatrix
+from serving.errors import refusal
+from serving.http.app import JSON, HttpRequest, HttpResponse, Route
+from serving.http.body import media_type, read_body
+from serving.prediction import Prediction, Predictor
+from serving.settings import Settings
+from serving.telemetry.call import Endpoint, http_counter
+
+MAXIMUM_ROW_BYTES = 64 * 1024
+"""Largest body of a single row: pydantic lists every unknown field, so that a large one would be costly to refuse."""
+
+
+class ModelRef(BaseModel):
+    """The model that answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(description="Name of the model.")
+    version: str = Field(description="Version in the BentoML model store.")
+
+
+class Origin(BaseModel):
+    """Where an answer comes from."""
+
+    unit: str = Field(description="Unit of the prediction.")
+    model: ModelRef
+    prediction_id: str = Field(
+        description="Identifies this answer: a UUIDv7 of 32 hexadecimal digits. A row of a batch is it and its index.",
+        examples=["019abf3c52b071f4a1138a0d3c7c4f6d"],
+    )
+
+
+class RegressionValue(BaseModel):
+    """One predicted number."""
+
+    prediction: float = Field(description="The predicted value, in `unit`.")
+
+
+class ClassificationValue(BaseModel):
+    """One predicted class."""
+
+    prediction: int = Field(description="Index of the most probable class.")
+    label: str = Field(description="Name of the most probable class.")
+    confidence: float = Field(description="Probability of that class, 0 to 1.")
+    probabilities: dict[str, float] = Field(description="Probability of each class by name; they sum to 1.")
+
+
+class RegressionPrediction(Origin, RegressionValue):
+    """The answer to one row: a number."""
+
+
+class ClassificationPrediction(Origin, ClassificationValue):
+    """The answer to one row: a class."""
+
+
+class RegressionPredictions(Origin):
+    """The answers to a batch, in the order of its rows."""
+
+    predictions: list[RegressionValue]
+
+
+class ClassificationPredictions(Origin):
+    """The answers to a batch, in the order of its rows."""
+
+    predictions: list[ClassificationValue]
+
+
+class PredictionApi:
+    """One prediction route of a dataset, as its path, its method of the Bento and the OpenAPI document have it.
+
+    ``takes`` and ``gives`` are the bodies of request and answer.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch: bool) -> None:
+        self.dataset = dataset
+        self.batch = batch
+        self.path = f"/predict/{dataset.name}/batch" if batch else f"/predict/{dataset.name}"
+        self.name = f"predict_{dataset.name}_batch" if batch else f"predict_{dataset.name}"
+        self.takes: type[BaseModel] = dataset.rows if batch else dataset.row
+        regression = dataset.task is Task.REGRESSION
+        self.gives: type[BaseModel]
+        if batch:
+            self.gives = RegressionPredictions if regression else ClassificationPredictions
+        else:
+            self.gives = RegressionPrediction if regression else ClassificationPrediction
+        self.summary = f"{dataset.description} One to 10,000 rows." if batch else dataset.description
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """A body that works when tried."""
+        return {"rows": [self.dataset.example] * 2} if self.batch else self.dataset.example
+
+    def matrix(self, body: Any) -> FloatMatrix:
+        """A validated body as rows ``[N, F]``."""
+        return self.dataset.matrix(body.rows if self.batch else (body,))
+
+    def answer(self, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as plain data, as ``gives`` declares it."""
+        values = _values(self.dataset, prediction.outputs)
+        origin = {
+            "unit": self.dataset.target.unit,
+            "model": {"name": prediction.model, "version": prediction.version},
+            "prediction_id": prediction.id,
+        }
+        return {**origin, "predictions": values} if self.batch else {**values[0], **origin}
+
+
+def prediction_apis() -> list[PredictionApi]:
+    """The prediction routes of all datasets."""
+    return [PredictionApi(dataset, batch=batch) for dataset in DATASETS.values() for batch in (False, True)]
+
+
+class PredictionApp:
+    """Answers the requests of one prediction route.
+
+    Args:
+        api: what the route takes and gives.
+        predictor: of its dataset.
+        settings: the limits of size and time.
+    """
+
+    def __init__(self, api: PredictionApi, predictor: Predictor, settings: Settings) -> None:
+        self._api = api
+        self._validate = api.takes.model_validate_json
+        self._predictor = predictor
+        self._limit = settings.MAX_BODY_BYTES if api.batch else min(settings.MAX_BODY_BYTES, MAXIMUM_ROW_BYTES)
+        self._seconds = settings.TIMEOUT_SECONDS
+
+    @property
+    def route(self) -> Route:
+        """The route; its series start at 0, so that a rate over them is right from the first request on."""
+        counter = http_counter(self._api.path)
+        counter.start_at_zero(200, 500)
+        return Route(Endpoint(self._api.path, "http", self._api.dataset, counter), self.answer, "POST")
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """Body to validated rows to a prediction to JSON."""
+        request.call.version = self._predictor.version
+        kind = media_type(request.scope) or JSON
+        if kind != JSON:
+            raise UnsupportedMediaType(f"The body must be {JSON}, not {kind[:60]}.")
+        body = await read_body(request.scope, request.receive, self._limit, self._seconds)
+        try:
+            # An empty body is an empty object: the error then names the first missing field.
+            valid = self._validate(body or b"{}")
+        except ValidationError as error:
+            raise refusal(error) from None
+        prediction = await self._predictor.predict(self._api.matrix(valid), request.call)
+        return HttpResponse(to_json(self._api.answer(prediction)))
+
+
+def _values(dataset: Dataset, outputs: FloatMatrix) -> list[dict[str, Any]]:
+    """Outputs ``[N, K]`` as the fields of a ``RegressionValue`` or ``ClassificationValue`` each."""
+    if dataset.task is Task.REGRESSION:
+        return [{"prediction": value} for value in outputs[:, 0].tolist()]
+    classes = dataset.target.classes
+    best = np.argmax(outputs, axis=1).tolist()
+    return [
+        {
+            "prediction": index,
+            "label": classes[index],
+            "confidence": probabilities[index],
+            "probabilities": dict(zip(classes, probabilities, strict=True)),
+        }
+        for index, probabilities in zip(best, outputs.tolist(), strict=True)
+    ]

@@ -1,0 +1,71 @@
+"""Every HTTP route of the service: predictions, the protocol, operations and pages."""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from serving.http import docs
+from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.predictions import PredictionApp, prediction_apis
+from serving.protocol.inference import Inference
+from serving.protocol.rest import RestProtocol
+from serving.settings import Settings
+from serving.telemetry import scrape
+from serving.telemetry.call import Endpoint, http_counter
+from serving.telemetry.request_log import RequestLog
+
+
+def http_app(
+    inference: Inference, settings: Settings, document: Callable[[], dict[str, Any]], behind: ASGIApp
+) -> HttpApp:
+    """The HTTP application of a worker.
+
+    Args:
+        inference: its models.
+        settings: the limits of size and time.
+        document: makes the OpenAPI document.
+        behind: BentoML's application.
+    """
+    bundle = inference.bundle
+    predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
+    protocol = RestProtocol(inference, settings)
+
+    async def page(_: HttpRequest) -> HttpResponse:
+        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
+
+    def file(name: str, media_type: str) -> Handler:
+        response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
+
+        async def answer(_: HttpRequest) -> HttpResponse:
+            return response
+
+        return answer
+
+    async def openapi(_: HttpRequest) -> HttpResponse:
+        return json_response(document())
+
+    async def metrics(_: HttpRequest) -> HttpResponse:
+        return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
+
+    async def models_info(_: HttpRequest) -> HttpResponse:
+        return json_response({"models": bundle.models_info()})
+
+    async def health(_: HttpRequest) -> HttpResponse:
+        summary = bundle.health()
+        return json_response(summary, 200 if summary["status"] == "ok" else 503)
+
+    routes = [
+        *predictions,
+        *protocol.routes.values(),
+        Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
+        quiet_route("/health", health),
+        quiet_route("/metrics", metrics),
+        quiet_route("/metrics/prometheus", metrics),
+        quiet_route("/", page),
+        quiet_route("/docs", page),
+        quiet_route("/docs.json", openapi),
+        *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
+    ]
+    log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
+    return HttpApp({route.endpoint.name: route for route in routes}, protocol.find, behind, log)

@@ -1,0 +1,169 @@
+"""What both transports say: a request's tensors as rows of a dataset, a model's outputs as tensors, metadata."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
+from contract.errors import OTHER, InvalidInput, Reason
+from contract.table import FloatMatrix, first_violation, refused
+from model.card import ONNX_INPUT
+from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
+
+PLATFORM = "onnxruntime_onnx"
+"""The protocol's name for a model in ONNX run by onnxruntime."""
+EXTENSIONS = ["binary_tensor_data"]
+
+PREDICT = "predict"
+LABEL = "label"
+PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """A tensor as metadata advertises it; −1 in ``shape`` is the batch."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        document: dict[str, Any] = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        return document | {"parameters": self.parameters} if self.parameters else document
+
+
+class Codec:
+    """Tensors to rows of one dataset, and its model's outputs to tensors.
+
+    ``input`` is the tensor that holds whole rows; its parameters name the features in their order. ``outputs`` are the
+    outputs by name; a vector is a column ``[N, 1]``, as MLServer's runtimes answer.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._position = {name: column for column, name in enumerate(dataset.feature_names)}
+        self._labels: NDArray[Any] = np.array(dataset.target.classes, dtype=object)
+        self.input = TensorMetadata(
+            ONNX_INPUT, "FP64", (-1, len(self._position)), {"feature_names": list(dataset.feature_names)}
+        )
+        if dataset.task is Task.REGRESSION:
+            outputs = [TensorMetadata(PREDICT, "FP64", (-1, 1), {"unit": dataset.target.unit})]
+        else:
+            classes = list(dataset.target.classes)
+            outputs = [
+                TensorMetadata(PREDICT, "INT64", (-1, 1)),
+                TensorMetadata(LABEL, BYTES, (-1, 1)),
+                TensorMetadata(PROBABILITIES, "FP64", (-1, len(classes)), {"classes": classes}),
+            ]
+        self.outputs = {output.name: output for output in outputs}
+
+    def rows(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
+        """The rows of a request, ``[N, F]``, which hold the contract.
+
+        They come as one tensor ``[N, F]`` of any name, or as one tensor ``[N]`` or ``[N, 1]`` a feature, in any order.
+
+        Raises:
+            InvalidInput: what is wrong, with the tensor, or with the row (counted from 0) and the feature.
+        """
+        if not tensors:
+            raise InvalidInput(f"There is no input tensor; {self._takes()}.")
+        width = len(self._position)
+        if len(tensors) == 1 and len(tensors[0].shape) == 2 and tensors[0].shape[1] == width:
+            matrix = self._from_matrix(tensors[0])
+        else:
+            matrix = self._from_columns(tensors)
+        broken = first_violation(self.dataset, matrix)
+        if broken is not None:
+            violation, count = broken
+            rest = f" (and {count - 1} more)" if count > 1 else ""
+            raise InvalidInput(f"{violation.message}{rest}", refused=refused(self.dataset, matrix))
+        return matrix
+
+    def check_outputs(self, names: Sequence[str]) -> None:
+        """Refuse outputs that the model does not have, before it runs.
+
+        Raises:
+            InvalidInput: names the output and those there are.
+        """
+        for index, name in enumerate(names):
+            if name not in self.outputs:
+                known = ", ".join(self.outputs)
+                raise InvalidInput(f"{self.dataset.name} has no output {name[:60]!r}; it has {known}.")
+            if name in names[:index]:
+                raise InvalidInput(f"The output {name!r} is asked for twice.")
+
+    def tensors(self, values: FloatMatrix, names: Sequence[str]) -> list[OutputTensor]:
+        """The model's outputs ``[N, K]`` as the tensors asked for, or all of them if none is named."""
+        return [
+            OutputTensor(name, self.outputs[name].datatype, self._output(values, name))
+            for name in (names or self.outputs)
+        ]
+
+    def _output(self, values: FloatMatrix, name: str) -> NDArray[Any]:
+        if self.dataset.task is Task.REGRESSION or name == PROBABILITIES:
+            return values
+        best: NDArray[Any] = values.argmax(axis=1)[:, None]
+        return self._labels[best] if name == LABEL else best
+
+    def _from_matrix(self, tensor: InputTensor) -> FloatMatrix:
+        _check_count(tensor.shape[0])
+        names = self.dataset.feature_names
+        flat = numbers(tensor, lambda index: Place(names[index % len(names)], index // len(names)))
+        return flat.reshape(tensor.shape)
+
+    def _from_columns(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
+        self._check_names(tensors)
+        first = tensors[0]
+        count = first.shape[0]
+        _check_count(count)
+        matrix = np.empty((count, len(self._position)), dtype=np.float64)
+        for tensor in tensors:
+            if tensor.shape not in {(count,), (count, 1)}:
+                raise InvalidInput(
+                    f"The input {tensor.name!r} has shape {list(tensor.shape)}; a tensor of one feature is [N] or "
+                    f"[N, 1], and {first.name!r} has {count} rows."
+                )
+            matrix[:, self._position[tensor.name]] = numbers(tensor, partial(Place, tensor.name))
+        return matrix
+
+    def _check_names(self, tensors: Sequence[InputTensor]) -> None:
+        names = [tensor.name for tensor in tensors]
+        unknown = next((tensor for tensor in tensors if tensor.name not in self._position), None)
+        if unknown is not None:
+            if len(tensors) > 1:
+                raise InvalidInput(
+                    f"The input {unknown.name[:60]!r} is no feature; {self._takes()}.",
+                    refused={(OTHER, Reason.UNKNOWN_FIELD): 1},
+                )
+            shape = list(unknown.shape)
+            hint = f" (one row is [1, {shape[0]}])" if shape == [len(self._position)] else ""
+            raise InvalidInput(f"The input {unknown.name[:60]!r} has shape {shape}{hint}; {self._takes()}.")
+        if len(set(names)) < len(names):
+            repeated = next(name for index, name in enumerate(names) if name in names[:index])
+            raise InvalidInput(f"{repeated}: there are two inputs of this name.")
+        missing = next((name for name in self._position if name not in names), None)
+        if missing is not None:
+            raise InvalidInput(
+                f"{missing}: the input is missing; {self._takes()}.", refused={(missing, Reason.MISSING): 1}
+            )
+
+    def _takes(self) -> str:
+        return (
+            f"{self.dataset.name} takes one tensor [N, {len(self._position)}], or one tensor [N] or [N, 1] for each of "
+            f"{', '.join(self._position)}"
+        )
+
+
+def _check_count(count: int) -> None:
+    if not count:
+        raise InvalidInput("There are no rows: the first dimension of the shape is 0.")
+    if count > MAXIMUM_BATCH_ROWS:
+        raise InvalidInput(
+            f"There are {count} rows, at most {MAXIMUM_BATCH_ROWS} are taken; send them in several requests."
+        )

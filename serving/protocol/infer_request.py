@@ -1,0 +1,42 @@
+"""What both transports read from an inference request."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from contract.errors import InvalidInput
+from serving.protocol.tensors import InputTensor
+
+UNSUPPORTED = {
+    "classification": "part of Triton's classification extension; ask for the outputs label or probabilities",
+    "shared_memory_region": "part of Triton's shared memory extension; send the data",
+}
+"""Parameters that would change what is read or answered: refused, never ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference request.
+
+    ``outputs`` are the names of the outputs asked for; empty means all. ``binary`` says for each output whether it is
+    wanted as raw bytes; its key None holds the default.
+    """
+
+    id: str | None
+    inputs: list[InputTensor]
+    outputs: list[str]
+    binary: dict[str | None, bool]
+
+    def wants_binary(self, output: str) -> bool:
+        """Whether this output is wanted as raw bytes."""
+        return self.binary.get(output, self.binary[None])
+
+
+def check_parameters(parameters: Container[str], whose: str) -> None:
+    """Refuse parameters of extensions that we do not support.
+
+    Raises:
+        InvalidInput: names the parameter and what to do instead.
+    """
+    for name, hint in UNSUPPORTED.items():
+        if name in parameters:
+            raise InvalidInput(f"{name}, in the parameters of {whose}, is {hint}.")

@@ -1,0 +1,116 @@
+"""The harness with real servers, from the environment of the tests, and tiny models."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contract import DATASETS
+from contract.errors import LoadTestError
+from load_tests.benchmark import payloads, processes
+from load_tests.benchmark.compare import compare
+from load_tests.benchmark.plan import ECHO, EMPTY, FASTAPI_ONNX, GRPC_ECHO, OURS, Line, Plan, Server, Step
+from load_tests.benchmark.result import Run
+from load_tests.benchmark.runner import Runner, deployed_model
+from local_service import PROJECT
+from tests.serving import tiny_models
+
+HERE = Path(sys.executable).parent
+SHORT = Plan(
+    rounds=1,
+    side_rounds=1,
+    main=Step(64, 1, 1),
+    connections=(64,),
+    rows=(100,),
+    rows_connections=4,
+    seconds=1,
+    warm_up_seconds=1,
+    direct_seconds=0.2,
+    stalls=(),
+    stall_seconds=0,
+)
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Tiny models in the store of the tests, deployed; the files of Housing."""
+    versions = {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
+    tiny_models.pin(tmp_path, versions)
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    return deployed_model()[1]
+
+
+def run(deployed: dict[str, Path], *servers: Server) -> Run:
+    return Runner(SHORT, deployed, str).measure(servers, {server.lock: HERE for server in servers})
+
+
+def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_models.pin(tmp_path, {"housing": "nothere"})
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    with pytest.raises(LoadTestError, match="make train"):
+        deployed_model()
+
+
+def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("no such package ==")
+    with (
+        pytest.raises(LoadTestError, match=r"uv could not install .*requirements\.txt"),
+        processes.environment(tmp_path / "requirements.txt"),
+    ):
+        pass
+
+
+@pytest.mark.integration
+def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Path]) -> None:
+    servers = (OURS, FASTAPI_ONNX, ECHO, GRPC_ECHO)
+    found = run(deployed, *servers)
+    assert found.failures == []
+    assert found.ready_seconds.keys() == {server.key for server in servers}
+    assert {sample.line for sample in found.samples} == {line.key for server in servers for line in server.lines}
+    for sample in found.samples:
+        assert sample.load.problem == ""
+        assert sample.load.p50_ms <= sample.load.p99_ms <= sample.load.max_ms
+        # Two cores at most worked for it, and it did not answer for nothing.
+        assert 0 < sample.cpu_seconds < 4
+        assert 10_000_000 < sample.worker_bytes < sample.memory_bytes
+    (direct,) = found.direct
+    assert direct > 0
+
+
+@pytest.mark.integration
+def test_two_checkouts_are_compared_by_turns(deployed: dict[str, Path]) -> None:
+    assert deployed
+    said: list[str] = []
+    table = compare([PROJECT, PROJECT], rounds=2, seconds=1, only=("ours", "ours-grpc"), say=said.append)
+    assert [line.partition(":")[0] for line in said] == [
+        f"{line}, round {number} of 2" for line in ("/predict/housing", "gRPC") for number in (1, 2)
+    ]
+    assert "| gRPC |" in table
+
+
+@pytest.mark.integration
+def test_an_environment_lasts_as_long_as_the_block() -> None:
+    with processes.environment(ECHO.lock) as commands:
+        assert (commands / "uvicorn").exists()
+    assert not commands.exists()
+
+
+@pytest.mark.integration
+def test_a_server_that_fails_is_told_and_the_next_is_measured(deployed: dict[str, Path]) -> None:
+    broken = replace(EMPTY, key="broken", title="Broken", command=("python", "-c", "raise SystemExit('no such thing')"))
+    found = run(deployed, broken, ECHO)
+    (failure,) = found.failures
+    assert failure.subject == "Broken"
+    assert "no such thing" in failure.reason
+    assert {sample.line for sample in found.samples} == {"echo"}
+
+
+@pytest.mark.integration
+def test_a_wrong_answer_is_no_fast_one(deployed: dict[str, Path]) -> None:
+    """The empty handler answers with a feature of the row, not with its prediction."""
+    liar = replace(EMPTY, key="liar", title="Liar", lines=(Line("liar", "liar", payloads.ROW, "/predict/housing"),))
+    found = run(deployed, liar)
+    (failure,) = found.failures
+    assert "off by" in failure.reason
+    assert found.samples == []

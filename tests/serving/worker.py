@@ -1,0 +1,81 @@
+"""A worker in this process: the real application and gRPC server on an event loop in a thread, without BentoML.
+
+Tests reach into it, which they cannot with ``bentoml serve``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+
+from serving.bundle import Bundle
+from serving.http.app import HttpApp
+from serving.http.openapi import document
+from serving.http.routes import http_app
+from serving.models import LoadedModel
+from serving.protocol.grpc import GrpcServer
+from serving.protocol.inference import Inference
+from serving.settings import Settings
+
+T = TypeVar("T")
+
+
+class LocalWorker:
+    """``url`` is where it speaks HTTP, ``target`` where it speaks gRPC."""
+
+    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings) -> None:
+        self.bundle = Bundle(models, settings)
+        self.document = document("test", "1", "A test.")
+        inference = Inference(self.bundle, "test", "1")
+        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette())
+        self.grpc = GrpcServer(inference, settings)
+        config = uvicorn.Config(self.app, host="127.0.0.1", port=settings.API_PORT, lifespan="off", log_config=None)
+        self._server = uvicorn.Server(config)
+        self.url = f"http://127.0.0.1:{settings.API_PORT}"
+        self.target = f"127.0.0.1:{settings.GRPC_PORT}"
+        self.loop = asyncio.new_event_loop()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the event loop of the worker."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=60)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Serve, for as long as the block lasts."""
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            self.call(self._until_started())
+            yield
+        finally:
+            self._server.should_exit = True
+            thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+        self.loop.close()
+
+    async def _serve(self) -> None:
+        self.bundle.warm_up()
+        await self.grpc.start()
+        self.bundle.open()
+        self.grpc.open()
+        await self._server.serve()
+        await self.grpc.stop(1)
+        await self.bundle.close()
+
+    async def _until_started(self) -> None:
+        async with asyncio.timeout(30), httpx.AsyncClient() as client:
+            while True:
+                try:
+                    await client.get(f"{self.url}/health")
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.01)
+                else:
+                    return
