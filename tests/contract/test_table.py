@@ -126,7 +126,7 @@ def test_an_empty_table_has_too_few_rows() -> None:
     assert [violation.rule for violation in refusal.value.violations] == [Rule.TOO_FEW_ROWS]
 
 
-def test_a_whole_table_takes_well_under_a_second() -> None:
+def test_a_whole_table_is_checked_in_seconds() -> None:
     rows = 20_640
     columns: dict[str, list[object]] = {
         name: [repr(value + row * 1e-6) for row in range(rows)] for name, value in HOUSING.example.items()
@@ -134,7 +134,8 @@ def test_a_whole_table_takes_well_under_a_second() -> None:
     columns["MedHouseVal"] = ["2.5"] * rows
     started = time.process_time()
     assert len(check_table(HOUSING, columns).target) == rows
-    assert time.process_time() - started < 1
+    # It takes a third of a second; what took a time for each pair of rows would take minutes.
+    assert time.process_time() - started < 5
 
 
 def test_a_good_matrix_has_no_violations() -> None:

@@ -55,7 +55,7 @@ class Logged:
                 return identifier, event
         raise AssertionError("no refusal was logged")
 
-    def until(self, wanted: Callable[[Event], bool], seconds: float = 5) -> list[Event]:
+    def until(self, wanted: Callable[[Event], bool], seconds: float = 30) -> list[Event]:
         """The lines that are wanted, once there are some: a request is logged after it was answered."""
         deadline = time.monotonic() + seconds
         while not (found := [event for event in self.events() if wanted(event)]) and time.monotonic() < deadline:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from contract.iris import IRIS
 from local_service import PROJECT, running_service
+from tests.serving.running import wait_until
 
 
 class Collector(ThreadingHTTPServer):
@@ -77,9 +77,7 @@ def test_spans_are_exported(collector: Collector, pinned: Path) -> None:
         httpx.get(f"{url}/health").raise_for_status()
         answer = httpx.post(f"{url}/predict/iris", json=IRIS.example, headers={"traceparent": parent})
         assert answer.status_code == 200
-        deadline = time.monotonic() + 10
-        while not collector.spans() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(collector.spans, "a span")
     spans = collector.spans()
     assert collector.paths == {"/v1/traces"}
     assert {span.trace_id.hex() for span in spans} == {f"{7:032x}"}
