@@ -7,6 +7,9 @@ import onnx
 import pytest
 import skops.io
 from onnxruntime import InferenceSession
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import BaggingRegressor
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
@@ -28,11 +31,13 @@ SHIPPED = params.load(ROOT / "params.yaml")
 CASES: list[tuple[str, str, dict[str, Parameter]]] = [
     ("housing", "linear", {}),
     ("housing", "random_forest", {"n_estimators": 5, "n_jobs": 1}),
+    ("housing", "extra_trees", {"n_estimators": 5, "n_jobs": 1}),
     ("housing", "hist_gradient_boosting", {"max_iter": 30, "min_samples_leaf": 2, "max_features": 0.3}),
     ("housing", "hist_gradient_boosting", {"max_iter": 5, "loss": "absolute_error"}),
     ("iris", "logistic_regression", {"C": 10.0}),
     ("iris", "svc", {}),
     ("iris", "random_forest", {"n_estimators": 5, "n_jobs": 1}),
+    ("iris", "extra_trees", {"n_estimators": 5, "n_jobs": 1}),
     ("iris", "hist_gradient_boosting", {"max_iter": 5, "min_samples_leaf": 5}),
 ]
 
@@ -124,6 +129,20 @@ def test_loss_with_a_link_is_refused() -> None:
     estimator = selection.fit(pipeline, tiny_splits("housing").train, dataset.task)
     with pytest.raises(PipelineError, match="loss 'poisson' has a link function"):
         export.convert(dataset, estimator)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        BaggingRegressor(n_estimators=2),  # its trees are converted by skl2onnx, in operators that no longer exist
+        KernelRidge(),  # skl2onnx does not know it
+    ],
+)
+def test_estimator_that_cannot_be_converted_is_refused_in_a_sentence(estimator: BaseEstimator) -> None:
+    dataset, rows = DATASETS["housing"], tiny_splits("housing").train
+    fitted = Pipeline([("features", RowFeatures()), ("estimator", estimator)]).fit(rows.features, rows.target)
+    with pytest.raises(PipelineError, match=f"{type(estimator).__name__} cannot be converted to ONNX"):
+        export.convert(dataset, fitted)
 
 
 def test_class_without_rows_is_refused() -> None:
