@@ -25,7 +25,7 @@ _S = TypeVar("_S", bound=_Section)
 
 
 class TableParams(_Section):
-    """What a raw table must hold beyond its contract."""
+    """The limits of a raw table that its contract does not state."""
 
     minimum_rows: Count
     maximum_duplicates: Annotated[int, Field(ge=0)]
@@ -39,28 +39,28 @@ class FeatureEngineeringParams(_Section):
 
 
 class RotationParams(_Section):
-    """Two columns, read as coordinates in a plane, turned by each of ``degrees``."""
+    """Two columns that are coordinates in a plane, and the angles in degrees to rotate them by."""
 
     columns: Annotated[tuple[Name, Name], Field(strict=False)]
     degrees: Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class RowFeatureParams(_Section):
-    """The features computed from a row. ``ratios`` are pairs of columns: numerator, denominator."""
+    """The features derived from a row. ``ratios`` are pairs of columns: numerator, denominator."""
 
     rotations: RotationParams | None = None
     ratios: Annotated[tuple[Annotated[tuple[Name, Name], Field(strict=False)], ...], Field(strict=False)] = ()
 
 
 class CandidateParams(_Section):
-    """An estimator by its name in ``training/candidates.py``, and the parameters it gets."""
+    """The name of an estimator in ``training/candidates.py``, and its parameters."""
 
     estimator: Name
     parameters: dict[str, Parameter] = {}
 
 
 class TrainParams(_Section):
-    """How one dataset's model is chosen and converted.
+    """How the model of one dataset is chosen and converted.
 
     ``tolerance`` is the largest allowed absolute difference between the ONNX model and the estimator, in the target's
     unit for regression and of a probability for classification.
@@ -75,16 +75,17 @@ class TrainParams(_Section):
 
 
 class GateParams(_Section):
-    """The score that decides, by task."""
+    """The score that the gate compares, by task."""
 
     regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
     classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]
 
 
 class LearningCurveParams(_Section):
-    """``splits`` times the share ``held_out`` is set aside, and the estimator fitted on ``fractions`` of the rest.
+    """A learning curve: the estimator is fitted on each of ``fractions`` of the rows and scored on the held-out rows.
 
-    Fractions that leave a class fewer than ``rows_per_class`` rows are skipped.
+    The share ``held_out`` is drawn anew for each of ``splits``. A fraction that leaves a class fewer than
+    ``rows_per_class`` rows is skipped.
     """
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
@@ -94,14 +95,14 @@ class LearningCurveParams(_Section):
 
 
 class CrossValidationParams(_Section):
-    """A classification test split with fewer rows than ``below_rows`` gets cross-validated figures of all rows too."""
+    """The figures of a classification test split of fewer than ``below_rows`` rows show all rows, cross-validated."""
 
     below_rows: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)]
 
 
 class FigureParams(_Section):
-    """How finely figures are drawn, in bins and rows."""
+    """The resolution of the figures, in bins and rows."""
 
     residual_bins: Count
     calibration_bins: Count
@@ -109,7 +110,7 @@ class FigureParams(_Section):
 
 
 class MapParams(_Section):
-    """A map of residuals: the features that are coordinates, and places as ``[latitude, longitude]`` in degrees."""
+    """A map of residuals: which features are the coordinates, and places as ``[latitude, longitude]`` in degrees."""
 
     latitude: Name
     longitude: Name
@@ -119,9 +120,9 @@ class MapParams(_Section):
 
 
 class DatasetFiguresParams(_Section):
-    """What the figures of one dataset need to know.
+    """The figures of one dataset.
 
-    ``cutoff``: the target's source reports no value above it. ``learning_curve`` takes the place of the common one.
+    ``cutoff``: the largest value that the source of the target reports. ``learning_curve`` overrides the common one.
     """
 
     cutoff: float | None = None
@@ -147,7 +148,7 @@ class ModelEvaluationParams(_Section):
 
 
 class DeploymentValidationParams(_Section):
-    """What the running service must hold: the 95th percentile of the latency of single-row requests, in ms."""
+    """The checks of the running service. ``p95_budget_ms`` limits the 95th percentile of the latency of one row."""
 
     p95_budget_ms: Annotated[float, Field(gt=0)]
     requests: Count
