@@ -118,12 +118,16 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
             options=options,
             target_opset={"": OPSET, "ai.onnx.ml": 3},
         )
+    # skl2onnx keeps them in a set, whose order differs from process to process.
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     for opset in model.opset_import:
         if opset.domain == "ai.onnx.ml":
             opset.version = tree_conversion.ML_OPSET
     _keep_one_output(model, PROBABILITIES_OUTPUT if dataset.task is Task.CLASSIFICATION else REGRESSION_OUTPUT)
     onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _keep_one_output(model: "onnx.ModelProto", name: str) -> None:
