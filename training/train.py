@@ -125,10 +125,11 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}
             registered = registration.register(dataset, directory, card, made)
     log.info(
-        "%s: %s is version %s; on the test split: %s.",
+        "%s: %s is version %s of the registry, %s; on the test split: %s.",
         dataset.name,
         chosen,
         registered.version,
+        registered.content_version,
         ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()),
     )
     return registered

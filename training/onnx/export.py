@@ -124,6 +124,10 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
         except (RuntimeError, NotImplementedError, NameError, ValueError, TypeError) as error:
             # What skl2onnx raises for an estimator that it has no converter for, or only a partial one.
             raise _not_convertible(estimator, error) from error
+    # skl2onnx keeps them in a set, whose order differs from process to process.
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     for opset in model.opset_import:
         if opset.domain == "ai.onnx.ml":
             opset.version = tree_conversion.ML_OPSET
@@ -133,7 +137,7 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         # skl2onnx's own tree operators no longer exist in `ai.onnx.ml` 5.
         raise _not_convertible(estimator, error) from error
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _not_convertible(estimator: "BaseEstimator", error: Exception) -> PipelineError:

@@ -88,6 +88,14 @@ def test_onnx_has_one_input_and_one_output(case: int) -> None:
         assert session.run(None, {ONNX_INPUT: row})[0].shape == (rows, columns)
 
 
+def test_the_order_in_the_file_does_not_depend_on_hashes() -> None:
+    """skl2onnx lists the operator sets in the order of a set of strings."""
+    case = len(CASES) - 1
+    content = export.convert(DATASETS[CASES[case][0]], fitted(case))
+    domains = [opset.domain for opset in onnx.load_from_string(content).opset_import]
+    assert domains == ["", "ai.onnx.ml"]
+
+
 def test_forest_rows_on_a_threshold_go_the_same_way() -> None:
     """A forest compares in single precision; a double just beside the threshold must not go another way."""
     case = 1
