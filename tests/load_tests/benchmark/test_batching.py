@@ -82,12 +82,14 @@ def test_an_idle_request_takes_as_long_as_its_model(monkeypatch: pytest.MonkeyPa
     assert all(milliseconds >= 10 for milliseconds in found.values())
 
 
-def test_a_curve_of_a_slow_model() -> None:
+def test_a_curve_of_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batching multiplies the capacity of a model whose calls take as long for many rows as for one."""
 
     def slow(rows: FloatMatrix) -> FloatMatrix:
         time.sleep(0.01)
         return rows[:, :1]
+
+    monkeypatch.setattr(batching, "SETTLE_SECONDS", 0.2)
 
     async def both() -> tuple[Curve, Curve]:
         on = await batching.curve(
