@@ -150,8 +150,8 @@ class MapParams(_Section):
 class DatasetEvaluationParams(_Section):
     """What differs for one dataset.
 
-    ``cutoff``: the largest value that the source of the target reports. ``learning_curve`` and ``stability`` override the
-    common ones.
+    ``cutoff``: the largest value that the source of the target reports. ``learning_curve`` and ``stability`` override
+    the common ones.
     """
 
     cutoff: float | None = None
