@@ -271,6 +271,7 @@ async def send_for_ever(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b" ")
         await writer.drain()
+        await turns()  # a drain of a socket with room does not wait, and the server is in this process
 
 
 def test_a_connection_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
