@@ -68,25 +68,26 @@ class Run:
 
 
 class Locust:
-    """Locust in a process of its own: it patches the standard library of the one that imports it."""
+    """``python -m load_tests.run`` in a process of its own: Locust patches the standard library."""
 
     def __init__(self, features: Path, directory: Path) -> None:
         self._features = features
         self._directory = directory
 
     def __call__(self, service: Service, *arguments: str) -> Run:
-        """Run it headless; ``arguments`` win over those given here."""
+        """Run it against a service; ``arguments`` win over those given here."""
         summary, lines = self._directory / "summary.json", self._directory / "lines.json"
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "locust", "-f", "load_tests/locustfile.py", "--headless", "--only-summary"),
+                *(sys.executable, "-m", "load_tests.run", "--html", str(self._directory / "load.html")),
                 *("--host", service.url, "--grpc-target", service.grpc_target, "--features", str(self._features)),
                 *("--summary", str(summary), "--json-file", str(lines.with_suffix(""))),
                 *("--stop-timeout", "10", "--run-time", "1s"),
                 *arguments,
             ],
             cwd=PROJECT,
-            env=BEHIND_A_PROXY,
+            # Without models, it could not start a service of its own.
+            env={**BEHIND_A_PROXY, "MODELS_DIR": str(self._directory), "BENTOML_HOME": str(self._directory)},
             capture_output=True,
             text=True,
             timeout=120,

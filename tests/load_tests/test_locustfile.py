@@ -93,7 +93,6 @@ def test_no_answer_is_a_failure_and_breaks_the_thresholds(locust: Locust, tmp_pa
     ("arguments", "sentence"),
     [
         (("--tags", "iris", "--bad-share", "1"), r"this run has a load of its own \(with tags, bad_share\)"),
-        (("--features", "nowhere", "--no-thresholds"), "nowhere/housing/test.parquet is missing.*`make train`"),
         (("--processes", "2"), "without --processes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command behind ``make load`` and ``make load-ui``; ``tests/integration/test_load.py`` runs it as a whole."""
+"""``make load`` and ``make load-ui`` with a service of their own: see also ``tests/integration/test_load.py``."""
 
 import os
 import re
@@ -14,7 +14,9 @@ import pytest
 
 from load_tests.summary import Summary
 from local_service import PROJECT, free_port
-from tests.load_tests.conftest import BEHIND_A_PROXY, Service
+from tests.load_tests.conftest import BEHIND_A_PROXY
+
+pytestmark = pytest.mark.integration
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -32,29 +34,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_with_a_host_the_load_is_there_and_no_service_starts(service: Service, features: Path, tmp_path: Path) -> None:
-    summary = tmp_path / "load.json"
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "load_tests.run", "--run-time", "1s", "--features", str(features)),
-            *("--summary", str(summary), "--html", str(tmp_path / "load.html"), "--no-thresholds"),
-            *(f"--host={service.url}", "--grpc-target", service.grpc_target),
-        ],
-        cwd=PROJECT,
-        # Without models, a service of its own could not start.
-        env={**BEHIND_A_PROXY, "MODELS_DIR": str(tmp_path), "BENTOML_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    told = Summary.model_validate_json(summary.read_bytes())
-    assert sum(figures.requests for figures in told.users.values()) > 20
-    assert sum(figures.failures for figures in told.users.values()) == 0
-
-
-@pytest.mark.integration
 def test_a_service_that_does_not_start_is_told(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "load_tests.run"],
@@ -70,7 +49,6 @@ def test_a_service_that_does_not_start_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     "stop",
     [
