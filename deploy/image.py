@@ -83,7 +83,7 @@ class Build:
         Raises:
             PipelineError: the engine failed; what it said stands above.
         """
-        # BentoML 1.4.39 copies the Bento into a temporary directory and then refuses the template in it, unless that
+        # BentoML 1.4.40 copies the Bento into a temporary directory and then refuses the template in it, unless that
         # lies under the working directory: https://github.com/bentoml/BentoML/issues/5566.
         with tempfile.TemporaryDirectory(prefix="image-") as directory:
             identifier = Path(directory) / "identifier"

@@ -1,4 +1,4 @@
-"""What a right answer is: the status, as many predictions as rows, all finite. A fast wrong answer is a failure."""
+"""Check answers: the status, one prediction for each row, all finite. A wrong answer is a failure, however fast."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ import numpy as np
 from contract.dataset import Dataset, Task
 
 LONGEST_REASON = 200
-"""Characters of a server's sentence that are told."""
+"""Maximum characters of a server's error message in the statistics."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for: predictions of so many rows, or, with a ``feature``, to be refused for its bad value."""
+    """The expected answer: predictions for ``rows`` rows, or with a ``feature`` a refusal of its bad value."""
 
     dataset: Dataset
     rows: int
@@ -24,12 +24,12 @@ class Asked:
 
 
 class WrongAnswer(Exception):
-    """An answer that is none, or not to what was asked. Its sentence is what Locust counts as a kind of failure."""
+    """An answer is missing or wrong. Locust counts failures by the message."""
 
 
 @contextmanager
 def well_formed() -> Iterator[None]:
-    """A block that reads an answer.
+    """Turn errors while reading an answer into ``WrongAnswer``.
 
     Raises:
         WrongAnswer: a field was missing or of another type.
@@ -41,10 +41,10 @@ def well_formed() -> Iterator[None]:
 
 
 def check_prediction(dataset: Dataset, answer: Mapping[str, Any]) -> None:
-    """One prediction of ``/predict``: a finite number, or a known class with finite probabilities.
+    """Check one prediction of ``/predict``: a finite number, or a known class with finite probabilities.
 
     Raises:
-        WrongAnswer: it is none.
+        WrongAnswer: it is not.
     """
     _check_finite("the prediction", answer["prediction"])
     if dataset.task is Task.CLASSIFICATION:
@@ -58,7 +58,7 @@ def check_prediction(dataset: Dataset, answer: Mapping[str, Any]) -> None:
 
 
 def check_tensors(tensors: Sequence[tuple[str, Sequence[int], Any]], rows: int) -> None:
-    """The outputs of an inference: each with a row for each row that was sent, and all numbers finite.
+    """Check the outputs of an inference: each has a row for each row that was sent, all numbers finite.
 
     Args:
         tensors: name, shape and values of each output; values are numbers, or text.
@@ -78,7 +78,7 @@ def check_tensors(tensors: Sequence[tuple[str, Sequence[int], Any]], rows: int) 
 
 
 def check_refusal(sentence: str, feature: str) -> None:
-    """The sentence with which a bad row was refused: it must name the feature.
+    """Check the message with which a bad row was refused: it must name the feature.
 
     Raises:
         WrongAnswer: it does not.
@@ -88,7 +88,7 @@ def check_refusal(sentence: str, feature: str) -> None:
 
 
 def shortened(sentence: str) -> str:
-    """A server's sentence, not longer than is worth telling."""
+    """A server's error message, cut to ``LONGEST_REASON``."""
     return sentence[:LONGEST_REASON]
 
 

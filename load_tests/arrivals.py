@@ -11,11 +11,11 @@ from enum import StrEnum
 import numpy as np
 
 LATE_SECONDS = 0.01
-"""A request that starts so much after it was due is late: every user was busy, or the load generator was."""
+"""A request that starts this much after it was due is late: all users, or the load generator, were busy."""
 
 
 class Process(StrEnum):
-    """How requests arrive; ``CLOSED`` is no process: a user sends its next request when it has its answer."""
+    """How requests arrive. ``CLOSED``: a user sends its next request as soon as it has its answer."""
 
     CONSTANT = "constant"
     POISSON = "poisson"
@@ -24,7 +24,7 @@ class Process(StrEnum):
 
 
 def gaps(process: Process, variation: float, draw: np.random.Generator) -> Callable[[], float]:
-    """Draws the time between two arrivals, in units of its mean.
+    """Return a function that draws the time between two arrivals, in units of its mean.
 
     Args:
         process: ``CONSTANT`` has the coefficient of variation 0, ``POISSON`` 1, ``GAMMA`` what is given.
@@ -42,7 +42,7 @@ def gaps(process: Process, variation: float, draw: np.random.Generator) -> Calla
 
 @dataclass
 class Lateness:
-    """How long after they were due requests started. A sign of a load generator or a service that cannot keep up."""
+    """How late requests started: shows whether the load generator and the service keep up."""
 
     arrivals: int = 0
     late: int = 0
@@ -56,7 +56,7 @@ class Lateness:
 
 
 class Arrivals:
-    """The arrivals of one user class. Whichever user is free takes the next one.
+    """The arrivals of one user class. The next free user takes the next one.
 
     Nothing is dropped: an arrival that finds no free user is sent late, as soon as there is one.
 
@@ -76,17 +76,17 @@ class Arrivals:
         self.lateness = Lateness()
 
     def join(self, now: float) -> None:
-        """One user more; the first one starts the process at ``now``, in seconds."""
+        """Add a user; the first one starts the process at ``now``, in seconds."""
         self._users += 1
         if self._users == 1:
             self._next = now + self._draw()
 
     def leave(self) -> None:
-        """One user fewer."""
+        """Remove a user."""
         self._users -= 1
 
     def take(self, now: float) -> float:
-        """When the next request is due, in seconds on the clock of ``now``; in the past for one that is late."""
+        """Time at which the next request is due, on the clock of ``now``; in the past if it is late."""
         if self._closed:
             return now
         due = self._next

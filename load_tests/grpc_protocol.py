@@ -1,4 +1,4 @@
-"""``ModelInfer`` of the Open Inference Protocol over gRPC, with raw contents, and what is a right answer to it."""
+"""Requests and answer checks of ``ModelInfer`` (Open Inference Protocol over gRPC), with raw contents."""
 
 import numpy as np
 from open_inference.grpc import protocol as pb
@@ -19,7 +19,7 @@ def infer_request(dataset: Dataset, rows: FloatMatrix) -> pb.ModelInferRequest:
 
 
 def check_response(rows: int, response: pb.ModelInferResponse) -> None:
-    """Judge the answer to so many good rows.
+    """Check the answer to ``rows`` good rows.
 
     Raises:
         WrongAnswer: what is wrong with it.

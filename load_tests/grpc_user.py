@@ -1,4 +1,4 @@
-"""The user over gRPC. gRPC's core waits in threads of its own unless it is told of gevent before its first use."""
+"""The gRPC user. Without gevent support, set up before the first use, a call would block all users."""
 
 from time import perf_counter
 from typing import Any, cast
@@ -14,11 +14,11 @@ from load_tests.answers import Asked, WrongAnswer, check_refusal, shortened
 from load_tests.grpc_protocol import check_response, infer_request
 from load_tests.users import TIMEOUT_SECONDS, LoadUser, Prepared
 
-# After Locust has patched the standard library, and before the first channel: else a call of one user stops all others.
+# After Locust has patched the standard library, and before the first channel.
 grpc.experimental.gevent.init_gevent()
 
 CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
-"""A connection for each user: by default channels to one address share one, and with it one worker of the service."""
+"""One connection for each user. By default, channels to one address share one, and so reach only one worker."""
 
 
 class GrpcUser(LoadUser):
@@ -39,11 +39,11 @@ class GrpcUser(LoadUser):
 
     @classmethod
     def encoded(cls, dataset: Dataset, rows: FloatMatrix) -> Any:
-        """A message."""
+        """Build the request message."""
         return infer_request(dataset, rows)
 
     def send(self, request: Prepared, name: str) -> None:
-        """Call ``ModelInfer``. The response time ends with the message or the status; judging it is not measured."""
+        """Call ``ModelInfer``. The response time excludes the check of the answer."""
         response: pb.ModelInferResponse | None = None
         error: grpc.Call | None = None
         started = perf_counter()

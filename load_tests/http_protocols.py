@@ -1,4 +1,4 @@
-"""Requests over HTTP and what is a right answer to them: ``/predict``, its batches, ``/v2`` as JSON and as bytes."""
+"""HTTP requests and answer checks: ``/predict``, its batches, ``/v2`` as JSON and as bytes."""
 
 import json
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ from model.card import ONNX_INPUT
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 DTYPES = {"FP64": "<f8", "INT64": "<i8"}
-"""numpy's names of the datatypes of numbers that models answer."""
+"""Numpy dtypes of the numeric datatypes in answers."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """An answer: ``status`` 0 when there was none, with the reason as ``content``."""
+    """An answer. Without one, ``status`` is 0 and ``content`` the reason."""
 
     status: int
     headers: Mapping[str, str]
@@ -53,7 +53,7 @@ class HttpAnswer:
 
 
 class HttpProtocol(ABC):
-    """One way to ask for predictions."""
+    """One kind of request for predictions."""
 
     @abstractmethod
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
@@ -63,7 +63,7 @@ class HttpProtocol(ABC):
     def _check_content(self, asked: Asked, answer: HttpAnswer) -> None: ...
 
     def check(self, asked: Asked, answer: HttpAnswer) -> None:
-        """Judge an answer: to good rows their predictions, to bad ones a status 400 that names the feature.
+        """Check an answer: predictions for good rows, status 400 that names the feature for bad ones.
 
         Raises:
             WrongAnswer: what is wrong with it.
@@ -81,7 +81,7 @@ class SingleRow(HttpProtocol):
     """``POST /predict/{dataset}``, one row."""
 
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
-        """A flat object of named features; of ``rows`` the first."""
+        """A flat object of named features: the first of ``rows``."""
         return _json_request(f"/predict/{dataset.name}", _named(dataset, rows)[0])
 
     def _check_content(self, asked: Asked, answer: HttpAnswer) -> None:
@@ -107,7 +107,7 @@ class InferJson(HttpProtocol):
     """``POST /v2/models/{dataset}/infer``, tensors as JSON."""
 
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
-        """One tensor of all features, nested as its shape."""
+        """One tensor of all features, nested like its shape."""
         tensor = {"name": ONNX_INPUT, "datatype": "FP64", "shape": list(rows.shape), "data": rows.tolist()}
         return _json_request(f"/v2/models/{dataset.name}/infer", {"inputs": [tensor]})
 
@@ -120,7 +120,7 @@ class InferBinary(HttpProtocol):
     """``POST /v2/models/{dataset}/infer``, tensors as raw bytes behind the JSON."""
 
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
-        """One tensor of all features; the answer is asked for as bytes too."""
+        """One tensor of all features; asks for the answer as bytes too."""
         raw = rows.astype("<f8").tobytes()
         tensor = {
             "name": ONNX_INPUT,
@@ -180,7 +180,7 @@ def _check_status(answer: HttpAnswer, expected: int) -> None:
 
 
 def _sentence(answer: HttpAnswer) -> str:
-    """What the server says; of an answer that should have been a refusal and is none, nothing."""
+    """The server's error message; empty if the answer is a success."""
     if answer.status == 200:
         return ""
     return str(answer.json().get("error"))

@@ -1,4 +1,4 @@
-"""One run of Locust: the profile's load where none is given, the requests, the figures, the verdict."""
+"""One run of Locust: the load (by default the profile's), the requests, the figures, and the check of the limits."""
 
 import gc
 import sys
@@ -22,7 +22,7 @@ from load_tests.users import LoadUser
 
 BAD_SHARE = 0.02
 VARIATION = 3.0
-"""Of gamma arrivals: bursts."""
+"""Default coefficient of variation of gamma arrivals; above 1 they come in bursts."""
 
 
 class LoadTest:
@@ -52,12 +52,12 @@ class LoadTest:
         traffic = {name: Traffic.read(dataset, options.features, options.seed) for name, dataset in DATASETS.items()}
         for user_class in self._user_classes:
             user_class.prepare(traffic)
-        # Locust and what it imports are a large heap: to search it for garbage would stall every user.
+        # Collecting garbage in the large heap of Locust and its imports would stall every user.
         gc.collect()
         gc.freeze()
 
     def start(self, **_: Any) -> None:
-        """Start the arrivals of every class anew: ``test_start``."""
+        """Restart the arrivals of every class, on ``test_start``."""
         options = self._options
         for number, user_class in enumerate(self._user_classes):
             user_class.bad_share = options.bad_share
@@ -67,7 +67,7 @@ class LoadTest:
         self._started_at = datetime.now(UTC)
 
     def finish(self, **_: Any) -> None:
-        """Write the summary and judge the figures: ``quitting``."""
+        """Check the limits and write the summary, on ``quitting``."""
         if self._started_at is None:
             return
         stats = self._environment.stats
@@ -79,7 +79,7 @@ class LoadTest:
         if self._profile is not None:
             breaches = self._profile.breaches(figures)
             breaches += [f"{raised['count']} × exception in a user: {raised['msg']}" for raised in exceptions]
-            # An error of a listener of ours keeps Locust's own exit status 2.
+            # After an error in one of our listeners, keep Locust's exit status 2.
             if not locust.log.unhandled_greenlet_exception:
                 self._environment.process_exit_code = 1 if breaches else 0
         self._summary = Summary(
@@ -94,7 +94,7 @@ class LoadTest:
         self._summary.write(self._options.summary)
 
     def tell(self, **_: Any) -> None:
-        """Print the summary, below Locust's own: ``quit``."""
+        """Print the summary below Locust's own, on ``quit``."""
         if self._summary is not None:
             sys.stdout.write(f"\n{self._summary.table()}\n")
 
@@ -111,7 +111,7 @@ class LoadTest:
             raise LoadTestError("--users, --rate and --variation must be more than 0.")
 
     def _checked(self, profile: Profile) -> Profile:
-        """The profile, if its limits are about the load of this run."""
+        """The profile, if its limits apply to the load of this run."""
         options = self._options
         changed = [
             name for name in ("config_users", "user_classes", "tags", "exclude_tags") if getattr(options, name, None)

@@ -42,7 +42,7 @@ locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust does not annotate it
 def add_options(parser: Any) -> None:
-    """Our options."""
+    """Add our options to Locust's."""
     parser.add_argument("--shape", choices=[*Shape], default=Shape.STEADY.value, help="Users over time")
     parser.add_argument("--arrivals", choices=[*Process], help="Arrival process; default: the profile's")
     parser.add_argument("--variation", type=float, default=VARIATION, help="Coefficient of variation of gamma arrivals")
@@ -67,7 +67,7 @@ class ProfileShape(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """The users now; new ones start at once."""
+        """The number of users now; new ones start at once."""
         options: Any = cast(Runner, self.runner).environment.parsed_options  # set before the first tick
         elapsed = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust does not annotate it
         count = users_at(Shape(options.shape), elapsed, options.run_time, options.num_users)
@@ -76,7 +76,7 @@ class ProfileShape(LoadTestShape):
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust does not annotate it
 def set_up(environment: Environment, **_: Any) -> None:
-    """Make the test ready, or say why it cannot start; then follow its events."""
+    """Prepare the test and register its listeners, or exit with the reason."""
     bypass_proxies(os.environ)
     try:
         test = LoadTest(environment, USER_CLASSES)

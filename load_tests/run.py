@@ -1,6 +1,6 @@
-"""Load on a service of its own: starts ``bentoml serve``, runs Locust against it, stops the service.
+"""Run a load test: start ``bentoml serve``, run Locust against it, stop the service.
 
-With ``--host`` the load is on the service there, and none is started.
+With ``--host`` it loads that service and starts none.
 
 ``python -m load_tests.run [--ui] [options of Locust and of locustfile.py]``; see ``make load`` and ``make load-ui``.
 """
@@ -22,7 +22,7 @@ HEADLESS = ("--headless", "--only-summary", "--html", str(REPORT_FILE))
 UI = ("--web-host", "127.0.0.1", "--no-thresholds")
 HOST = ("-H", "--host")
 STOP_SECONDS = 15
-"""Time that users have, at the end, for the request they have sent."""
+"""Time for the users, at the end, to finish the request they have sent."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> int:
     locust = (sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--stop-timeout", str(STOP_SECONDS), *mode)
     grpc_port = free_port()
     bypass_proxies(os.environ)
-    # A run that is stopped unwinds as one that ends: neither Locust nor the service stays.
+    # Unwind when stopped, so that Locust and the service stop.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        # What is passed comes last, so that it wins.
+        # Locust takes the last of repeated options: the user's win.
         if any(argument.partition("=")[0] in HOST for argument in passed):
             return _run_locust([*locust, *passed])
         with running_service(environment={"GRPC_PORT": str(grpc_port)}) as url:

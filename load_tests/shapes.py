@@ -1,4 +1,4 @@
-"""How many users there are when."""
+"""Load shapes: the number of users over time."""
 
 from enum import StrEnum
 from math import ceil
@@ -14,12 +14,12 @@ class Shape(StrEnum):
 
 
 RAMP_END = 0.8
-"""Share of a ramp after which all users are there."""
+"""Share of a ramp's time after which all users have started."""
 SPIKE_BASE = 0.25
 """Share of the users outside the spike."""
 SPIKE_START, SPIKE_END = 0.4, 0.6
 SOAK_RAMP_END = 0.05
-"""Share of a soak after which all users are there; it is meant to be long."""
+"""Share of a soak's time after which all users have started; a soak is meant to be long."""
 
 
 def users_at(shape: Shape, elapsed: float, duration: float, peak: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What a run came to: the figures of each user class, as JSON and as a table."""
+"""The result of a run: the figures of each user class, as JSON and as a table."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 MUCH_LATE = 0.25
-"""Share of late arrivals from which the figures are of another load than the one that was asked for."""
+"""Share of late arrivals above which the intended load was not reached."""
 SUMMARY_FILE = Path("reports/load_test.json")
 
 
@@ -17,7 +17,7 @@ class _Part(BaseModel):
 
 
 class Figures(_Part):
-    """Of one user class.
+    """The figures of one user class.
 
     Percentiles are of the response time: from when a request was sent to when its answer was read. What it waited
     before, because no user was free, is no part of them: it is told by ``late_share`` (of the arrivals, those that
@@ -37,7 +37,7 @@ class Figures(_Part):
 
     @classmethod
     def of_nothing(cls) -> Self:
-        """Of a class that made no request."""
+        """The figures of a class that made no request."""
         return cls(
             requests=0,
             failures=0,
@@ -52,7 +52,7 @@ class Figures(_Part):
 
 
 class Summary(_Part):
-    """A run. ``breaches`` is None where no thresholds were checked."""
+    """A run. ``breaches`` is None if no thresholds were checked."""
 
     started_at: datetime
     shape: str
@@ -68,7 +68,7 @@ class Summary(_Part):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """It as text for a terminal."""
+        """The summary as text for a terminal."""
         lines = [
             f"{self.shape}, {self.seconds:.0f} s: {self.load}",
             "",

@@ -1,4 +1,4 @@
-"""The load of each shape and the limits that must hold under it, from ``thresholds.yaml``."""
+"""The load of each shape and the limits that must hold under it, read from ``thresholds.yaml``."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ class _Part(BaseModel):
 
 
 class Load(_Part):
-    """What is offered: ``rate`` requests a second of all users together, when all ``users`` are there."""
+    """The offered load: ``rate`` requests a second of all ``users`` together."""
 
     users: PositiveInt
     rate: PositiveFloat
@@ -28,7 +28,7 @@ class Load(_Part):
     run_seconds: PositiveInt
 
     def same_pressure(self, other: "Load") -> bool:
-        """Whether limits that hold under one hold under the other: they differ in how long they run at most."""
+        """Whether two loads differ at most in how long they run, so that the same limits apply."""
         return self.model_copy(update={"run_seconds": other.run_seconds}) == other
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Load(_Part):
 
 
 class Limits(_Part):
-    """Limits of one user class; what is left out is not checked.
+    """Limits of one user class; a limit that is left out is not checked.
 
     ``failure_rate`` (0 to 1) and the percentiles of the response time (ms) are the most that is allowed,
     ``requests_per_second`` is the least.
@@ -49,7 +49,7 @@ class Limits(_Part):
     requests_per_second: PositiveFloat | None = None
 
     def breaches(self, name: str, figures: Figures) -> Iterator[str]:
-        """Each figure of a user class that is over or under its limit, as in ``SingleRowUser p99 45 ms > 30 ms``."""
+        """Each figure of a user class that breaks its limit, as in ``SingleRowUser p99 45 ms > 30 ms``."""
         if not figures.requests:
             yield f"{name} made no requests"
             return
@@ -123,7 +123,7 @@ class Thresholds(_Part):
 
 
 def _told(error: ValidationError) -> str:
-    """The first error as a sentence; of an unknown entry, with those there are."""
+    """The first error as a sentence; for an unknown entry, with the known ones."""
     first: Any = error.errors()[0]
     path = list(first["loc"])[1:]  # below `profiles`, which the file itself is
     place = ".".join(str(part) for part in path if part != "[key]") or "the file"

@@ -1,4 +1,4 @@
-"""What is sent: rows of the real test split, and bad rows made of them."""
+"""The rows that are sent: from the real test split, and bad rows made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from contract.errors import LoadTestError
 from contract.table import FloatMatrix, check_matrix
 
 FEATURES = Path("data/features")
-"""Where the pipeline leaves the splits."""
+"""The pipeline's folder of splits."""
 
 
 @dataclass(frozen=True)
 class BadRows:
-    """Rows ``[N, F]``, one value of which the service must refuse by the name of its feature."""
+    """Rows ``[N, F]`` with one bad value, which the service must refuse by naming its feature."""
 
     rows: FloatMatrix
     feature: str
@@ -39,10 +39,10 @@ class Traffic:
 
     @classmethod
     def read(cls, dataset: Dataset, directory: Path, seed: int = 0) -> Self:
-        """The test split, as the pipeline wrote it to ``directory/{dataset}/test.parquet``.
+        """Read the test split that the pipeline wrote to ``directory/{dataset}/test.parquet``.
 
         Raises:
-            LoadTestError: there is none, or it does not hold the contract.
+            LoadTestError: it is missing, or breaks the contract.
         """
         path = directory / dataset.name / "test.parquet"
         if not path.is_file():
@@ -61,11 +61,11 @@ class Traffic:
         return cls(dataset, rows, seed)
 
     def rows(self, count: int) -> FloatMatrix:
-        """Rows that hold the contract, ``[count, F]``."""
+        """Draw rows that fulfil the contract, ``[count, F]``."""
         return self._rows[self._draw.integers(len(self._rows), size=count)]
 
     def bad_rows(self, count: int) -> BadRows:
-        """``count`` rows, one value of which is NaN, too small or too large."""
+        """Draw ``count`` rows and set one value to NaN, too small or too large."""
         rows = self.rows(count)
         row, column = self._draw.integers(count), self._draw.integers(len(self.dataset.features))
         feature = self.dataset.features[column]

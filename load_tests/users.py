@@ -1,4 +1,4 @@
-"""The users: one class for each way to ask, each with a task for every dataset of the registry.
+"""The users: one class for each kind of request, each with a task for every dataset of the registry.
 
 Importing Locust patches the standard library for gevent: this module is for Locust's process alone.
 """
@@ -21,13 +21,13 @@ from load_tests.traffic import Traffic
 
 TIMEOUT_SECONDS = 10.0
 POOL_ROWS = 25_000
-"""Rows in the requests that a class keeps ready for a dataset; encoding one while others wait would be measured."""
+"""Rows in the requests that a class prepares for a dataset: encoding them during the run would be measured."""
 LARGEST_POOL, SMALLEST_POOL = 500, 10
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request ready to be sent, and what is asked with it."""
+    """An encoded request, and the answer to expect."""
 
     asked: Asked
     content: Any
@@ -58,7 +58,7 @@ class LoadUser(User):
 
     @classmethod
     def prepare(cls, traffic: dict[str, Traffic]) -> None:
-        """Make requests of rows, before the first user starts."""
+        """Encode the requests, before the first user starts."""
         cls.pools = {}
         count = min(LARGEST_POOL, max(SMALLEST_POOL, POOL_ROWS // cls.rows))
         for name, source in traffic.items():
@@ -73,15 +73,15 @@ class LoadUser(User):
 
     @classmethod
     def encoded(cls, dataset: Dataset, rows: FloatMatrix) -> Any:
-        """A request of ``rows`` as the class sends it."""
+        """Encode ``rows`` as a request of this class."""
         raise NotImplementedError
 
     def send(self, request: Prepared, name: str) -> None:
-        """Send a request, judge the answer, and tell Locust."""
+        """Send a request, check the answer, and report it to Locust."""
         raise NotImplementedError
 
     def on_start(self) -> None:
-        """Join the arrivals, and wait for the first one."""
+        """Join the arrivals and wait for the first one."""
         self._due = perf_counter()
         self.arrivals.join(self._due)
         self.wait()  # type: ignore[no-untyped-call]  # Locust does not annotate it
@@ -97,7 +97,7 @@ class LoadUser(User):
         return max(0.0, self._due - now)
 
     def ask(self, dataset: Dataset) -> None:
-        """One arrival: good rows, or now and then bad ones."""
+        """Handle one arrival: send good rows, or sometimes bad ones."""
         self.arrivals.lateness.add(perf_counter() - self._due)
         bad = random.random() < self.bad_share  # noqa: S311 # no secret
         request = random.choice(self.pools[dataset.name, bad])  # noqa: S311 # no secret
@@ -105,7 +105,7 @@ class LoadUser(User):
 
 
 def stats_name(user_class: str, dataset: Dataset, *, bad: bool) -> str:
-    """The name of a line of Locust's statistics; its first word is the user class."""
+    """The name in Locust's statistics; its first word is the user class."""
     return f"{user_class} {dataset.name}{' bad rows' if bad else ''}"
 
 
@@ -119,11 +119,11 @@ class HttpLoadUser(LoadUser, FastHttpUser):
 
     @classmethod
     def encoded(cls, dataset: Dataset, rows: FloatMatrix) -> Any:
-        """A POST."""
+        """Encode a POST request."""
         return cls.protocol.request(dataset, rows)
 
     def send(self, request: Prepared, name: str) -> None:
-        """POST it. The response time ends when the body is read; judging it is not measured."""
+        """POST a request. The response time ends when the body is read, before the check."""
         post = request.content
         with self.client.post(
             post.path, data=post.body, headers=dict(post.headers), name=name, catch_response=True

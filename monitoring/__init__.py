@@ -1,1 +1,1 @@
-"""What watches the service: rules, alerts, dashboards, a view for the terminal. It reads metrics and nothing else."""
+"""Monitoring: rules, alerts, dashboards and a terminal view. It reads metrics and nothing else."""

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from math import log
 
 WATCH, ALERT = 0.1, 0.2
-"""Below 0.1 nothing moved, above 0.2 something did (Siddiqi, Credit Risk Scorecards, 2006)."""
+"""Below 0.1: no drift; above 0.2: drift (Siddiqi, Credit Risk Scorecards, 2006)."""
 SMALLEST_SHARE = 0.0005
-"""What a share of 0 in training counts as."""
+"""Replaces a training share of 0."""
 IMAGINED_ROWS = 5
-"""Rows distributed as in training, added to the recent ones so that no share of theirs is 0."""
+"""Rows with the training distribution, added to the recent rows so that no recent share is 0."""
 
 
 def stability_index(reference: Mapping[str, float], rows: Mapping[str, float]) -> float:
-    """How far rows are from the training split: sum over buckets of ``(p - q) * ln(p / q)``.
+    """Distance of recent rows from the training split: the sum over buckets of ``(p - q) * ln(p / q)``.
 
     Args:
         reference: share of the training split in each bucket, q.

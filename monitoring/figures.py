@@ -1,4 +1,4 @@
-"""The figures of the dashboards, of one moment, for the terminal."""
+"""The dashboards' figures at one moment, for the terminal view."""
 
 import math
 from collections import defaultdict
@@ -15,7 +15,7 @@ GRPC, GRPC_SECONDS = "grpc_server_handled_total", "grpc_server_handling_seconds"
 
 @dataclass(frozen=True)
 class RouteFigures:
-    """One route of HTTP or method of gRPC. Rates are a second's, times in seconds; NaN where nothing was asked."""
+    """One route of HTTP or method of gRPC. Rates are per second, times in seconds; NaN without requests."""
 
     protocol: str
     route: str
@@ -29,7 +29,7 @@ class RouteFigures:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """One model. Rates are a second's, times in seconds; NaN where nothing was predicted."""
+    """One model. Rates are per second, times in seconds; NaN without predictions."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class DriftFigures:
-    """One feature, or the predictions, of a model: the population stability index of so many rows."""
+    """The population stability index of one feature, or of the predictions, of a model, over ``rows`` rows."""
 
     model: str
     subject: str
@@ -56,7 +56,7 @@ class DriftFigures:
 
 
 def routes(change: Change) -> Iterator[RouteFigures]:
-    """Every route that was asked for since the service started, the busiest first."""
+    """All routes requested since the service started, the busiest first."""
     found = [
         *_routes(change, "http", "endpoint", "http_response_code", HTTP, HTTP_SECONDS),
         *_routes(change, "grpc", "grpc_method", "grpc_code", GRPC, GRPC_SECONDS),
@@ -87,7 +87,7 @@ def _routes(
 
 
 def models(change: Change) -> Iterator[ModelFigures]:
-    """Every model that is served."""
+    """All models that are served."""
     for key in change.after["ml_model_info"]:
         info = dict(key)
         name, version = info["model"], info["version"]
@@ -112,7 +112,7 @@ def models(change: Change) -> Iterator[ModelFigures]:
 
 
 def drift(change: Change) -> Iterator[DriftFigures]:
-    """Every feature and the predictions of every model, the most drifted first."""
+    """All features and the predictions of all models, the most drifted first."""
     references: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     rows: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for labels, share in _labelled(change.after, "ml_feature_reference_share"):
@@ -135,13 +135,13 @@ def drift(change: Change) -> Iterator[DriftFigures]:
 
 
 def refused(change: Change) -> dict[tuple[str, ...], float]:
-    """Refused rows a second by model, feature and reason, those that were refused."""
+    """Refused rows per second by model, feature and reason, without zeros."""
     counts = change.increase("ml_refused_rows_total", "model", "feature", "reason")
     return {key: count / change.seconds for key, count in counts.items() if count}
 
 
 def worker_starts(snapshot: Snapshot) -> float:
-    """Workers that were started since the service was; NaN if it does not say."""
+    """Worker starts since the service started; NaN if the service does not report them."""
     return sum(snapshot["ml_worker_starts_total"].values()) if snapshot["ml_worker_starts_total"] else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Write what is generated: ``python -m monitoring.generate``, as ``make dashboards`` does."""
+"""Write the generated files: ``python -m monitoring.generate``, or ``make dashboards``."""
 
 import sys
 from pathlib import Path

@@ -11,16 +11,16 @@ import yaml
 
 NAME = "ml-api"
 OPERATORS_OWN = {"storage"}
-"""Groups that are left out: alerts on Prometheus itself, which is the cluster's there and has those of its operator."""
+"""Groups that are left out: alerts on Prometheus itself, which the cluster's operator already brings."""
 WIDTH = 120
 _HEAD = "# Written by `make dashboards` from monitoring/alerts.yml and monitoring/rules/: change it there.\n"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes queries as they were written: a line a line."""
+    """Keeps the line breaks of queries."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - yaml's signature
-        """Indent the items of a list below its key, as the rest of our YAML does."""
+        """Indent list items below their key, as in our other YAML."""
         super().increase_indent(flow, indentless=False)
 
 
@@ -32,7 +32,7 @@ _Dumper.add_representer(str, _text)
 
 
 def prometheus_rule(rule_files: Iterable[str]) -> str:
-    """The text of a PrometheusRule with the groups of some rule files, whose texts these are, in their order.
+    """The text of a PrometheusRule with the groups of these rule files (their texts), in order.
 
     Raises:
         ValueError: two groups have one name, of which the operator refuses the second.

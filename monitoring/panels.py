@@ -1,4 +1,4 @@
-"""The panels of the committed dashboards, read back from their JSON: what is drawn and tested is what Grafana loads."""
+"""The panels of the committed dashboards, read from the JSON that Grafana loads, to be drawn and tested."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def annotations(name: str) -> list[str]:
 
 
 def substitute(text: str, *, interval: str, **variables: str) -> str:
-    """A query, or a title, with an interval for ``$__rate_interval`` and a value for each variable."""
+    """A query or title with ``$__rate_interval`` and every variable replaced."""
     for name, value in {"__rate_interval": interval, **variables}.items():
         text = re.sub(rf"\${name}\b", value, text)
     return text

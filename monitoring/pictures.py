@@ -1,4 +1,4 @@
-"""Draw the dashboards' panels from Prometheus' data: ``python -m monitoring.pictures`` for those who have no Grafana.
+"""Draw the dashboards' panels from Prometheus' data, without Grafana: ``python -m monitoring.pictures``.
 
 The panels, their places, units and thresholds are those of the JSON that Grafana loads; the drawing is matplotlib's.
 """
@@ -27,14 +27,14 @@ COLOURS = ["#3274d9", "#e0752d", "#56a64b", "#a352cc", "#e02f44", "#c9a227", "#3
 LIMIT_COLOURS = {"green": "#56a64b", "orange": "#ff9830", "red": "#e02f44"}
 RATES = {"reqps": " req/s", "rowsps": " rows/s"}
 SMALLEST = 1e-9
-"""What is smaller is rounding."""
+"""Smaller values are rounding errors."""
 LEGEND_LINES = 6
 GAP = 0.25
 """Between panels, in cells of the grid."""
 
 
 def draw(prometheus: Prometheus, name: str, *, start: float, end: float, interval: str, **variables: str) -> Figure:
-    """One dashboard.
+    """Draw one dashboard.
 
     Args:
         prometheus: has the data.
@@ -109,7 +109,7 @@ def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> N
             axes.axhline(value, color=LIMIT_COLOURS[colour], linewidth=0.8, linestyle="--")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda moment, _: time.strftime("%H:%M:%S", time.gmtime(moment))))
-    # The title says what is counted a second; beside each tick it would not fit.
+    # The title has the unit of a rate; it would not fit beside each tick.
     unit = "none" if panel.unit in RATES else panel.unit
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value, unit)))
     axes.locator_params(axis="y", nbins=5)
@@ -184,7 +184,7 @@ def _colour(panel: Panel, value: float) -> str:
 
 
 def human(value: float, unit: str) -> str:
-    """A value as Grafana would write it in one of the units that the dashboards use."""
+    """Format a value as Grafana does, in one of the units of the dashboards."""
     if math.isnan(value):
         return "–"
     if abs(value) < SMALLEST:

@@ -1,4 +1,4 @@
-"""Prometheus' HTTP API, as far as we ask it: https://prometheus.io/docs/prometheus/latest/querying/api/."""
+"""A client of the part of Prometheus' HTTP API that we use: https://prometheus.io/docs/prometheus/latest/querying/api/."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,14 +45,14 @@ class Prometheus:
         self._client.close()
 
     def instant(self, query: str, at: float | None = None) -> list[Sample]:
-        """The vector of a query, now or at a time in seconds since the epoch."""
+        """The result of a query, now or at a time in seconds since the epoch."""
         answer = self._get("query", {"query": query} | ({} if at is None else {"time": at}))
         if answer["resultType"] == "scalar":
             return [Sample({}, float(answer["result"][1]))]
         return [Sample(series["metric"], float(series["value"][1])) for series in answer["result"]]
 
     def range(self, query: str, start: float, end: float, step: float) -> list[Course]:
-        """The series of a query from start to end, each ``step`` seconds; those without a value are left out."""
+        """The series of a query from start to end, every ``step`` seconds, without those that have no value."""
         answer = self._get("query_range", {"query": query, "start": start, "end": end, "step": step})
         courses = []
         for series in answer["result"]:

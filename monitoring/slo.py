@@ -1,4 +1,4 @@
-"""The service level objectives, and the recording rules that say how fast their error budgets are spent.
+"""The service level objectives, and the recording rules for how fast their error budgets are spent.
 
 Prometheus' rules have no parameters, so ``rules/slo.yml`` is written from here: objectives, windows and what counts as
 bad are each said once. The windows and burn rates of ``alerts.yml`` are those of the Google SRE workbook,
@@ -8,16 +8,16 @@ https://sre.google/workbook/alerting-on-slos/.
 from dataclasses import dataclass
 
 JOB = "ml-api"
-"""Prometheus' name for the service."""
+"""The service's job name in Prometheus."""
 GRPC_FAILED = ("UNAVAILABLE", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED")
-"""The codes of gRPC that are what 5xx are of HTTP."""
+"""gRPC status codes that correspond to 5xx of HTTP."""
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
-"""Of the burn rates; the last is that of the budget itself."""
+"""Windows of the burn rates; the last is that of the budget itself."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A share of good requests that we promise over 30 days.
+    """The share of good requests promised over 30 days.
 
     Attributes:
         name: value of the label ``slo``.
@@ -50,7 +50,7 @@ sum by (job) (
   or increase(grpc_server_handled_total{{job="{JOB}",grpc_code=~"{_FAILED_CODES}"}}[WINDOW])
 )""",
 )
-"""5xx and their counterparts in gRPC are bad. 4xx are the client's; 429 (shedding) has its own alerts."""
+"""5xx and the corresponding gRPC codes are bad. 4xx are the client's fault; 429 (shedding) has its own alerts."""
 
 LATENCY = Objective(
     "latency",
@@ -70,7 +70,7 @@ sum by (job) (
   or increase(grpc_server_handling_seconds_bucket{{{_TIMED_GRPC},le="0.1"}}[WINDOW])
 )""",
 )
-"""Answered within 100 ms. Only successes are timed, and no batches over REST: they take as long as they have rows."""
+"""Answered within 100 ms. Counts successes only, and no REST batches: their time depends on their rows."""
 
 OBJECTIVES = (AVAILABILITY, LATENCY)
 
@@ -95,7 +95,7 @@ def _counts(window: str) -> list[str]:
             _rule("slo:requests:increase", objective.requests.replace("WINDOW", window), objective.name, window),
             _rule(
                 "slo:bad_requests:increase",
-                # No series of bad ones is none of them.
+                # Without a series of bad requests, their number is 0.
                 f"{objective.bad}\nor 0 * {objective.requests}".replace("WINDOW", window),
                 objective.name,
                 window,

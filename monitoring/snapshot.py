@@ -1,4 +1,4 @@
-"""The service's series at one moment, from Prometheus or straight from ``/metrics``, and what changed between two."""
+"""The service's metrics at one moment, from Prometheus or straight from ``/metrics``, and changes between two."""
 
 import math
 import time
@@ -21,7 +21,7 @@ _ADDED_UP = ("_total", "_count", "_sum", "_bucket", "_in_progress")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Values by the name and the labels of a series, over all instances; ``at`` is in seconds since the epoch."""
+    """Values by name and labels of a series, over all instances; ``at`` is in seconds since the epoch."""
 
     at: float
     series: Mapping[str, Series]
@@ -31,7 +31,7 @@ class Snapshot:
 
 
 def gather(at: float, samples: Iterable[tuple[str, Mapping[str, str], float]]) -> Snapshot:
-    """One snapshot of several instances: counts are added up, of other gauges the largest is taken."""
+    """Merge the samples of several instances: sum of counters, maximum of other gauges."""
     found: dict[str, dict[Labels, float]] = defaultdict(dict)
     for name, labels, value in samples:
         if not name.startswith(PREFIXES):
@@ -46,10 +46,10 @@ def gather(at: float, samples: Iterable[tuple[str, Mapping[str, str], float]]) -
 
 
 def scrape(client: httpx.Client) -> Snapshot:
-    """What ``/metrics`` of one service says now.
+    """Scrape ``/metrics`` of one service.
 
     Raises:
-        MonitoringError: it does not answer, or with something else.
+        MonitoringError: it does not answer, or not with metrics.
     """
     try:
         response = client.get("/metrics").raise_for_status()
@@ -64,7 +64,7 @@ def scrape(client: httpx.Client) -> Snapshot:
 
 
 def ask(prometheus: Prometheus, at: float) -> Snapshot:
-    """What Prometheus knew of the service at a time, in seconds since the epoch.
+    """Query Prometheus for the service's metrics at a time, in seconds since the epoch.
 
     Raises:
         MonitoringError: Prometheus does not answer.
@@ -76,18 +76,18 @@ def ask(prometheus: Prometheus, at: float) -> Snapshot:
 
 @dataclass(frozen=True)
 class Change:
-    """What was counted between two snapshots."""
+    """The change between two snapshots."""
 
     before: Snapshot
     after: Snapshot
 
     @property
     def seconds(self) -> float:
-        """Its length; NaN if there is only one snapshot, so that rates over it are NaN."""
+        """Time between the snapshots; NaN if they are the same, so that rates are NaN."""
         return self.after.at - self.before.at if self.after.at > self.before.at else math.nan
 
     def increase(self, name: str, *by: str, **exactly: str | tuple[str, ...]) -> dict[tuple[str, ...], float]:
-        """How much a counter grew, by the values of labels.
+        """Increase of a counter, by label values.
 
         Args:
             name: of the series.
@@ -100,25 +100,25 @@ class Change:
             labels = dict(key)
             if all(labels.get(label) in ((v,) if isinstance(v, str) else v) for label, v in exactly.items()):
                 earlier = before.get(key, 0.0)
-                # A counter that shrank began anew.
+                # A counter that shrank was reset.
                 grown[tuple(labels.get(label, "") for label in by)] += value - earlier if value >= earlier else value
         return grown
 
     def total(self, name: str, **exactly: str | tuple[str, ...]) -> float:
-        """The same over all labels."""
+        """Increase of a counter over all labels."""
         return sum(self.increase(name, **exactly).values())
 
     def rate(self, name: str, **exactly: str | tuple[str, ...]) -> float:
-        """The same per second; NaN if there is only one snapshot."""
+        """Increase of a counter per second; NaN if the snapshots are the same."""
         return self.total(name, **exactly) / self.seconds
 
     def mean(self, name: str, **exactly: str | tuple[str, ...]) -> float:
-        """The mean of what a histogram observed; NaN if that is nothing."""
+        """Mean of a histogram's observations; NaN without any."""
         count = self.total(f"{name}_count", **exactly)
         return self.total(f"{name}_sum", **exactly) / count if count else math.nan
 
     def quantile(self, level: float, name: str, **exactly: str | tuple[str, ...]) -> float:
-        """A quantile of what a histogram observed, as PromQL's ``histogram_quantile`` has it; NaN of nothing."""
+        """Quantile of a histogram's observations, as PromQL's ``histogram_quantile``; NaN without any."""
         counts = {float(bound): n for (bound,), n in self.increase(f"{name}_bucket", "le", **exactly).items()}
         bounds = sorted(counts)
         if not bounds or not counts[bounds[-1]]:

@@ -1,4 +1,4 @@
-"""A look without Grafana: the dashboards' figures in the terminal, live. ``make monitor`` starts it.
+"""The dashboards' figures live in the terminal, without Grafana. ``make monitor`` starts it.
 
 With ``PROMETHEUS_URL`` they come from Prometheus, over its last minute, and drift over its last 15. Without, they come
 straight from ``/metrics`` of ``API_URL`` (http://localhost:8000), over the time between two scrapes at most a minute
@@ -31,16 +31,16 @@ from monitoring.snapshot import Change, Snapshot, ask, scrape
 
 WINDOW, DRIFT_WINDOW = 60.0, 900.0
 DRIFT_ROWS = 500
-"""Rows below which no alert speaks of drift."""
+"""Minimum rows for a drift alert."""
 LINES = 10
-"""Most lines of a table: the busiest, or those that have drifted most."""
+"""Maximum lines of a table: the busiest routes, or the most drifted features."""
 SLOW = 0.1
-"""Seconds: the objective's limit."""
+"""The latency objective's limit, in seconds."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one frame shows: recent changes, those that drift is seen in, alerts that fire (None: nobody knows)."""
+    """Data of one frame: recent changes, changes for drift, and firing alerts (None: unknown)."""
 
     source: str
     recent: Change
@@ -50,10 +50,10 @@ class Look:
 
 @contextmanager
 def looks(environment: Mapping[str, str]) -> Iterator[Callable[[], Look]]:
-    """A function that looks anew each time it is called.
+    """Yield a function that takes a new look each time it is called.
 
     Raises:
-        MonitoringError: when it is called and the source does not answer.
+        MonitoringError: when the function is called and the source does not answer.
     """
     if url := environment.get("PROMETHEUS_URL"):
         with Prometheus(url) as prometheus:
@@ -67,7 +67,7 @@ def looks(environment: Mapping[str, str]) -> Iterator[Callable[[], Look]]:
 def _from_prometheus(prometheus: Prometheus) -> Look:
     now = time.time()
     latest, long_before = ask(prometheus, now), ask(prometheus, now - DRIFT_WINDOW)
-    # A Prometheus that has just been started does not know a whole minute yet.
+    # A Prometheus that started less than a minute ago has a shorter history.
     earlier = (ask(prometheus, now - ago) for ago in (WINDOW, WINDOW / 2, WINDOW / 4))
     before = next((snapshot for snapshot in earlier if snapshot.series), latest)
     firing = [alert for alert in prometheus.alerts() if alert["state"] == "firing"]
@@ -87,7 +87,7 @@ def _from_service(client: httpx.Client, seen: deque[Snapshot]) -> Look:
 
 
 def _or_why_not(look: Callable[[], Look]) -> RenderableType:
-    """A frame, or why there is none: who watches a service restart need not restart the view."""
+    """A frame, or the error in its place: the view survives a restart of the service."""
     try:
         return frame(look())
     except MonitoringError as error:
@@ -95,7 +95,7 @@ def _or_why_not(look: Callable[[], Look]) -> RenderableType:
 
 
 def frame(look: Look) -> Group:
-    """The whole picture."""
+    """Render one frame."""
     clock = time.strftime("%H:%M:%S", time.localtime(look.recent.after.at))
     starts = figures.worker_starts(look.recent.after)
     seconds = look.recent.seconds
@@ -222,10 +222,10 @@ def _age(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show frames until Ctrl-C, or one with ``--once``. Exit 1 if there is nothing to look at."""
+    """Show frames until Ctrl-C, or one with ``--once``. Return 1 if the source does not answer."""
     parser = argparse.ArgumentParser(description="Watch the service in the terminal.")
-    parser.add_argument("--interval", type=float, default=2, help="seconds between two looks (default: 2)")
-    parser.add_argument("--once", action="store_true", help="print one picture and end")
+    parser.add_argument("--interval", type=float, default=2, help="seconds between two frames (default: 2)")
+    parser.add_argument("--once", action="store_true", help="print one frame and exit")
     options = parser.parse_args(arguments)
     console = Console()
     bypass_proxies(os.environ)

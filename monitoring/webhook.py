@@ -1,4 +1,4 @@
-"""A receiver of Alertmanager's messages that writes each alert as a line of JSON: ``python monitoring/webhook.py``.
+"""Receive Alertmanager's messages and write each alert as a line of JSON: ``python monitoring/webhook.py``.
 
 For trying alerts out, and as the default of ``alertmanager.yml`` until messages go where people read them. It needs
 nothing but Python. The format it takes is https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
@@ -15,12 +15,12 @@ MAXIMUM_BYTES = 4 * 1024 * 1024
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Answers Alertmanager, and writes to standard output."""
+    """Answers Alertmanager and writes the alerts to standard output."""
 
     def do_POST(self) -> None:
-        """Take one message with its alerts."""
+        """Receive one message with its alerts."""
         try:
-            # What is longer is cut off, and then does not parse.
+            # A longer body is cut off and then does not parse.
             length = min(int(self.headers.get("content-length") or 0), MAXIMUM_BYTES)
             message = json.loads(self.rfile.read(length))
             lines = [
@@ -45,7 +45,7 @@ class Receiver(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's names
-        """Stay quiet: the alerts are the output."""
+        """Log nothing: the alerts are the output."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,16 +1,23 @@
-"""Estimators by the names ``params.yaml`` gives them."""
+"""The estimators that ``params.yaml`` can name."""
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail as OnnxRuntimeFail
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -18,8 +25,12 @@ from sklearn.svm import SVC
 
 from contract.dataset import Dataset, Task
 from contract.errors import PipelineError
+from model.session import open_session
+from training import selection
 from training.features import RowFeatures, SinglePrecision
+from training.onnx import export
 from training.params import CandidateParams, Parameter, RowFeatureParams
+from training.splits import Split
 
 Steps = list[tuple[str, BaseEstimator]]
 
@@ -33,8 +44,8 @@ def _forest(estimator: BaseEstimator) -> Steps:
 
 
 def _calibrated(estimator: BaseEstimator) -> Steps:
-    # A support vector machine has no probabilities of its own; scikit-learn 1.9 gives them by this wrapper and drops
-    # `SVC(probability=True)` in 1.11. One machine with one sigmoid a class, fitted on held-out folds.
+    # A support vector machine has no probabilities; scikit-learn 1.11 removes `SVC(probability=True)` in favour of this
+    # wrapper. It fits one machine, and one sigmoid per class on held-out folds.
     return _scaled(CalibratedClassifierCV(estimator, ensemble=False, method="sigmoid"))
 
 
@@ -46,16 +57,18 @@ ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstima
     Task.REGRESSION: {
         "linear": (Ridge, _scaled),
         "random_forest": (RandomForestRegressor, _forest),
+        "extra_trees": (ExtraTreesRegressor, _forest),
         "hist_gradient_boosting": (HistGradientBoostingRegressor, _alone),
     },
     Task.CLASSIFICATION: {
         "logistic_regression": (LogisticRegression, _scaled),
         "svc": (SVC, _calibrated),
         "random_forest": (RandomForestClassifier, _forest),
+        "extra_trees": (ExtraTreesClassifier, _forest),
         "hist_gradient_boosting": (HistGradientBoostingClassifier, _alone),
     },
 }
-"""By task and name: the class that gets the candidate's parameters, and the steps it needs around it."""
+"""By task and name: the estimator class, and a function that adds the preprocessing steps it needs."""
 
 
 def build(
@@ -71,7 +84,7 @@ def build(
         random_state: the seed of an estimator that draws, unless its parameters give one.
 
     Raises:
-        PipelineError: for an estimator, a parameter or a value that there is not, naming the key in ``params.yaml``.
+        PipelineError: for an unknown estimator, parameter or value; names the key in ``params.yaml``.
     """
     key = f"train.{dataset.name}.candidates.{name}"
     known = ESTIMATORS[dataset.task]
@@ -85,6 +98,38 @@ def build(
     return Pipeline([("features", row_features(dataset, features)), *steps(estimator)])
 
 
+SAMPLE_ROWS = 200
+"""Rows of the small fit that shows whether a candidate can be deployed."""
+
+
+def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Split) -> None:
+    """Fit a candidate on a few rows, convert and save it: a candidate that cannot be deployed fails before training.
+
+    Raises:
+        PipelineError: if it cannot be converted to ONNX, or holds types that must not be loaded; names the candidate.
+    """
+    sample = _sample(dataset, split)
+    fitted = selection.fit(pipeline, sample, dataset.task)
+    try:
+        open_session(export.convert(dataset, fitted))
+        with tempfile.TemporaryDirectory() as directory:
+            export.save_estimator(fitted, Path(directory) / export.ESTIMATOR_FILE)
+    except (PipelineError, OnnxRuntimeFail) as error:
+        raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {error}") from error
+
+
+def _sample(dataset: Dataset, split: Split) -> Split:
+    """The first rows of the split; of a classification, the first of each class."""
+    if dataset.task is Task.REGRESSION:
+        chosen = np.arange(min(SAMPLE_ROWS, len(split.target)))
+    else:
+        classes = np.unique(split.target)
+        chosen = np.concatenate(
+            [np.flatnonzero(split.target == one)[: max(SAMPLE_ROWS // len(classes), 20)] for one in classes]
+        )
+    return Split(split.features[chosen], split.target[chosen])
+
+
 def _configured(
     estimator: BaseEstimator, parameters: Mapping[str, Parameter], key: str, random_state: int
 ) -> BaseEstimator:
@@ -94,8 +139,8 @@ def _configured(
             f"{key}.parameters: {type(estimator).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}."
         )
     defaults: dict[str, Parameter] = {"random_state": random_state} if "random_state" in known else {}
-    if isinstance(estimator, RandomForestRegressor | RandomForestClassifier):
-        defaults["n_jobs"] = -1  # a tree a core: the same forest, sooner
+    if isinstance(estimator, ForestRegressor | ForestClassifier):
+        defaults["n_jobs"] = -1  # one tree per core; the result is the same
     estimator.set_params(**(defaults | dict(parameters)))
     try:
         estimator._validate_params()

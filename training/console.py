@@ -1,4 +1,4 @@
-"""What a stage says while it runs: one line for each step, with how long it took."""
+"""How a stage runs as a command: progress lines, exit status, one sentence for an error of the user."""
 
 import logging
 import signal
@@ -16,10 +16,10 @@ log = logging.getLogger("training")
 
 @contextmanager
 def step(doing: str) -> Iterator[None]:
-    """Log what is being done, then how long it took.
+    """Log the start of a step, then how long it took.
 
     Args:
-        doing: what happens to whom, as in "housing: check the raw table".
+        doing: the step, such as "housing: check the raw table".
     """
     log.info("%s …", doing)
     started = time.perf_counter()
@@ -30,11 +30,11 @@ def step(doing: str) -> Iterator[None]:
 def run(stage: Callable[[], object]) -> int:
     """Run a stage as a command and return its exit status.
 
-    Progress goes to stderr. A ``BundleError`` is told as its sentence, without a traceback: it is the user's to
-    mend, and says how. Everything else is our bug and keeps its traceback.
+    Progress goes to stderr. For a ``BundleError`` only its sentence is logged, which tells the user what to do. Any
+    other exception is a bug and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    # A stage that is stopped unwinds as one that fails: temporary files go, its MLflow runs end.
+    # A stage that is stopped ends like one that fails: it removes its temporary files and ends its MLflow runs.
     signal.signal(signal.SIGTERM, _stop)
     try:
         stage()

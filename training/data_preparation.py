@@ -1,12 +1,14 @@
-"""Stage 1: raw CSV files, verified against their checksums and the contract, to typed tables."""
+"""Stage data_preparation: check raw CSV files against their checksums and the contract; write typed tables."""
 
+import codecs
 import csv
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,12 @@ PREPARED = Path("data/prepared")
 REPORT = Path("reports/data_quality.json")
 CHECKSUMS = "SHA256SUMS"
 REPORTED_VIOLATIONS = 100
-"""How many broken rules of one file the report lists; it counts them all."""
+"""Maximum violations listed per file; all are counted."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found out about one raw file. ``table`` is None if it cannot be used, and ``error`` says why."""
+    """The result of checking one raw file. If it cannot be used, ``table`` is None and ``error`` says why."""
 
     report: dict[str, Any]
     table: Table | None
@@ -42,35 +44,60 @@ class Inspection:
 
 
 def verify_checksum(path: Path, checksums: Path) -> str:
-    """Compare a file with its line in a file as ``sha256sum`` writes it, and return its checksum.
+    """Compare a file with its line in a checksum file, and return its sha256.
 
-    A file without a line is taken as it is, with a warning in the log.
+    A file without a line is accepted, with a warning in the log.
 
     Raises:
-        DataError: if the sums differ; names both.
+        DataError: if the sums differ (names both), or if the checksum file cannot be read.
     """
     found = sha256(path)
-    expected = _read_checksums(checksums).get(path.name)
-    if expected is None:
-        log.warning("%s has no line in %s: taken as it is.", path, checksums)
-    elif expected != found:
+    expected = _read_checksums(checksums).get(path.name, set())
+    if not expected:
+        log.warning("%s has no line in %s: it is accepted without a check.", path, checksums)
+    elif expected != {found}:
         raise DataError(
-            f"{path}: its sha256 is {found}, {checksums} says {expected}. If you replaced the file on purpose, run "
-            f"`cd {checksums.parent} && sha256sum *.csv > {checksums.name}`."
+            f"{path}: its sha256 is {found}, {checksums} says {' and '.join(sorted(expected - {found}))}. If you "
+            f"replaced the file on purpose, run {_rewrite(checksums)}."
         )
     return found
 
 
-def _read_checksums(path: Path) -> dict[str, str]:
-    if not path.is_file():
+CHECKSUM_LINE = re.compile(
+    r"\\?(?P<sum>[0-9a-f]{64}) [ *]?(?P<name>\S.*)|"  # sha256sum; a backslash marks an escaped name
+    r"\\?SHA2?-?256 ?\((?P<tagged_name>.+)\) ?= ?(?P<tagged_sum>[0-9a-f]{64})",  # sha256sum --tag, BSD, OpenSSL
+    re.IGNORECASE,
+)
+
+
+def _read_checksums(path: Path) -> dict[str, set[str]]:
+    """The sums in a checksum file, by file name without folders."""
+    if not path.exists():
         return {}
-    sums = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        # "<sum>  <name>", or "<sum> *<name>" for binary mode.
-        checksum, _, name = line.partition(" ")
-        if name:
-            sums[name[1:] if name[0] in " *" else name] = checksum.lower()
+    try:
+        content = path.read_bytes()
+        # PowerShell's `>` writes UTF-16 with a byte order mark.
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error}); write it with {_rewrite(path)}.") from error
+    sums: dict[str, set[str]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = CHECKSUM_LINE.fullmatch(line.strip())
+        if parts is None:
+            raise DataError(
+                f"{path}, line {number}: {line[:100]!r} is not a sha256 and a file name; write it with "
+                f"{_rewrite(path)}."
+            )
+        name = PureWindowsPath(parts["name"] or parts["tagged_name"]).name  # takes both / and \\
+        sums.setdefault(name, set()).add((parts["sum"] or parts["tagged_sum"]).lower())
     return sums
+
+
+def _rewrite(checksums: Path) -> str:
+    return f"`cd {checksums.parent} && sha256sum *.csv > {checksums.name}`"
 
 
 def read_csv(path: Path) -> dict[str, list[str]]:
@@ -81,7 +108,7 @@ def read_csv(path: Path) -> dict[str, list[str]]:
             the line.
     """
     try:
-        # A byte order mark, as spreadsheets write it, is no part of the first column's name.
+        # Spreadsheets write a byte order mark, which must not become part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
@@ -96,8 +123,8 @@ def read_csv(path: Path) -> dict[str, list[str]]:
                 if not cells:
                     blank = blank or reader.line_num
                     continue
-                if blank:  # at the end it is harmless; here row numbers would no longer tell the line
-                    raise DataError(f"{path}, line {blank}: the line is blank; take it out.")
+                if blank:  # harmless at the end; here row numbers would no longer give the line
+                    raise DataError(f"{path}, line {blank}: the line is blank; remove it.")
                 if len(cells) != len(header):
                     raise DataError(
                         f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}."
@@ -114,7 +141,7 @@ def read_csv(path: Path) -> dict[str, list[str]]:
 
 
 def inspect(dataset: Dataset, path: Path, checksums: Path, table_params: TableParams) -> Inspection:
-    """Check one raw file; what is wrong with it goes into the result, so that every file is looked at."""
+    """Check one raw file. Errors go into the result, so that every file is checked."""
     report: dict[str, Any] = {"file": path.as_posix(), "sha256": None, "rows": None}
     columns: dict[str, list[str]] = {}
     try:
@@ -152,7 +179,7 @@ def _verdict(
 
 
 def _statistics(cells: Sequence[str]) -> dict[str, Any]:
-    """Minimum, maximum and mean of the cells that are numbers; the counts of a column that has none."""
+    """Minimum, maximum and mean of a column's numbers; counts of the commonest values if it has no numbers."""
     numbers: NDArray[np.float64] = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
@@ -172,10 +199,10 @@ def prepare(tables: Mapping[str, TableParams], raw: Path, prepared: Path, report
     """Check every dataset's raw file, write the report, then the prepared tables.
 
     Args:
-        tables: what each dataset's table must hold beyond its contract, by the dataset's name.
+        tables: each dataset's requirements beyond its contract, by the dataset's name.
         raw: directory of ``<name>.csv`` and ``SHA256SUMS``.
         prepared: directory of the tables, one ``<name>.parquet`` a dataset.
-        report: the data quality report; it is written whatever was found.
+        report: the data quality report; it is always written.
 
     Raises:
         DataError: if any file breaks its contract. No table of such a dataset is replaced.
@@ -191,7 +218,7 @@ def prepare(tables: Mapping[str, TableParams], raw: Path, prepared: Path, report
             log.info("%s: %d rows prepared.", name, len(inspection.table.target))
     errors = [inspection.error for inspection in inspections.values() if inspection.error is not None]
     if errors:
-        # Of several files, each with its own sentence.
+        # One sentence per file.
         sentences = " ".join(error if error.endswith(".") else f"{error}." for error in errors)
         raise DataError(f"{sentences} {report} lists what is wrong.")
 

@@ -1,7 +1,7 @@
-"""Stage 2: a prepared table to its splits, then statistics of the training split alone.
+"""Stage ``feature_engineering``: split each prepared table, then compute statistics of its training split.
 
-The features computed from a row are no part of it: they are a step of the fitted pipeline (``training/features.py``),
-so that the service computes them too.
+Features derived from a row are not computed here. They are a step of the fitted pipeline (``training/features.py``), so
+that the service computes them too.
 """
 
 import sys
@@ -25,13 +25,13 @@ FEATURES = Path("data/features")
 def split(
     dataset: Dataset, table: pd.DataFrame, split_params: FeatureEngineeringParams
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training split and the test split, each with its rows in drawn order.
+    """The training split and the test split, each in the order in which its rows were drawn.
 
-    For classes, both have the same shares of them. For regression it is scikit-learn's plain ``train_test_split`` on
-    the row order of the raw file, so that scores can be compared with other people's.
+    Classification: both have the same share of each class. Regression: scikit-learn's plain ``train_test_split`` of the
+    rows in the order of the raw file, so that scores compare with published ones.
 
     Raises:
-        PipelineError: if the table is too small to be split so.
+        PipelineError: if the table is too small for this split.
     """
     stratify = table[dataset.target.name] if dataset.task is Task.CLASSIFICATION else None
     try:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: each is written beside its place, then moved there."""
+"""Write files and directories atomically: a reader finds the old one or the new one, never a part."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def _partial(path: Path, writer: str = "") -> Path:
-    # A fixed name: what a killed stage left is overwritten by its next run. In the same directory, so that the move
-    # stays inside one file system.
+    # A fixed name, so that the next run overwrites what a killed stage left. In the same directory, so that the move
+    # stays within one file system.
     return path.parent / f".{path.name}{f'.{writer}' if writer else ''}.partial"
 
 
 @contextmanager
 def replaced_file(path: Path, *, writer: str = "") -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when the block succeeds; else ``path`` stays as it was.
+    """A temporary path to write to. It replaces ``path`` if the block succeeds; otherwise ``path`` stays as it was.
 
     Args:
-        path: what is written.
-        writer: the name of one of several that may write it at once.
+        path: the file to write.
+        writer: distinguishes processes that may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path, writer)
@@ -38,7 +38,7 @@ def replaced_file(path: Path, *, writer: str = "") -> Iterator[Path]:
 
 @contextmanager
 def replaced_directory(path: Path) -> Iterator[Path]:
-    """An empty directory, which takes the place of ``path`` when the block succeeds; else ``path`` stays as it was."""
+    """An empty directory to write to. It replaces ``path`` if the block succeeds; otherwise ``path`` stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, former = _partial(path), path.parent / f".{path.name}.former"
     for left_over in (partial, former):
@@ -47,7 +47,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        # rename(2) refuses a directory that is not empty, so the old one steps aside first.
+        # rename(2) does not replace a directory that has files, so the old one is moved away first.
         if path.exists():
             path.rename(former)
         partial.rename(path)
@@ -66,7 +66,7 @@ def write_json(path: Path, value: object) -> None:
     """Write indented JSON.
 
     Raises:
-        ValueError: for NaN and infinities, which JSON does not have.
+        ValueError: for NaN and infinity, which JSON cannot express.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
 

@@ -26,7 +26,7 @@ _S = TypeVar("_S", bound=_Section)
 
 
 class TableParams(_Section):
-    """What a raw table must hold beyond its contract."""
+    """The limits of a raw table that its contract does not state."""
 
     minimum_rows: Count
     maximum_duplicates: Annotated[int, Field(ge=0)]
@@ -40,7 +40,7 @@ class FeatureEngineeringParams(_Section):
 
 
 class RotationParams(_Section):
-    """Two columns, read as coordinates in a plane, turned by each of ``degrees``."""
+    """Two columns that are coordinates in a plane, and the angles in degrees to rotate them by."""
 
     columns: Annotated[tuple[Name, Name], Field(strict=False)]
     degrees: Annotated[tuple[float, ...], Field(strict=False)]
@@ -61,14 +61,14 @@ class RowFeatureParams(_Section):
 
 
 class CandidateParams(_Section):
-    """An estimator by its name in ``training/candidates.py``, and the parameters it gets."""
+    """The name of an estimator in ``training/candidates.py``, and its parameters."""
 
     estimator: Name
     parameters: dict[str, Parameter] = {}
 
 
 class TrainParams(_Section):
-    """How one dataset's model is chosen and converted.
+    """How the model of one dataset is chosen and converted.
 
     ``tolerance`` is the largest allowed absolute difference between the ONNX model and the estimator, in the target's
     unit for regression and of a probability for classification.
@@ -83,7 +83,7 @@ class TrainParams(_Section):
 
 
 class GateParams(_Section):
-    """The score that decides, by task."""
+    """The score that the gate compares, by task."""
 
     regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
     classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]
@@ -110,9 +110,10 @@ class StabilityParams(_Section):
 
 
 class LearningCurveParams(_Section):
-    """``splits`` times the share ``held_out`` is set aside, and the estimator fitted on ``fractions`` of the rest.
+    """A learning curve: the estimator is fitted on each of ``fractions`` of the rows and scored on the held-out rows.
 
-    Fractions that leave a class fewer than ``rows_per_class`` rows are skipped.
+    The share ``held_out`` is drawn anew for each of ``splits``. A fraction that leaves a class fewer than
+    ``rows_per_class`` rows is skipped.
     """
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
@@ -122,14 +123,14 @@ class LearningCurveParams(_Section):
 
 
 class CrossValidationParams(_Section):
-    """A classification test split with fewer rows than ``below_rows`` gets cross-validated figures of all rows too."""
+    """The figures of a classification test split of fewer than ``below_rows`` rows show all rows, cross-validated."""
 
     below_rows: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)]
 
 
 class FigureParams(_Section):
-    """How finely figures are drawn, in bins and rows."""
+    """The resolution of the figures, in bins and rows."""
 
     residual_bins: Count
     calibration_bins: Count
@@ -137,7 +138,7 @@ class FigureParams(_Section):
 
 
 class MapParams(_Section):
-    """A map of residuals: the features that are coordinates, and places as ``[latitude, longitude]`` in degrees."""
+    """A map of residuals: which features are the coordinates, and places as ``[latitude, longitude]`` in degrees."""
 
     latitude: Name
     longitude: Name
@@ -149,8 +150,8 @@ class MapParams(_Section):
 class DatasetEvaluationParams(_Section):
     """What differs for one dataset.
 
-    ``cutoff``: the target's source reports no value above it. ``learning_curve`` and ``stability`` replace the common
-    ones.
+    ``cutoff``: the largest value that the source of the target reports. ``learning_curve`` and ``stability`` override
+    the common ones.
     """
 
     cutoff: float | None = None
@@ -182,7 +183,7 @@ class ModelEvaluationParams(_Section):
 
 
 class DeploymentValidationParams(_Section):
-    """What the running service must hold: the 95th percentile of the latency of single-row requests, in ms."""
+    """The checks of the running service. ``p95_budget_ms`` limits the 95th percentile of the latency of one row."""
 
     p95_budget_ms: Annotated[float, Field(gt=0)]
     requests: Count

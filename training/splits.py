@@ -24,7 +24,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows that a model may learn from, and those that judge it."""
+    """The rows to train on and the rows to test on."""
 
     train: Split
     test: Split

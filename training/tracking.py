@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
+from training import features
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
 from training.registry import local_store
@@ -137,6 +138,8 @@ def register(
 ) -> RegisteredModel:
     """Log a fitted estimator to the run in progress and register it as a new version of ``name``.
 
+    The code of its transformers is stored with it, so that MLflow can load it without the project.
+
     Args:
         name: the registered model's name; it is made if need be.
         estimator: saved in the skops format.
@@ -148,18 +151,27 @@ def register(
     """
     client = _client()
     import mlflow
-    from mlflow.models import infer_signature
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
-    logged = mlflow.sklearn.log_model(
-        estimator,
-        name=name,
-        serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
-        skops_trusted_types=list(trusted),
-        extra_files=[str(path) for path in files],
-        signature=infer_signature(example, estimator.predict(example)),
-        input_example=example,
-        pip_requirements=list(requirements),
+    # MLflow refuses an integer column where the signature says double. The contract accepts any number.
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), column) for column in example.columns]),
+        outputs=infer_signature(example, estimator.predict(example)).outputs,
     )
+    with tempfile.TemporaryDirectory() as code:
+        logged = mlflow.sklearn.log_model(
+            estimator,
+            name=name,
+            serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
+            skops_trusted_types=list(trusted),
+            extra_files=[str(path) for path in files],
+            code_paths=[str(_model_code(Path(code)))],
+            signature=signature,
+            input_example=example,
+            pip_requirements=list(requirements),
+        )
     with _store():
         if not _find(client, name):
             client.create_registered_model(name)
@@ -167,6 +179,16 @@ def register(
     with contextlib.redirect_stderr(io.StringIO()):
         version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
     return _registered(version)
+
+
+def _model_code(directory: Path) -> Path:
+    """Write the package that a logged model needs: ``training`` with nothing but its transformers."""
+    package = directory / features.__name__.partition(".")[0]
+    package.mkdir()
+    shutil.copyfile(features.__file__, package / Path(features.__file__).name)
+    # In the project folder, the other modules of `training` can still be imported after a model was loaded.
+    (package / "__init__.py").write_text("__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n")
+    return package
 
 
 def champion(name: str) -> RegisteredModel | None:

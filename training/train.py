@@ -58,14 +58,17 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
         train_params: ``train.<name>``.
 
     Raises:
-        PipelineError: for a candidate that cannot be built, and for an ONNX model that differs from its estimator.
-            The MLflow run ends as FAILED, and ``<name>/`` stays as it was.
+        PipelineError: for a candidate that cannot be built or deployed, and for an ONNX model that differs from its
+            estimator. The MLflow run ends as FAILED, and ``<name>/`` stays as it was.
     """
     splits = Splits.read(dataset, features)
     pipelines = {
         name: candidates.build(dataset, name, candidate, train_params.features, random_state=train_params.random_state)
         for name, candidate in train_params.candidates.items()
     }
+    with console.step(f"{dataset.name}: check that each candidate can be deployed"):
+        for name, pipeline in pipelines.items():
+            candidates.check_deployable(dataset, name, pipeline, splits.train)
     tags = {
         "dataset": dataset.name,
         "contract_version": dataset.contract_version,
@@ -122,10 +125,11 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}
             registered = registration.register(dataset, directory, card, made)
     log.info(
-        "%s: %s is version %s; on the test split: %s.",
+        "%s: %s is version %s of the registry, %s; on the test split: %s.",
         dataset.name,
         chosen,
         registered.version,
+        registered.content_version,
         ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()),
     )
     return registered

@@ -70,8 +70,9 @@ def _measure(options: argparse.Namespace, screen: Console) -> None:
     def say(text: str) -> None:
         screen.print(f"[{time.monotonic() - started:4.0f} s] {text}")
 
-    facts = {"day": datetime.now(UTC).date(), "revision": runner.revision(), "model": tag, "machine": runner.machine()}
-    result = summarise(runner.Runner(plan, model, say).measure(servers), plan, servers, **facts)
+    day, revision, machine = datetime.now(UTC).date(), runner.revision(), runner.machine()
+    run = runner.Runner(plan, model, say).measure(servers)
+    result = summarise(run, plan, servers, day=day, revision=revision, model=tag, machine=machine)
     text = report.markdown(result)
     screen.print(text)
     options.output.mkdir(parents=True, exist_ok=True)

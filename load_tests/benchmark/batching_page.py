@@ -25,10 +25,10 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 @dataclass(frozen=True)
 class Point:
-    """One offered load: ``share`` of capacity, ``offered`` requests/s, ``accepted`` requests/s.
+    """One offered load: ``share`` of capacity, ``offered`` and ``accepted`` requests/s.
 
-    ``refused`` is the share of requests that were shed; latencies are those of the accepted, in ms, from their time of
-    arrival; ``delay_ms`` is the p99 of the part before the runner had them; ``mean_batch`` is in rows.
+    ``refused`` is the share of shed requests. Latencies are of the accepted ones, from their time of arrival;
+    ``delay_ms`` is the p99 of the part before the runner had them. ``mean_batch`` is in rows.
     """
 
     share: float
@@ -40,8 +40,7 @@ class Point:
     delay_ms: float
     mean_batch: float
 
-    def line(self) -> str:
-        """In one line."""
+    def __str__(self) -> str:
         return (
             f"{self.share:4.0%} {self.offered:8,.0f}/s: accepted {self.accepted:8,.0f}/s, shed {self.refused:5.1%}, "
             f"p50 {self.p50_ms:7.2f} ms, p99 {self.p99_ms:7.2f} ms ({self.delay_ms:.2f} before the runner), "
@@ -51,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One model with one batch size. ``alone_ms``: the median of a request that meets nobody else."""
+    """One model with one batch size. ``alone_ms``: the median of a request without others."""
 
     model: str
     request_rows: int
@@ -63,12 +62,12 @@ class Curve:
 
     @property
     def batching(self) -> bool:
-        """Whether a batch may have the rows of more than one request."""
+        """Whether a batch may contain more than one request."""
         return self.max_batch_size > self.request_rows
 
     @property
     def label(self) -> str:
-        """For legends."""
+        """The name in legends."""
         return "with the runner" if self.batching else "batching off"
 
 
@@ -83,7 +82,7 @@ class Result(BaseModel):
 
 @dataclass(frozen=True)
 class Claim:
-    """What batching must do, what it did, and whether that holds."""
+    """A demand on batching, what was measured, and whether it holds."""
 
     subject: str
     demand: str
@@ -92,7 +91,7 @@ class Claim:
 
 
 def claims(curves: Sequence[Curve]) -> list[Claim]:
-    """What the page must show: idle latency, capacity, shedding."""
+    """The demands on idle latency, capacity and shedding."""
     on = {curve.model: curve for curve in curves if curve.batching}
     off = {curve.model: curve for curve in curves if not curve.batching}
     found = []

@@ -82,10 +82,10 @@ class Figures(_Record):
         """The figures of the rounds of one size; one failed request makes them invalid."""
         size = {"connections": samples[0].connections, "rows": samples[0].rows}
         if problems := [sample.load.problem for sample in samples if sample.load.problem]:
-            return cls(**size, problem=problems[0])  # type: ignore[arg-type]
+            return cls(**size, problem=problems[0])
         speeds = [sample.requests_per_second for sample in samples]
         return cls(
-            **size,  # type: ignore[arg-type]
+            **size,
             requests_per_second=median(speeds),
             spread=(max(speeds) - min(speeds)) / 2 / median(speeds),
             cpu_ms=median(sample.cpu_ms for sample in samples),
@@ -251,13 +251,13 @@ def evaluate(result: Result, run: Run, plan: Plan) -> list[Target]:
         _target(f"{housing}, CPU a request", "at most", 0.30, "ms", cpu),
         cpu_share(f"{housing}, CPU a request, against FastAPI's empty handler (goal)", "ours", "empty", 1),
         cpu_share(f"{housing}, CPU a request, metrics on against off", "ours", "unmetered", 1.05),
-        _target("memory a worker", "at most", 200, "MB", ours and ours.worker_mb),
-        _target("start to the first answer", "at most", 6, "s", ours and ours.ready_seconds),
+        _target("memory a worker", "at most", 200, "MB", ours.worker_mb if ours else None),
+        _target("start to the first answer", "at most", 6, "s", ours.ready_seconds if ours else None),
     ]
 
 
 def _target(subject: str, bound: str, limit: float, unit: str, measured: float | None) -> Target:
-    return Target(subject=subject, bound=bound, limit=limit, unit=unit, measured=measured)  # type: ignore[arg-type]
+    return Target(subject=subject, bound=bound, limit=limit, unit=unit, measured=measured)
 
 
 def ratio(mine: float | None, other: float | None) -> float | None:

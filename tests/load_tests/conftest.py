@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from contract import DATASETS
 from load_tests.summary import Summary
 from local_service import PROJECT, free_port, running_service
 from tests.serving import tiny_models
+
+BEHIND_A_PROXY = {name: text for name, text in os.environ.items() if name.upper() != "NO_PROXY"} | dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"
+)
+"""The environment of a user behind a proxy, which must not be asked for loopback services: nothing answers there."""
 
 
 @pytest.fixture(scope="session")
@@ -75,19 +81,12 @@ class Locust:
             [
                 *(sys.executable, "-m", "locust", "-f", "load_tests/locustfile.py", "--headless", "--only-summary"),
                 *("--host", service.url, "--grpc-target", service.grpc_target, "--features", str(self._features)),
-                *(
-                    "--summary",
-                    str(summary),
-                    "--json-file",
-                    str(lines.with_suffix("")),
-                    "--stop-timeout",
-                    "10",
-                    "--run-time",
-                    "2s",
-                ),
+                *("--summary", str(summary), "--json-file", str(lines.with_suffix(""))),
+                *("--stop-timeout", "10", "--run-time", "1s"),
                 *arguments,
             ],
             cwd=PROJECT,
+            env=BEHIND_A_PROXY,
             capture_output=True,
             text=True,
             timeout=120,

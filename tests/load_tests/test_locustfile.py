@@ -23,7 +23,7 @@ FREE_OF_LOCUST = (
     *("answers", "arrivals", "grpc_protocol", "http_protocols"),
     *("run", "shapes", "summary", "thresholds", "traffic"),
 )
-LOAD = "load: {users: 12, rate: 120, arrivals: poisson, run_seconds: 2}"
+LOAD = "load: {users: 12, rate: 120, arrivals: gamma, run_seconds: 2}"
 
 
 def python(code: str) -> str:
@@ -31,9 +31,9 @@ def python(code: str) -> str:
     return ended.stdout.strip()
 
 
-@pytest.mark.parametrize("module", FREE_OF_LOCUST)
-def test_what_tests_import_does_not_patch_the_standard_library(module: str) -> None:
-    assert python(f"import sys, load_tests.{module}; print('gevent' in sys.modules)") == "False"
+def test_what_tests_import_does_not_patch_the_standard_library() -> None:
+    modules = ", ".join(f"load_tests.{module}" for module in FREE_OF_LOCUST)
+    assert python(f"import sys, {modules}; print('gevent' in sys.modules)") == "False"
 
 
 def test_a_dataset_of_the_registry_is_a_task_of_every_user_class() -> None:
@@ -49,7 +49,7 @@ def test_a_dataset_of_the_registry_is_a_task_of_every_user_class() -> None:
 def test_every_user_class_asks_for_every_dataset_and_counts_refusals_as_success(
     service: Service, locust: Locust
 ) -> None:
-    options = ("--bad-share", "0.5", "--users", "12", "--rate", "300", "--run-time", "4s")
+    options = ("--bad-share", "0.5", "--users", "12", "--rate", "300", "--run-time", "2s")
     run = locust(service, "--no-thresholds", *options)
     assert run.status == 0, run.output
     assert set(run.lines) == {
@@ -63,8 +63,8 @@ def test_every_user_class_asks_for_every_dataset_and_counts_refusals_as_success(
     assert run.summary.breaches is None
     assert run.summary.errors == {}
     assert list(run.summary.users) == list(USER_CLASSES)
-    # 300 a second for 4 s, but for the start and the chance of the draw.
-    assert 800 < sum(figures.requests for figures in run.summary.users.values()) < 1400
+    # 300 a second for 2 s, but for the start and the chance of the draw.
+    assert 300 < sum(figures.requests for figures in run.summary.users.values()) < 800
     for name, figures in run.summary.users.items():
         lines = [line for title, line in run.lines.items() if title.split()[0] == name]
         assert figures.requests == sum(line["num_requests"] for line in lines)
@@ -73,39 +73,18 @@ def test_every_user_class_asks_for_every_dataset_and_counts_refusals_as_success(
         assert f"\n{name}" in run.output
 
 
-def test_thresholds_that_hold_let_it_pass(service: Service, locust: Locust, tmp_path: Path) -> None:
-    limits = {name: {"failure_rate": 0, "p99_ms": 10_000, "requests_per_second": 0.1} for name in USER_CLASSES}
-    (tmp_path / "own.yaml").write_text(f"ramp: {{{LOAD.replace('poisson', 'gamma')}, limits: {limits}}}")
-    run = locust(service, "--thresholds", str(tmp_path / "own.yaml"), "--shape", "ramp", "--run-time", "3s")
-    assert run.status == 0, run.output
-    assert run.summary is not None
-    assert (run.summary.shape, run.summary.load) == ("ramp", "120 requests/s of 12 users, gamma arrivals")
-    assert run.summary.breaches == []
-    assert "Thresholds: all hold." in run.output
-
-
-def test_a_broken_threshold_fails_the_run_and_is_named(service: Service, locust: Locust, tmp_path: Path) -> None:
-    limits = "{SingleRowUser: {p99_ms: 0.01}, BatchUser: {p99_ms: 10000, requests_per_second: 900}}"
-    (tmp_path / "own.yaml").write_text(f"steady: {{{LOAD}, limits: {limits}}}")
-    run = locust(service, "--thresholds", str(tmp_path / "own.yaml"))
-    assert run.status == 1
-    assert run.summary is not None
-    assert run.summary.breaches is not None
-    single, batch = run.summary.breaches
-    assert single == f"SingleRowUser p99 {run.summary.users['SingleRowUser'].p99_ms:g} ms > 0.01 ms"
-    assert batch == f"BatchUser {run.summary.users['BatchUser'].requests_per_second:g} requests/s < 900 requests/s"
-    assert f"Thresholds broken:\n  {single}\n  {batch}" in run.output
-
-
-def test_no_answer_is_a_failure(locust: Locust, tmp_path: Path) -> None:
+def test_no_answer_is_a_failure_and_breaks_the_thresholds(locust: Locust, tmp_path: Path) -> None:
     closed = free_port()
     limits = {name: {"failure_rate": 0} for name in USER_CLASSES}
-    (tmp_path / "own.yaml").write_text(f"steady: {{{LOAD}, limits: {limits}}}")
+    (tmp_path / "own.yaml").write_text(f"ramp: {{{LOAD}, limits: {limits}}}")
     nowhere = Service(f"http://127.0.0.1:{closed}", f"127.0.0.1:{closed}")
-    run = locust(nowhere, "--thresholds", str(tmp_path / "own.yaml"))
+    run = locust(nowhere, "--thresholds", str(tmp_path / "own.yaml"), "--shape", "ramp", "--run-time", "2s")
     assert run.status == 1
     assert run.summary is not None
-    assert run.summary.breaches == [f"{name} failure rate 100 % > 0 %" for name in USER_CLASSES]
+    assert (run.summary.shape, run.summary.load) == ("ramp", "120 requests/s of 12 users, gamma arrivals")
+    breaches = [f"{name} failure rate 100 % > 0 %" for name in USER_CLASSES]
+    assert run.summary.breaches == breaches
+    assert "\n  ".join(["Thresholds broken:", *breaches]) in run.output
     assert any("UNAVAILABLE instead of OK" in error for error in run.summary.errors)
     assert any("ConnectionRefusedError" in error for error in run.summary.errors)
 
@@ -113,7 +92,6 @@ def test_no_answer_is_a_failure(locust: Locust, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--rate", "10"), r"this run has a load of its own \(10 requests/s of .*--no-thresholds"),
         (("--tags", "iris", "--bad-share", "1"), r"this run has a load of its own \(with tags, bad_share\)"),
         (("--features", "nowhere", "--no-thresholds"), "nowhere/housing/test.parquet is missing.*`make train`"),
         (("--processes", "2"), "without --processes"),
@@ -163,15 +141,12 @@ def slow() -> Iterator[SlowService]:
 
 
 def test_grpc_users_do_not_wait_for_each_other(service: Service, locust: Locust, slow: SlowService) -> None:
-    """Without gevent in gRPC one call would stop all users: 8 of them would get no more answers than 1."""
-    rates = {}
-    for users in (1, 8):
-        run = locust(
-            replace(service, grpc_target=f"127.0.0.1:{slow.port}"),
-            *("--no-thresholds", "--arrivals", "closed", "--bad-share", "0", "--users", str(users), "GrpcUser"),
-        )
-        assert run.status == 0, run.output
-        assert run.summary is not None
-        rates[users] = run.summary.users["GrpcUser"].requests_per_second
-    assert rates[1] <= 1 / slow.SECONDS
-    assert rates[8] > 4 * rates[1]
+    """Without gevent in gRPC one call would stop all users."""
+    run = locust(
+        replace(service, grpc_target=f"127.0.0.1:{slow.port}"),
+        *("--no-thresholds", "--arrivals", "closed", "--bad-share", "0", "--users", "8", "GrpcUser"),
+    )
+    assert run.status == 0, run.output
+    assert run.summary is not None
+    # One after the other, they would get 1 / SECONDS answers a second.
+    assert run.summary.users["GrpcUser"].requests_per_second > 4 / slow.SECONDS

@@ -40,7 +40,7 @@ def test_a_picture_for_each_dashboard(prometheus: str, tmp_path: Path) -> None:
 
 
 def test_a_picture_of_series_without_a_finite_value(tmp_path: Path) -> None:
-    samples = ([], ["NaN"], ["+Inf"], ["1"])
+    samples: tuple[list[str], ...] = ([], ["NaN"], ["+Inf"], ["1"])
     series = [{"metric": {"model": "iris"}, "values": [[1_800_000_000, one] for one in some]} for some in samples]
     body = json.dumps({"status": "success", "data": {"resultType": "matrix", "result": series}})
     with answering(lambda _path, _parameters: (200, body)) as url, Prometheus(url) as client:

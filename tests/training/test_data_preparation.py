@@ -154,7 +154,7 @@ def test_changed_file_is_refused_with_both_sums_and_the_way_out(workspace: Works
     assert not (workspace.prepared / "iris.parquet").exists()
 
 
-@pytest.mark.parametrize("sums", [None, "", "0000  other.csv\n"])
+@pytest.mark.parametrize("sums", [None, "", f"{'0' * 64}  other.csv\n", "# nothing yet\n\n"])
 def test_file_without_a_checksum_is_taken_with_a_warning(
     workspace: Workspace, sums: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,11 +167,56 @@ def test_file_without_a_checksum_is_taken_with_a_warning(
     assert "iris.csv has no line" in caplog.text
 
 
-def test_binary_mode_of_sha256sum_is_read(workspace: Workspace) -> None:
-    path = workspace.raw / "iris.csv"
+FORMS = [
+    "{sum}  iris.csv\n",
+    "{sum} *iris.csv\r\n",
+    "{upper}  iris.csv",
+    "{sum}  ./iris.csv\n",
+    "{sum}  data/raw/iris.csv\n",
+    "{sum} *.\\iris.csv\n",
+    "SHA256 (iris.csv) = {sum}\n",
+    "SHA256 (./iris.csv) = {sum}\n",
+    "SHA256(iris.csv)= {sum}\n",
+    "# made by hand\n\n{sum}  iris.csv\n",
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_common_forms_of_checksum_files_are_read(workspace: Workspace, form: str, encoding: str) -> None:
+    path, checksums = workspace.raw / "iris.csv", workspace.raw / "SHA256SUMS"
+    true, wrong = sha256(path), "0" * 64
+    checksums.write_text(form.format(sum=true, upper=true.upper()), encoding=encoding, newline="")
+    assert verify_checksum(path, checksums) == true
+    checksums.write_text(form.format(sum=wrong, upper=wrong), encoding=encoding, newline="")
+    with pytest.raises(DataError, match=f"sha256 is {true}, .* says {wrong}"):
+        verify_checksum(path, checksums)
+
+
+def test_right_sum_beside_a_wrong_one_is_refused(workspace: Workspace) -> None:
+    path, checksums = workspace.raw / "iris.csv", workspace.raw / "SHA256SUMS"
+    checksums.write_text(f"{'0' * 64}  iris.csv\n{sha256(path)}  ./iris.csv\n")
+    with pytest.raises(DataError, match=f"says {'0' * 64}\\."):
+        verify_checksum(path, checksums)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe\x00", "cannot be read as text"),
+        (b"\xe9 iris.csv", "cannot be read as text"),
+        ("0000  iris.csv".encode("utf-16-le"), "line 1: .* is not a sha256"),
+        (b"0000  iris.csv\n", "line 1: '0000  iris.csv' is not a sha256 and a file name"),
+        (b"d41d8cd98f00b204e9800998ecf8427e  iris.csv\n", "line 1: .* is not a sha256"),
+        (b"MD5 (iris.csv) = d41d8cd98f00b204e9800998ecf8427e\n", "line 1: .* is not a sha256"),
+        (b"\n" + b"0" * 64 + b"\n", "line 2: .* is not a sha256"),
+    ],
+)
+def test_unreadable_checksum_file_is_refused(workspace: Workspace, content: bytes, said: str) -> None:
     checksums = workspace.raw / "SHA256SUMS"
-    checksums.write_text(f"{sha256(path).upper()} *iris.csv\n")
-    assert verify_checksum(path, checksums) == sha256(path)
+    checksums.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{said}.*sha256sum \*\.csv > SHA256SUMS"):
+        verify_checksum(workspace.raw / "iris.csv", checksums)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A fitted pipeline as files: skops for Python, ONNX for the service, and the proof that both say the same."""
+"""Saves a fitted pipeline: in the skops format for Python, as ONNX for the service. Checks that both agree."""
 
 import hashlib
 import warnings
@@ -25,17 +25,17 @@ ESTIMATOR_FILE = "estimator.skops"
 OPSET = 21
 """The version of ONNX's own operators; onnxruntime 1.20 and later run it."""
 TRUSTED_TYPES = (
-    # Ours: arithmetic on columns, nothing else.
+    # Ours: they only compute columns.
     "training.features.RowFeatures",
     "training.features.SinglePrecision",
-    # scikit-learn's: arrays and the arithmetic on them. skops leaves them out of its own list because the compiled code
-    # of the trees takes their arrays as they come.
+    # scikit-learn's: arrays and arithmetic. skops does not trust them by default because the compiled code of the trees
+    # does not check its arrays.
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
-"""What a stored estimator may hold beyond the types that skops trusts of itself; a file with any other is refused."""
+"""Types that a stored estimator may hold, besides those that skops trusts by default. All others are refused."""
 
 
 def save_estimator(estimator: "BaseEstimator", path: Path) -> None:
@@ -48,47 +48,49 @@ def save_estimator(estimator: "BaseEstimator", path: Path) -> None:
 
     skops.io.dump(estimator, path)
     archives.normalise_skops(path)
-    _refuse_untrusted(path)
+    _refuse_untrusted(path, "The estimator")
 
 
 def load_estimator(path: Path) -> "BaseEstimator":
     """Read an estimator that ``save_estimator`` wrote.
 
     Raises:
-        PipelineError: if the file is missing, or holds a type outside skops' own list and ``TRUSTED_TYPES``. None of
-            it is loaded then.
+        PipelineError: if the file is missing, or holds a type that neither skops nor ``TRUSTED_TYPES`` trusts. Nothing
+            is loaded then.
     """
     import skops.io
 
     if not path.is_file():
         raise PipelineError(f"{path} is missing: train the model first, with `dvc repro`.")
-    _refuse_untrusted(path)
+    _refuse_untrusted(path, str(path))
     return skops.io.load(path, trusted=list(TRUSTED_TYPES))
 
 
-def _refuse_untrusted(path: Path) -> None:
+def _refuse_untrusted(path: Path, subject: str) -> None:
     import skops.io
 
     untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
     if untrusted:
         raise PipelineError(
-            f"{path} holds {', '.join(untrusted)}, which training/onnx/export.py does not trust. If a new candidate "
-            "needs it and its code is harmless, add it to TRUSTED_TYPES; never do so for a file of unknown origin."
+            f"{subject} holds {', '.join(untrusted)}, which training/onnx/export.py does not trust. If a new candidate "
+            "needs this type and its code is harmless, add it to TRUSTED_TYPES. Never do so for a file of unknown "
+            "origin."
         )
 
 
 def predictor(dataset: Dataset, estimator: "BaseEstimator") -> Callable[[FloatMatrix], FloatMatrix]:
-    """The estimator's answer as the service gives it: ``[N, F]`` to ``[N, 1]`` or, for C classes, ``[N, C]``."""
+    """The estimator's answers in the service's shape: ``[N, F]`` to ``[N, 1]`` or, for C classes, ``[N, C]``."""
     if dataset.task is Task.CLASSIFICATION:
         return lambda rows: np.asarray(estimator.predict_proba(rows), dtype=np.float64)
     return lambda rows: np.asarray(estimator.predict(rows), dtype=np.float64).reshape(-1, 1)
 
 
 def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
-    """A fitted pipeline as an ONNX model with one input and one output, named as ``model.card`` says.
+    """Convert a fitted pipeline to an ONNX model with one input and one output, named as in ``model.card``.
 
     Raises:
-        PipelineError: if the classes are not the indices of the contract's classes, all of them.
+        PipelineError: if the classes are not exactly the indices of the contract's classes, or if the pipeline cannot
+            be converted.
     """
     import onnx
     from skl2onnx import to_onnx
@@ -109,25 +111,43 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
     feature_conversion.register()
     tree_conversion.register()
     with warnings.catch_warnings():
-        # skl2onnx 1.20 looks at attributes that scikit-learn 1.9 is about to drop; it does without them too.
+        # skl2onnx 1.20 reads attributes that scikit-learn 1.9 deprecates, but does not need them.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
-        model = to_onnx(
-            estimator,
-            name=dataset.name,
-            initial_types=[(ONNX_INPUT, DoubleTensorType([None, len(dataset.features)]))],
-            options=options,
-            target_opset={"": OPSET, "ai.onnx.ml": 3},
-        )
+        try:
+            model = to_onnx(
+                estimator,
+                name=dataset.name,
+                initial_types=[(ONNX_INPUT, DoubleTensorType([None, len(dataset.features)]))],
+                options=options,
+                target_opset={"": OPSET, "ai.onnx.ml": 3},
+            )
+        except (RuntimeError, NotImplementedError, NameError, ValueError, TypeError) as error:
+            # What skl2onnx raises for an estimator that it has no converter for, or only a partial one.
+            raise _not_convertible(estimator, error) from error
+    # skl2onnx keeps them in a set, whose order differs from process to process.
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     for opset in model.opset_import:
         if opset.domain == "ai.onnx.ml":
             opset.version = tree_conversion.ML_OPSET
     _keep_one_output(model, PROBABILITIES_OUTPUT if dataset.task is Task.CLASSIFICATION else REGRESSION_OUTPUT)
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        # skl2onnx's own tree operators no longer exist in `ai.onnx.ml` 5.
+        raise _not_convertible(estimator, error) from error
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _not_convertible(estimator: "BaseEstimator", error: Exception) -> PipelineError:
+    kind = type(estimator[-1] if hasattr(estimator, "steps") else estimator).__name__
+    said = " ".join(str(error).split())[:300]
+    return PipelineError(f"{kind} cannot be converted to ONNX. Add a converter in training/onnx. The error was: {said}")
 
 
 def _keep_one_output(model: "onnx.ModelProto", name: str) -> None:
-    """Keep the last output, call it ``name``, and drop the nodes that no longer lead anywhere."""
+    """Keep only the last output, rename it to ``name``, and drop the nodes that are no longer used."""
     graph = model.graph
     kept = graph.output[-1]
     del graph.output[:-1]
@@ -138,7 +158,7 @@ def _keep_one_output(model: "onnx.ModelProto", name: str) -> None:
                     names[index] = name
     kept.name = name
     needed = {name}
-    for node in reversed(graph.node):  # in topological order, so those that need it come later
+    for node in reversed(graph.node):  # nodes are in topological order: users come after what they use
         if needed.isdisjoint(node.output):
             graph.node.remove(node)
         else:
@@ -159,14 +179,14 @@ def compare(
     expected = predict(rows)
     answer = run_session(open_session(content), output_name(dataset.task), rows).reshape(expected.shape)
     difference = np.abs(answer - expected).max(axis=1)
-    # A NaN is no agreement, and would hide in a comparison.
+    # Comparisons with NaN are false, so NaN would pass as agreement.
     difference[np.isnan(difference)] = np.inf
     worst = int(difference.argmax())
     if not difference[worst] <= tolerance:
         raise PipelineError(
             f"{dataset.name}: the ONNX model and the estimator differ by {difference[worst]:.3g} in row {worst}, "
             f"{rows[worst].tolist()}: {answer[worst].tolist()} against {expected[worst].tolist()}. "
-            f"train.{dataset.name}.tolerance allows {tolerance:g}: raise it if that is good enough, or take "
+            f"train.{dataset.name}.tolerance allows {tolerance:g}: raise it if that is good enough, or choose "
             "another candidate."
         )
     return OnnxCard(

@@ -16,6 +16,8 @@ from onnx import TensorProto, helper
 from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import DoubleTensorType, Int64TensorType
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
@@ -224,11 +226,13 @@ def register() -> None:
     """Register these converters with skl2onnx. Calling it again has no effect."""
     for estimator, convert in (
         (RandomForestRegressor, _forest_regressor),
+        (ExtraTreesRegressor, _forest_regressor),
         (HistGradientBoostingRegressor, _boosted_regressor),
     ):
         update_registered_converter(estimator, f"Double{estimator.__name__}", _regression_shape, convert)
     for estimator, convert in (
         (RandomForestClassifier, _forest_classifier),
+        (ExtraTreesClassifier, _forest_classifier),
         (HistGradientBoostingClassifier, _boosted_classifier),
     ):
         update_registered_converter(

@@ -57,8 +57,9 @@ def met_everywhere() -> Result:
         for line in server.lines:
             speed = speeds.get(line.key, 1000)
             for step in (step for number in range(2) for step in FULL.steps(line, server, number)):
-                size = {"connections": step.connections, "rows": step.rows}
-                count = speed if step.rows == 1 else 100
-                samples.append(sample(line.key, count, cpu_seconds=cpu.get(line.key, 1.0), **size))
+                count, cpu_seconds = speed if step.rows == 1 else 100, cpu.get(line.key, 1.0)
+                samples.append(
+                    sample(line.key, count, connections=step.connections, rows=step.rows, cpu_seconds=cpu_seconds)
+                )
     samples += [sample("ours", stall=True, p99_ms=20), sample("mlserver", stall=True, p99_ms=75)]
     return result(*samples, ready=2.0, direct=150_000)
