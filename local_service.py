@@ -26,7 +26,7 @@ _PORT_NUMBERS = itertools.count(os.getpid() * 101)
 
 @contextmanager
 def running_service(
-    *, environment: Mapping[str, str] | None = None, ready_within: float = 60, log: Path | None = None
+    *, environment: Mapping[str, str] | None = None, ready_within: float = 180, log: Path | None = None
 ) -> Iterator[str]:
     """Start a service with the models of this BentoML store, wait until it is ready, and yield its base URL.
 
