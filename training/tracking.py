@@ -156,8 +156,9 @@ def register(
     from mlflow.types.schema import AnyType
 
     # MLflow refuses an integer column where the signature says double. The contract accepts any number.
+    any_type = AnyType()  # type: ignore[no-untyped-call]
     signature = ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), column) for column in example.columns]),
+        inputs=Schema([ColSpec(any_type, column) for column in example.columns]),
         outputs=infer_signature(example, estimator.predict(example)).outputs,
     )
     with tempfile.TemporaryDirectory() as code:

@@ -53,15 +53,15 @@ def test_values_are_rounded_and_computed_from_rounded_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("features", "said"),
     [
-        ({"decimals": [1]}, "decimals has 1 entries for 2 columns"),
-        ({"derived_decimals": [1, 2]}, "2 entries for 1 col"),
+        (RowFeatures(decimals=[1]), "decimals has 1 entries for 2 columns"),
+        (RowFeatures(ratios=[(1, 0)], derived_decimals=[1, 2]), "derived_decimals has 2 entries for 1 columns"),
     ],
 )
-def test_decimals_of_another_number_of_columns_are_refused(changes: dict[str, list[int]], said: str) -> None:
+def test_decimals_of_another_number_of_columns_are_refused(features: RowFeatures, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        RowFeatures(ratios=[(1, 0)], **changes).fit([[1.0, 2.0]])
+        features.fit([[1.0, 2.0]])
 
 
 @pytest.mark.parametrize("share", [-1e-6, 1e-6])

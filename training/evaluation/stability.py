@@ -73,7 +73,8 @@ def measure(
 
     def changed(rows: FloatMatrix) -> NDArray[np.bool_]:
         difference = np.abs(predict(rows) - answers).reshape(len(rows), -1).max(axis=1)
-        return ~(difference <= change)  # NaN counts as changed
+        small: NDArray[np.bool_] = difference <= change
+        return ~small  # NaN counts as changed
 
     def perturbed(column: int) -> float:
         either = np.zeros(len(features), dtype=np.bool_)

@@ -21,7 +21,7 @@ def measured(dataset: Dataset, answers: NDArray[np.float64], threshold: float) -
     rows = splits(dataset).test
 
     def predict(features: FloatMatrix) -> NDArray[np.float64]:
-        return answers[(features[:, 0] > threshold).astype(int)]
+        return np.asarray(answers[(features[:, 0] > threshold).astype(int)])
 
     return measure(dataset, predict, rows.features, rows.target, PARAMS)
 
@@ -72,7 +72,7 @@ def test_rows_that_float32_moves_over_a_threshold_are_counted() -> None:
     rows = splits(PLOTS).test
 
     def predict(features: FloatMatrix) -> NDArray[np.float64]:
-        return 5.0 * (features[:, 1] == features[:, 1].astype(np.float32))
+        return np.where(features[:, 1] == features[:, 1].astype(np.float32), 5.0, 0.0)
 
     found = measure(PLOTS, predict, rows.features, rows.target, PARAMS)
 
