@@ -16,7 +16,7 @@ from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
 from batch_predict.parts import Part
 from batch_predict.processes import failure
-from contract.errors import PipelineError
+from contract.errors import BundleError, PipelineError
 
 
 class RayWorker:
@@ -31,6 +31,8 @@ class RayWorker:
         part = self._parts[int(item["number"])]
         try:
             self._worker.predict(part)
+        except BundleError as error:
+            return {"number": part.number, "failed": str(error)}
         except (OSError, ArrowException) as error:
             return {"number": part.number, "failed": failure(part, error)}
         return {"number": part.number, "failed": ""}

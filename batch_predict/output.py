@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,9 @@ class Output:
             _lock(descriptor, self.target)
             yield
         finally:
+            if self.single_file:
+                with suppress(OSError):  # it has parts, or is gone
+                    self.files.folder.rmdir()
             os.close(descriptor)
 
     def begin(self, identity: Identity, *, restart: bool) -> bool:

@@ -12,7 +12,7 @@ from pyarrow import ArrowException
 from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
 from batch_predict.parts import Part
-from contract.errors import PipelineError
+from contract.errors import BundleError, PipelineError
 from training import console
 
 ATTEMPTS = 3
@@ -121,7 +121,7 @@ def _serve(pipe: Connection, job: Job) -> None:
             pipe.send(worker.predict(part))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the main process is gone
-    except PipelineError as error:
+    except BundleError as error:
         _tell(pipe, str(error))
     except (OSError, ArrowException) as error:
         _tell(pipe, failure(part, error))

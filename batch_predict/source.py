@@ -44,7 +44,8 @@ class InputFile:
     @property
     def columns(self) -> list[str]:
         """The columns inside the file."""
-        return self.schema.names[: len(self.schema) - len(self.folders)]
+        names: list[str] = self.schema.names
+        return names[: len(names) - len(self.folders)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Whole tables through tiny real models: what comes out, what is rejected, what is refused."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_predict import cluster
-from batch_predict.__main__ import main
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.dataset import Dataset
@@ -23,7 +21,6 @@ from contract.errors import PipelineError
 from model.session import Artifact
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
-from tests.mlflow_store import empty_store
 from tests.training.conftest import ROOT
 from tests.training.tiny_models import PEBBLES, PLOTS
 
@@ -146,40 +143,6 @@ def test_each_broken_feature_has_its_reason(predict: Predict, tmp_path: Path) ->
     assert done.broken_rules == {"latitude: range": 1, "size: nan": 1}
 
 
-CSV_RECORDS: dict[str, tuple[bytes, list[str], dict[int, str]]] = {
-    "cells too few": (b"a,1,1,1\nb,1\nc,2,1,1\n", ["a", "c"], {1: "has 2 cells, the header 4"}),
-    "cells too many": (b"a,1,1,1\nb,1,1,1,1\nc,2,1,1\n", ["a", "c"], {1: "has 5 cells, the header 4"}),
-    "blank lines": (b"\na,1,1,1\n\r\n\nb,x,1,1\n\n", ["a"], {1: "'x' is not a number"}),
-    "CRLF": (b"a,1,1,1\r\nb,1,1,1\r\n", ["a", "b"], {}),
-    "no last line end": (b"a,1,1,1\nb,1,1,1", ["a", "b"], {}),
-    "a line end in a cell": (b'"a\nb",1,1,1\n"c\r\n",x,1,1\nd,1,1,1\n', ["a\nb", "d"], {1: "'x'"}),
-    "a comma and quotes in a cell": (b'"a,""b""",1,1,1\n', ['a,"b"'], {}),
-    "a stray quote": (b'5" pipe,1,1,1\n6" pipe,x,1,1\n"c",1,1,1\n', ['5" pipe', "c"], {1: "'x'"}),
-    "a return in a cell": (b"a,1,1,1\nb\rb,1,1,1\nc,1,1,1\n", ["a", "c"], {1: "no CSV record"}),
-    "not UTF-8": (b"a,1,1,1\n\xff,1,1,1\nc,x,1,1\n", ["a"], {1: "id: the text is not UTF-8", 2: "'x'"}),
-    "no rows": (b"", [], {}),
-}
-
-
-@pytest.mark.parametrize("part_rows", [1, 2, 100])
-@pytest.mark.parametrize(("body", "good", "bad"), CSV_RECORDS.values(), ids=CSV_RECORDS)
-def test_csv_as_people_have_it(
-    predict: Predict, tmp_path: Path, part_rows: int, body: bytes, good: list[str], bad: dict[int, str]
-) -> None:
-    source = tmp_path / "in.csv"
-    source.write_bytes(b"\xef\xbb\xbfid,size,longitude,latitude\n" + body)
-    done = predict(PLOTS, source, tmp_path / "out.parquet", Settings(part_rows=part_rows, processes=1))
-    assert read(tmp_path / "out.parquet", Format.PARQUET)["id"].to_pylist() == good
-    assert done.rejected == len(bad)
-    if bad:
-        rejected = read(tmp_path / "out.rejected.parquet", Format.PARQUET).to_pylist()
-        assert [row["input_row"] for row in rejected] == list(bad)
-        for row, reason in zip(rejected, bad.values(), strict=True):
-            assert reason in row["reasons"]
-            # What was in it is kept: as columns, or as text where it has none.
-            assert row["record"] or row["id"]
-
-
 def test_a_folder_is_one_table_in_the_order_of_its_names(predict: Predict, tmp_path: Path) -> None:
     table = plots(50)
     write(table.slice(20, 30).select(["latitude", "size", "id", "longitude"]), tmp_path / "in/b/2.parquet")
@@ -260,7 +223,6 @@ def _folder(*files: tuple[str, pa.Table]) -> Callable[[Path], Path]:
             lambda folder: write(plots(2).set_column(1, "size", pa.array([True, False])), folder / "in.parquet"),
             "the column size is of type bool; it must be numbers",
         ),
-        (_text('size,latitude,longitude\n1,1,"1\n' + "1,1,1\n" * 3_000_000), "Is a quote left open there?"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_before_a_row_is(
@@ -313,36 +275,3 @@ def test_the_manifest_tells_where_predictions_come_from(predict: Predict, tmp_pa
     assert manifest["run"]["model"] == "plots@1 of run run"
     assert "in.parquet" in manifest["run"]["input"][0]
     assert manifest["finished"]["rows"] == 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--model", "boats@champion"], "boats@champion is not a model"),
-        (["--model", "iris@champion"], "iris has no version with the alias champion"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-@pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
-def test_the_command_tells_what_to_do(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    arguments: list[str],
-    sentence: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
-    former = signal.getsignal(signal.SIGTERM)
-    try:
-        assert main(["in.csv", "out.csv", *arguments]) == 1
-    finally:
-        signal.signal(signal.SIGTERM, former)
-    assert sentence in caplog.text
-
-
-@pytest.mark.parametrize("option", [["--part-rows", "0"], ["--processes", "-1"], ["--format", "xml"], []])
-def test_the_command_refuses_what_is_no_option(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["in.csv", "out.csv", *(["--model", "iris"] if option else []), *option])
-    assert (option[0] if option else "--model") in capsys.readouterr().err

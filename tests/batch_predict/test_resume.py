@@ -7,21 +7,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from mlflow import MlflowClient
 
-from batch_predict import processes, run
+from batch_predict import processes
 from batch_predict.output import Done
 from batch_predict.part_worker import Job
 from batch_predict.parts import Part
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.errors import PipelineError
-from contract.housing import HOUSING
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
-from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PLOTS
-from training import tracking
 
 predict = tiny_batches.predict  # a fixture
 
@@ -224,42 +220,6 @@ def test_an_input_that_is_gone_half_way_is_told(
     monkeypatch.setattr(processes, "run", remove)
     with pytest.raises(PipelineError, match=r"Part \d .*in.parquet, from row \d+\) cannot be predicted"):
         predict(PLOTS, source, tmp_path / "out", replace(SETTINGS, processes=count))
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-@pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
-def test_a_model_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
-    client = MlflowClient()
-    client.create_registered_model("housing")
-    for _ in range(2):
-        client.create_model_version("housing", tmp_path.as_uri())
-    tracking.promote(tracking.get("housing", "1"))
-    client.set_registered_model_alias("housing", "next", "2")
-    client.set_model_version_tag("housing", "2", tracking.CONTENT_VERSION, "sha-1f0c2a9b3d4e")
-    for name, version in (
-        ("housing", "1"),
-        ("housing@champion", "1"),
-        ("models:/housing@champion", "1"),
-        ("housing@next", "2"),
-        ("housing@2", "2"),
-        ("housing:2", "2"),
-        ("models:/housing/2", "2"),
-        ("housing:sha-1f0c2a9b3d4e", "2"),
-    ):
-        dataset, model = run.find_model(name)
-        assert (dataset, model.version) == (HOUSING, version)
-    for name, sentence in (
-        ("boats@champion", "boats@champion is not a model. Write housing@champion"),
-        ("", "is not a model"),
-        ("housing@best", "no version with the alias best"),
-        ("iris@champion", "iris has no version with the alias champion.*make train"),
-        ("housing@7", "no version 7 of housing"),
-        ("housing:sha-000000000000", "no version of housing that is served as sha-000000000000"),
-    ):
-        with pytest.raises(PipelineError, match=sentence):
-            run.find_model(name)
 
 
 def test_nothing_of_another_format_is_left(predict: Predict, tmp_path: Path) -> None:
