@@ -1,4 +1,4 @@
-"""What both transports ask of the bundle: its models, an inference, metadata."""
+"""What both transports need from the bundle: models, inference, metadata."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from serving.protocol.tensors import InputTensor, OutputTensor
 
 
 class Inference:
-    """The bundle, in the words of the protocol."""
+    """The bundle, in the protocol's terms."""
 
     def __init__(self, bundle: Bundle, name: str, version: str) -> None:
         self.bundle = bundle
@@ -25,10 +25,10 @@ class Inference:
         return list(self._codecs)
 
     def predictor(self, model: str, version: str = "") -> Predictor:
-        """The predictor of a model; without a version, of the one that is served.
+        """The predictor of a model; an empty version means the one that is served.
 
         Raises:
-            NotFound: there is no such model, or not in this version.
+            NotFound: no such model or version is served.
         """
         predictor = self.bundle.predictors.get(model)
         if predictor is None:
@@ -39,7 +39,7 @@ class Inference:
         return predictor
 
     def check_started(self) -> None:
-        """Refuse what comes before the models are warm and the ports bound.
+        """Refuse requests before the models are warm and the ports are bound.
 
         Raises:
             NotReady: the service is starting.
@@ -48,7 +48,7 @@ class Inference:
             raise NotReady("The service is starting; try again in a moment.")
 
     def check_ready(self) -> None:
-        """Tell who asks whether to send more.
+        """Check that the service takes requests.
 
         Raises:
             NotReady: the service is starting or shutting down.
@@ -60,11 +60,11 @@ class Inference:
     async def infer(
         self, predictor: Predictor, tensors: Sequence[InputTensor], outputs: Sequence[str]
     ) -> list[OutputTensor]:
-        """The outputs asked for, or all of them; the rows run in one batch with those of other callers.
+        """The outputs asked for, or all of them. Rows of concurrent callers share a batch.
 
         Raises:
             InvalidInput: a tensor, a value or an output is refused.
-            Overloaded, NotReady, InferenceFailed, DeadlineExceeded: as the runner says.
+            Overloaded, NotReady, InferenceFailed, DeadlineExceeded: from the runner.
         """
         codec = self._codecs[predictor.model.dataset.name]
         codec.check_outputs(outputs)
@@ -87,7 +87,7 @@ class Inference:
         }
 
     def index(self) -> list[dict[str, str]]:
-        """Every model with its state, as the model repository extension lists them."""
+        """All models and their states, as the model repository extension lists them."""
         state = "READY" if self.bundle.ready else "UNAVAILABLE"
         return [
             {"name": name, "version": predictor.model.version, "state": state, "reason": ""}
