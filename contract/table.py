@@ -90,7 +90,9 @@ def _good_cells(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.bool_]:
 def _broken_cells(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.intp]:
     """Row and column of each broken value, of shape ``[B, 2]``."""
     good = _good_cells(dataset, matrix)
-    return np.empty((0, 2), dtype=np.intp) if good.all() else np.argwhere(~good)
+    # Of one row `good.all()` takes three times as long.
+    all_good = np.count_nonzero(good) == good.size
+    return np.empty((0, 2), dtype=np.intp) if all_good else np.argwhere(~good)
 
 
 def _judge_cell(dataset: Dataset, matrix: FloatMatrix, cell: NDArray[np.intp]) -> Violation:

@@ -1,6 +1,6 @@
-"""The HTTP body of an inference: JSON, and behind it the tensors that are sent as raw bytes.
+"""The HTTP body of an inference: JSON, followed by the tensors that are sent as raw bytes.
 
-The header ``Inference-Header-Content-Length`` tells where the JSON ends; each such tensor tells its size:
+The header ``Inference-Header-Content-Length`` is the length of the JSON; each raw tensor states its size in the JSON:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -18,7 +18,7 @@ def read_object(body: bytes | memoryview) -> dict[str, Any]:
     """The JSON object of a body.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the body is not a JSON object.
     """
     try:
         # Five times as fast as the standard library (0.8 µs a row, 25 µs for 100), and equal to orjson's.
@@ -31,14 +31,14 @@ def read_object(body: bytes | memoryview) -> dict[str, Any]:
 
 
 def read_request(body: bytes, json_length: str | None) -> InferRequest:
-    """A body as a request.
+    """Read a body.
 
     Args:
-        body: all of it.
-        json_length: the header ``Inference-Header-Content-Length``, if there is one.
+        body: the whole body.
+        json_length: the header ``Inference-Header-Content-Length``, if it was sent.
 
     Raises:
-        InvalidInput: what is wrong with it, and in which tensor.
+        InvalidInput: what is wrong, and in which tensor.
     """
     raw: memoryview | None = None
     if json_length is not None:
@@ -68,12 +68,12 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
 def write_response(
     content: dict[str, Any], outputs: Sequence[OutputTensor], request: InferRequest
 ) -> tuple[bytes, int]:
-    """The answer's body, and the length of the JSON in it.
+    """The body of the answer, and the length of its JSON.
 
     Args:
-        content: the answer but for its outputs.
-        outputs: what was asked for.
-        request: tells how each output is wanted.
+        content: the answer without its outputs.
+        outputs: the tensors asked for.
+        request: says which of them are wanted as raw bytes.
     """
     documents: list[dict[str, Any]] = []
     raws = []

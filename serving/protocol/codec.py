@@ -1,4 +1,4 @@
-"""What both transports say: a request's tensors as rows of a dataset, a model's outputs as tensors, metadata."""
+"""Tensors to rows of a dataset, a model's outputs to tensors, and their metadata; the same for both transports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from model.card import ONNX_INPUT
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
 
 PLATFORM = "onnxruntime_onnx"
-"""The protocol's name for a model in ONNX run by onnxruntime."""
+"""The protocol's name for an ONNX model run by onnxruntime."""
 EXTENSIONS = ["binary_tensor_data"]
 
 PREDICT = "predict"
@@ -25,7 +25,7 @@ PROBABILITIES = "probabilities"
 
 @dataclass(frozen=True)
 class TensorMetadata:
-    """A tensor as metadata advertises it; −1 in ``shape`` is the batch."""
+    """A tensor as model metadata describes it; −1 in ``shape`` is the number of rows."""
 
     name: str
     datatype: str
@@ -33,16 +33,16 @@ class TensorMetadata:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """As a JSON object."""
         document: dict[str, Any] = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
         return document | {"parameters": self.parameters} if self.parameters else document
 
 
 class Codec:
-    """Tensors to rows of one dataset, and its model's outputs to tensors.
+    """Converts tensors to rows of one dataset, and its model's outputs to tensors.
 
-    ``input`` is the tensor that holds whole rows; its parameters name the features in their order. ``outputs`` are the
-    outputs by name; a vector is a column ``[N, 1]``, as MLServer's runtimes answer.
+    ``input`` describes the tensor that holds whole rows; its parameters name the features in order. ``outputs``
+    describes the outputs by name; a vector is a column ``[N, 1]``, as MLServer's runtimes answer.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -64,12 +64,12 @@ class Codec:
         self.outputs = {output.name: output for output in outputs}
 
     def rows(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
-        """The rows of a request, ``[N, F]``, which hold the contract.
+        """The rows of a request, ``[N, F]``, checked against the contract.
 
-        They come as one tensor ``[N, F]`` of any name, or as one tensor ``[N]`` or ``[N, 1]`` a feature, in any order.
+        A request has one tensor ``[N, F]`` of any name, or one ``[N]`` or ``[N, 1]`` for each feature, in any order.
 
         Raises:
-            InvalidInput: what is wrong, with the tensor, or with the row (counted from 0) and the feature.
+            InvalidInput: names the tensor, or the feature and the row (counted from 0).
         """
         if not tensors:
             raise InvalidInput(f"There is no input tensor; {self._takes()}.")
@@ -86,10 +86,10 @@ class Codec:
         return matrix
 
     def check_outputs(self, names: Sequence[str]) -> None:
-        """Refuse outputs that the model does not have, before it runs.
+        """Check, before the model runs, that it has these outputs.
 
         Raises:
-            InvalidInput: names the output and those there are.
+            InvalidInput: names the output, and the outputs that exist.
         """
         for index, name in enumerate(names):
             if name not in self.outputs:
@@ -99,7 +99,7 @@ class Codec:
                 raise InvalidInput(f"The output {name!r} is asked for twice.")
 
     def tensors(self, values: FloatMatrix, names: Sequence[str]) -> list[OutputTensor]:
-        """The model's outputs ``[N, K]`` as the tensors asked for, or all of them if none is named."""
+        """The model's outputs ``[N, K]`` as the tensors asked for; as all tensors if none is named."""
         return [
             OutputTensor(name, self.outputs[name].datatype, self._output(values, name))
             for name in (names or self.outputs)

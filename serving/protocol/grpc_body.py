@@ -70,29 +70,25 @@ def _inputs(message: pb.ModelInferRequest) -> list[InputTensor]:
         )
     tensors = []
     for index, tensor in enumerate(message.inputs):
-        check_parameters(tensor.parameters, f"the input {tensor.name[:60]!r}")
-        values = _contents(tensor)
+        name, datatype = tensor.name, tensor.datatype
+        check_parameters(tensor.parameters, f"the input {name[:60]!r}")
+        values: Any = _contents(tensor.contents, name, datatype) if tensor.HasField("contents") else []
         if raws:
             if values:
-                raise InvalidInput(
-                    f"The input {tensor.name[:60]!r} has contents and raw_input_contents: send only one."
-                )
+                raise InvalidInput(f"The input {name[:60]!r} has contents and raw_input_contents: send only one.")
             values = raws[index]
-        tensors.append(
-            InputTensor(tensor.name, tensor.datatype, checked_shape(tensor.name, list(tensor.shape)), values)
-        )
+        tensors.append(InputTensor(name, datatype, checked_shape(name, list(tensor.shape)), values))
     return tensors
 
 
-def _contents(tensor: Any) -> Any:
+def _contents(contents: Any, name: str, datatype: str) -> list[Any]:
     """The typed contents, from the field of the datatype; empty for a datatype that is not supported."""
-    field = CONTENTS.get(tensor.datatype)
-    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    field = CONTENTS.get(datatype)
+    filled = [descriptor.name for descriptor, _ in contents.ListFields()]
     if field is None:
         return []
     if filled not in ([], [field]):
         raise InvalidInput(
-            f"The input {tensor.name[:60]!r} is {tensor.datatype}: its contents must be in {field}, not in "
-            f"{', '.join(filled)}."
+            f"The input {name[:60]!r} is {datatype}: its contents must be in {field}, not in {', '.join(filled)}."
         )
-    return list(getattr(tensor.contents, field))
+    return list(getattr(contents, field))

@@ -1,8 +1,8 @@
 """``grpc.health.v1.Health``: https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 
-The servicer of ``grpcio-health-checking`` lets its watchers wait for ever, which would hold a server that drains until
-the end of its grace; and it locks the others out while one of them reads slowly. Here all models load together, so one
-state does for all names, and a watcher is let go once it has been told that it is over.
+The servicer of ``grpcio-health-checking`` never ends a Watch, so a draining server would wait for its watchers until
+the end of its grace period; and one slow reader blocks all others. All our models load together, so one state serves
+all names, and each Watch ends once it has reported the end.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """The state of the server, under "" and under each of ``names``: NOT_SERVING until it is opened."""
+    """The server's state, under "" and under each of ``names``; NOT_SERVING until ``open``."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {"", *names}
@@ -28,26 +28,26 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def open(self) -> None:
-        """SERVING, from now on."""
+        """Report SERVING."""
         self._tell(HealthCheckResponse(status=HealthCheckResponse.SERVING))
 
     def drain(self) -> None:
-        """NOT_SERVING, from now on; who watches is told, and kept."""
+        """Report NOT_SERVING; watchers are told and stay connected."""
         self._tell(HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING))
 
     def close(self) -> None:
-        """NOT_SERVING for good; who watches is told, and let go."""
+        """Report NOT_SERVING for good; watchers are told, then their calls end."""
         self._closed = True
         self._tell(HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING))
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802 - gRPC's name
-        """The state now; NOT_FOUND for a name we do not have."""
+        """The current state; NOT_FOUND for an unknown name."""
         if request.service not in self._names:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {request.service[:60]!r}.")
         return self._response
 
     async def Watch(self, request: HealthCheckRequest, _: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802 - gRPC's name
-        """The state now, and each time it changes."""
+        """The current state, then each change."""
         told = None
         while True:
             changed = self._changed

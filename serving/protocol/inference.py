@@ -1,4 +1,4 @@
-"""What both transports ask for: the models, an inference, metadata."""
+"""What both transports need from the bundle: models, inference, metadata."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +57,7 @@ class Inference:
         return self.bundle.ready
 
     def check_started(self) -> None:
-        """Refuse what comes before the models are warm and the ports bound.
+        """Refuse requests before the models are warm and the ports are bound.
 
         Raises:
             NotReady: the service is starting.
@@ -66,7 +66,7 @@ class Inference:
             raise NotReady("The service is starting; try again in a moment.")
 
     def check_ready(self) -> None:
-        """Tell a prober whether to send more requests.
+        """Check that the service takes requests.
 
         Raises:
             NotReady: the service is starting or shutting down.
@@ -108,7 +108,7 @@ class Inference:
         }
 
     def index(self) -> list[dict[str, str]]:
-        """Every model with its state, as the model repository extension lists them."""
+        """All models and their states, as the model repository extension lists them."""
         state = "READY" if self.bundle.ready else "UNAVAILABLE"
         return [
             {"name": name, "version": predictor.version, "state": state, "reason": ""}

@@ -1,13 +1,12 @@
 """One tensor, as JSON values or as raw bytes.
 
-Raw bytes are little-endian and row-major, without padding; an element of BYTES is its length as a 4-byte unsigned
-integer and then its bytes. HTTP's binary extension and gRPC's raw contents both have them so:
+Raw bytes are little-endian and row-major, without padding; an element of BYTES is a 4-byte unsigned length followed by
+its bytes. HTTP's binary extension and gRPC's raw contents share this format:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -30,31 +29,30 @@ NUMBERS: dict[str, np.dtype[Any]] = {
     "UINT16": np.dtype("<u2"),
     "UINT8": np.dtype("u1"),
 }
-"""The datatypes of numbers that become a feature exactly, by their name in the protocol."""
+"""The numeric datatypes that convert to a feature exactly, by their name in the protocol."""
 
 BYTES = "BYTES"
 LARGEST_EXACT_INTEGER = 2**53
-"""Up to here every integer is a double of its own."""
+"""Every integer up to here is exact as a double."""
 MAXIMUM_DIMENSIONS = 8
-"""Of a shape that is worth reading; a table has one or two."""
+"""Longer shapes are refused; a table has one or two dimensions."""
 
 
 class Place(NamedTuple):
-    """Where an element of a tensor stands: the feature, and the row, counted from 0."""
+    """The feature and the row (counted from 0) of a tensor's element."""
 
     feature: str
     row: int
 
     def refusal(self, reason: Reason, what: str) -> InvalidInput:
-        """The refusal of the element that stands here."""
+        """The error for the element at this place."""
         return InvalidInput(f"{self.feature}, row {self.row}: {what}", refused={(self.feature, reason): 1})
 
 
-@dataclass(frozen=True, slots=True)
-class InputTensor:
+class InputTensor(NamedTuple):
     """A tensor of a request.
 
-    ``values`` are numbers, flat or nested as ``shape`` says, or the raw bytes of them.
+    ``values`` are numbers, flat or nested as ``shape`` says, or their raw bytes.
     """
 
     name: str
@@ -63,9 +61,8 @@ class InputTensor:
     values: Sequence[Any] | bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """A tensor of an answer. ``values`` is the array itself; the elements of BYTES are ``str`` objects."""
+class OutputTensor(NamedTuple):
+    """A tensor of an answer. The elements of BYTES are ``str`` objects in ``values``."""
 
     name: str
     datatype: str
@@ -73,7 +70,7 @@ class OutputTensor:
 
     @property
     def shape(self) -> list[int]:
-        """Its dimensions."""
+        """The dimensions."""
         return list(self.values.shape)
 
     def flat(self) -> list[Any]:
@@ -93,7 +90,7 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     """The shape of a request's tensor.
 
     Raises:
-        InvalidInput: it is no list of whole numbers, 0 or more.
+        InvalidInput: it is not a list of whole numbers, 0 or more.
     """
     if (
         not isinstance(shape, list)
@@ -108,11 +105,11 @@ def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatVector:
     """All elements of a tensor as doubles, row-major.
 
     Args:
-        tensor: of a datatype of ``NUMBERS``.
-        place: tells for the index of an element where it stands, for an error.
+        tensor: the tensor to read.
+        place: gives the place of the element at an index, for error messages.
 
     Raises:
-        InvalidInput: the datatype is not of numbers, the elements do not fit the shape, or one is no such number.
+        InvalidInput: the datatype is not in ``NUMBERS``, the elements do not fit the shape, or one is out of range.
     """
     dtype = NUMBERS.get(tensor.datatype)
     if dtype is None:
@@ -124,7 +121,7 @@ def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatVector:
     else:
         array = _from_values(tensor, _flat(tensor, tensor.values), dtype, place)
     if dtype.kind == "f":
-        # A copy, so that it is aligned whatever the offset of the raw bytes was.
+        # A copy is aligned, whatever the offset of the raw bytes was.
         return array.astype(np.float64)
     doubles = array.astype(np.float64)
     inexact = np.abs(doubles) > LARGEST_EXACT_INTEGER
@@ -145,7 +142,7 @@ def _from_raw(tensor: InputTensor, raw: bytes | memoryview, dtype: np.dtype[Any]
 
 
 def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
-    """The elements of a list that is flat or nested as the shape says."""
+    """The elements of a list that is flat, or nested as the shape says."""
     shape = tensor.shape
     if len(shape) == 2 and values and isinstance(values[0], list):
         rows, width = shape
@@ -163,14 +160,14 @@ def _from_values(
     tensor: InputTensor, values: Sequence[Any], dtype: np.dtype[Any], place: Callable[[int], Place]
 ) -> NDArray[Any]:
     allowed = {int, float} if dtype.kind == "f" else {int}
-    # bool is an int to isinstance, and text is a number to numpy: the types themselves are what counts.
+    # Compare types: isinstance takes bool for int, and numpy takes text for numbers.
     if not allowed.issuperset(map(type, values)):
         index = next(index for index, value in enumerate(values) if type(value) not in allowed)
         kind = "number" if dtype.kind == "f" else f"{tensor.datatype} integer"
         raise place(index).refusal(Reason.NOT_A_NUMBER, f"{repr(values[index])[:60]} is not a valid {kind}.")
     try:
         if dtype.kind == "f":
-            # FP32 that is too large becomes infinite, and is refused as such.
+            # A number too large for FP32 becomes infinite; the contract refuses it.
             with np.errstate(over="ignore"):
                 return np.array(values, dtype=np.float64).astype(dtype, copy=False)
         return np.array(values, dtype=dtype)

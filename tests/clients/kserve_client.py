@@ -109,6 +109,7 @@ def test_server_and_models_are_live_and_ready(over_rest: Any, over_grpc: Any, ap
         assert over_rest(lambda client, model=model: client.is_model_ready(api_url, model)) is True
         assert over_grpc(lambda client, model=model: client.is_model_ready(model)) is True
     assert over_rest(lambda client: client.is_model_ready(api_url, "unheard-of")) is False
+    assert over_grpc(lambda client: client.is_model_ready("unheard-of")) is False
 
 
 def test_an_error_s_sentence_reaches_the_caller(over_rest: Any, over_grpc: Any, api_url: str) -> None:
