@@ -10,8 +10,9 @@ import codecs
 import csv
 import io
 import sys
-from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,6 +26,8 @@ from contract.errors import PipelineError
 LONGEST_RECORD_BYTES = 16 << 20
 """A quoted cell that has not ended after so many bytes counts as never closed. A longer line is refused."""
 
+_BATCH_LINES = 1024
+_BLANK = ("\n", "\r\n", "\r")
 _UTF8_CHUNK_BYTES = 1 << 20
 
 
@@ -52,7 +55,21 @@ class Parsed(NamedTuple):
     malformed: list[Malformed]
 
 
+class Batch(NamedTuple):
+    """Consecutive records: the ``starts`` and ``stops`` of their bytes, and whether each is ``valid``, all ``[N]``."""
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+
 def records(file: BinaryIO, name: str, start: int = 0) -> Iterator[Record]:
+    """The records of ``record_batches``, one by one."""
+    for batch in record_batches(file, name, start):
+        yield from map(Record, batch.starts.tolist(), batch.stops.tolist(), batch.valid.tolist())
+
+
+def record_batches(file: BinaryIO, name: str, start: int = 0) -> Iterator[Batch]:
     """The records of a file from its current position on, which is byte ``start`` of the file called ``name``.
 
     Raises:
@@ -60,44 +77,71 @@ def records(file: BinaryIO, name: str, start: int = 0) -> Iterator[Record]:
     """
     csv.field_size_limit(sys.maxsize)
     # One character for each byte: csv looks at quotes, commas and line ends only, which are ASCII.
-    lines = io.TextIOWrapper(file, encoding="latin-1", newline="")
-    ahead: deque[str] = deque()
+    text = io.TextIOWrapper(file, encoding="latin-1", newline="")
+    lines = iter(partial(text.readline, LONGEST_RECORD_BYTES), "")
+    try:
+        while taken := list(islice(lines, _BATCH_LINES)):
+            found = _whole_records(taken)
+            if found is None:
+                # The last record may go on behind the batch: then ``taken`` grows.
+                found = np.array(list(_recovered_records(taken, lines)), dtype=np.int64).reshape(-1, 3)
+            lengths = np.fromiter(map(len, taken), dtype=np.int64)
+            if lengths.max() >= LONGEST_RECORD_BYTES:
+                size = LONGEST_RECORD_BYTES >> 20
+                raise PipelineError(f"{name} has a line of more than {size} MB behind byte {start}: is it a CSV file?")
+            edges = start + np.concatenate([[0], np.cumsum(lengths)])
+            yield Batch(edges[found[:, 0]], edges[found[:, 1]], found[:, 2] == 1)
+            start = int(edges[-1])
+    finally:
+        text.detach()  # or the file would be closed with it
 
-    def next_line() -> str:
-        line = ahead.popleft() if ahead else lines.readline(LONGEST_RECORD_BYTES)
-        if len(line) == LONGEST_RECORD_BYTES:
-            raise PipelineError(
-                f"{name} has a line of more than {LONGEST_RECORD_BYTES >> 20} MB behind byte {start}: is it a CSV file?"
-            )
-        return line
+
+def _whole_records(lines: list[str]) -> NDArray[np.int64] | None:
+    """The records of some lines, without blank ones, ``[N, 3]``: first line, the line behind the last, 1 for valid.
+
+    None if they are not all valid, do not all begin and end here, or may be too long.
+    """
+    text = "".join(lines)
+    if '"' not in text:
+        starts = np.flatnonzero(np.fromiter((line not in _BLANK for line in lines), dtype=np.bool_))
+        return np.column_stack([starts, starts + 1, np.ones_like(starts)])
+    if len(text) >= LONGEST_RECORD_BYTES:
+        return None
+    reader = csv.reader(iter(lines), strict=True)
+    try:
+        # Negative for a blank line.
+        ends = np.array([reader.line_num if cells else -reader.line_num for cells in reader], dtype=np.int64)
+    except csv.Error:
+        return None
+    stops = np.abs(ends)
+    return np.column_stack([np.concatenate([[0], stops[:-1]]), stops, np.ones_like(stops)])[ends > 0]
+
+
+def _recovered_records(taken: list[str], lines: Iterator[str]) -> Iterator[tuple[int, int, int]]:
+    """The same, one by one. A record that goes on behind the last line takes more lines from the file."""
+    index = 0
 
     def record_lines() -> Iterator[str]:
+        nonlocal stop
         size = 0
-        while size < LONGEST_RECORD_BYTES and (line := next_line()):
-            taken.append(line)
-            size += len(line)
-            yield line
+        while size < LONGEST_RECORD_BYTES:
+            if stop == len(taken):
+                taken.extend(islice(lines, 1))
+                if stop == len(taken):
+                    return
+            size += len(taken[stop])
+            stop += 1
+            yield taken[stop - 1]
 
-    try:
-        while line := next_line():
-            stop = start + len(line)
-            if '"' not in line:
-                if line not in ("\n", "\r\n", "\r"):
-                    yield Record(start, stop, valid=True)
-            else:
-                taken: list[str] = []
-                ahead.appendleft(line)
-                try:
-                    next(csv.reader(record_lines(), strict=True))
-                except csv.Error:
-                    ahead.extendleft(reversed(taken[1:]))
-                    yield Record(start, stop, valid=False)
-                else:
-                    stop = start + sum(map(len, taken))
-                    yield Record(start, stop, valid=True)
-            start = stop
-    finally:
-        lines.detach()  # or the file would be closed with it
+    while index < len(taken):
+        stop = index
+        try:
+            valid, blank = 1, not next(csv.reader(record_lines(), strict=True))
+        except csv.Error:
+            valid, blank, stop = 0, False, index + 1
+        if not blank:
+            yield index, stop, valid
+        index = stop
 
 
 def read_header(path: Path) -> tuple[list[str], int]:

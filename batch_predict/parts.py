@@ -75,13 +75,19 @@ def _cut_csv(file: InputFile, part_rows: int) -> Iterator[Piece]:
     valid = True
     with file.path.open("rb") as content:
         content.seek(start)
-        for record in csv_file.records(content, str(file.path), start):
-            rows += 1
-            stop = record.stop
-            valid = valid and record.valid
-            if rows == part_rows or stop - start >= PART_BYTES:
-                yield first_row, rows, start, stop, valid
-                first_row, rows, start, valid = first_row + rows, 0, stop, True
+        for batch in csv_file.record_batches(content, str(file.path), start):
+            position = 0
+            while position < len(batch.stops):
+                by_rows = position + part_rows - rows
+                by_bytes = int(np.searchsorted(batch.stops, start + PART_BYTES)) + 1
+                until = min(by_rows, by_bytes, len(batch.stops))
+                rows += until - position
+                stop = int(batch.stops[until - 1])
+                valid = valid and bool(batch.valid[position:until].all())
+                position = until
+                if rows == part_rows or stop - start >= PART_BYTES:
+                    yield first_row, rows, start, stop, valid
+                    first_row, rows, start, valid = first_row + rows, 0, stop, True
     if rows > 0 or first_row == 0:
         yield first_row, rows, start, stop, valid
 
