@@ -35,7 +35,7 @@ MODEL_SKOPS = "model.skops"
 EXTRA_FILES = "extra_files"
 """The directory of a logged model for files of ours, as MLflow names it."""
 
-# MLflow reads these when it is imported. Nothing is sent anywhere, and no line is written that says nothing.
+# MLflow reads these when it is imported. They disable telemetry and needless output.
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -125,7 +125,7 @@ def register(
     Args:
         name: the registered model's name; it is made if need be.
         estimator: saved in the skops format.
-        files: what goes with it into ``extra_files/``.
+        files: copied into ``extra_files/``.
         example: some rows; they become the input example and, with the estimator's answer, the signature.
         trusted: the types that skops may load beyond its own list.
         requirements: pip requirements. MLflow would otherwise find them by importing the model in another process.
