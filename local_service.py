@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from contract.errors import PipelineError
+from contract.errors import BundleError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Not passed on: a server empties this directory when it starts, so each needs its own."""
@@ -22,6 +22,10 @@ PROJECT = Path(__file__).resolve().parent
 _PORTS = range(15_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: none of them takes a port before its service binds it."""
 _PORT_NUMBERS = itertools.count(os.getpid() * 101)
+
+
+class ServiceNotStarted(BundleError):
+    """The service did not become ready; the end of its log is in the sentence."""
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def running_service(
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
     Raises:
-        PipelineError: the service did not become ready. The message contains the end of its log.
+        ServiceNotStarted: the service did not become ready. The message contains the end of its log.
     """
     bypass_proxies(os.environ)
     with tempfile.TemporaryDirectory(prefix="local-service-") as directory:
@@ -108,14 +112,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float
     with httpx.Client(timeout=2, verify=False, trust_env=False) as client:  # noqa: S501 - it is plain HTTP
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise PipelineError(f"The service stopped while starting: {_tail(log)}")
+                raise ServiceNotStarted(f"The service stopped while starting: {_tail(log)}")
             try:
                 if client.get(f"{url}/readyz").is_success:
                     return
             except httpx.TransportError:
                 pass  # It does not listen yet.
             time.sleep(0.05)
-    raise PipelineError(f"The service was not ready within {seconds:g} seconds: {_tail(log)}")
+    raise ServiceNotStarted(f"The service was not ready within {seconds:g} seconds: {_tail(log)}")
 
 
 def _tail(log: Path) -> str:

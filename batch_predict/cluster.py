@@ -16,7 +16,8 @@ from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
 from batch_predict.parts import Part
 from batch_predict.processes import failure
-from contract.errors import BundleError, PipelineError
+from contract.errors import BundleError
+from training.errors import PipelineError
 
 
 class RayWorker:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from contract.errors import PipelineError
+from training.errors import PipelineError
 
 LONGEST_RECORD_BYTES = 16 << 20
 """A quoted cell that has not ended after so many bytes counts as never closed. A longer line is refused."""
@@ -119,7 +119,7 @@ def _whole_records(lines: list[str]) -> NDArray[np.int64] | None:
 
 def _recovered_records(taken: list[str], lines: Iterator[str]) -> Iterator[tuple[int, int, int]]:
     """The same, one by one. A record that goes on behind the last line takes more lines from the file."""
-    index = 0
+    index = stop = 0
 
     def record_lines() -> Iterator[str]:
         nonlocal stop

@@ -21,8 +21,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from batch_predict.source import Format
-from contract.errors import PipelineError
 from training import files
+from training.errors import PipelineError
 
 MANIFEST = "_manifest.json"
 DONE = "_done"

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contract.errors import PipelineError
+from training.errors import PipelineError
 
 BATCH_ROWS = 1 << 16
 _NANOSECONDS = 1000

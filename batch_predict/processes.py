@@ -12,8 +12,9 @@ from pyarrow import ArrowException
 from batch_predict.output import Done
 from batch_predict.part_worker import Job, PartWorker
 from batch_predict.parts import Part
-from contract.errors import BundleError, PipelineError
+from contract.errors import BundleError
 from training import console
+from training.errors import PipelineError
 
 ATTEMPTS = 3
 """How often a part is tried if its process dies, for instance for lack of memory."""

@@ -20,9 +20,10 @@ from batch_predict.part_worker import REJECTED_SCHEMA, Job, prediction_columns
 from batch_predict.source import Format, Source
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import PipelineError, StartupError
+from contract.errors import StartupError
 from model.session import Artifact, ArtifactError
 from training import console, tracking
+from training.errors import PipelineError
 from training.tracking import RegisteredModel
 
 _LOG_SECONDS = 10.0

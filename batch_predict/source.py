@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from batch_predict import csv_file, parquet_file
 from contract.dataset import Dataset
-from contract.errors import PipelineError
+from training.errors import PipelineError
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """The value in a folder's name that stands for null."""

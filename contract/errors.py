@@ -1,21 +1,19 @@
-"""The error tree. Each error carries the HTTP status it is answered with, declared here once.
+"""The base of all errors, and the errors of more than one room. Each room declares its own where they are raised.
+
+Each error carries the HTTP status that it is answered with; 500 unless it says otherwise.
 
 BundleError                 500
 ├── InvalidInput            400  a body or a value that the contract refuses
-├── NotFound                404  an unknown path, model or version
-├── MethodNotAllowed        405  carries the method that is allowed
-├── PayloadTooLarge         413
-├── UnsupportedMediaType    415
-│   └── UnsupportedEncoding 415  a body that is compressed, but not with gzip
-├── Overloaded              429  shed; carries the seconds after which to try again
-├── InferenceFailed         500  the model raised: our fault
-├── NotReady                503  starting or draining
-├── DeadlineExceeded        504  no prediction within the time limit
+├── DataError               –    a table that breaks the contract
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
-├── PipelineError           –    a pipeline stage cannot go on
-│   └── DataError           –    raw data that breaks the contract
-├── LoadTestError           –    a load test cannot start
-└── MonitoringError         –    metrics cannot be read
+├── model.session           ArtifactError
+├── serving.errors          NotFound 404, MethodNotAllowed 405, PayloadTooLarge 413, UnsupportedMediaType 415,
+│                           Overloaded 429, InferenceFailed 500, NotReady 503, DeadlineExceeded 504
+├── training.errors         PipelineError
+├── load_tests.errors       LoadTestError
+├── monitoring.errors       MonitoringError
+├── deploy.errors           DeployError
+└── local_service           ServiceNotStarted
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,86 +73,13 @@ class InvalidInput(BundleError):
         self.refused = refused or {(OTHER, Reason.MALFORMED): 1}
 
 
-class NotFound(BundleError):
-    """An unknown path, model or version."""
-
-    status = 404
-
-
-class MethodNotAllowed(BundleError):
-    """A known path, asked with a method it does not have. ``allowed`` is the one it has."""
-
-    status = 405
-
-    def __init__(self, message: str, allowed: str) -> None:
-        super().__init__(message)
-        self.allowed = allowed
-
-
-class PayloadTooLarge(BundleError):
-    """A body over the size limit of the settings."""
-
-    status = 413
-
-
-class UnsupportedMediaType(BundleError):
-    """A body that is not JSON."""
-
-    status = 415
-
-
-class UnsupportedEncoding(UnsupportedMediaType):
-    """A body that is compressed with something other than gzip."""
-
-
-class Overloaded(BundleError):
-    """Shed: an answer would take longer than ``max_latency_ms``.
-
-    ``retry_after`` is in whole seconds, as in the HTTP header.
-    """
-
-    status = 429
-
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class InferenceFailed(BundleError):
-    """The model raised, or answered with the wrong number of rows."""
-
-
-class NotReady(BundleError):
-    """The service is starting or draining."""
-
-    status = 503
-
-
-class DeadlineExceeded(BundleError):
-    """No prediction within the time limit of the settings."""
-
-    status = 504
-
-
 class StartupError(BundleError):
     """Start-up cannot go on; the sentence says what to do."""
 
 
-class MonitoringError(BundleError):
-    """Metrics cannot be read, neither from Prometheus nor from the service."""
-
-
-class PipelineError(BundleError):
-    """A pipeline stage cannot go on; the sentence says what to do."""
-
-
-class DataError(PipelineError):
+class DataError(BundleError):
     """Raw data breaks the contract. ``violations`` has every broken rule, in order of column and row."""
 
     def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
-
-
-class LoadTestError(BundleError):
-    """A load test cannot start: no rows to send, thresholds that do not parse; the sentence says what to do."""

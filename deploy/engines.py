@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 
-from contract.errors import PipelineError
+from deploy.errors import DeployError
 
 ENGINES = ("docker", "podman", "buildah")
 """Those that ``bentoml containerize`` knows and that are asked for, in this order."""
@@ -26,14 +26,14 @@ def found(wanted: str | None = None, among: Iterable[str] = ENGINES, answers: An
         answers: says whether an engine is there and works; by default it is asked.
 
     Raises:
-        PipelineError: none answers.
+        DeployError: none answers.
     """
     answers = answers or _answers
     names = [wanted] if wanted else list(among)
     for name in names:
         if answers(name):
             return name
-    raise PipelineError(
+    raise DeployError(
         f"No container engine answers ({', '.join(names)}). Install one of {', '.join(among)}; of docker, start the "
         "daemon (`docker info` says what is missing)."
     )

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import bentoml
 
-from contract.errors import PipelineError
 from deploy import engines
+from deploy.errors import DeployError
 
 PROJECT = Path(__file__).resolve().parent.parent
 BENTO = "ml_prediction_bundle:latest"
@@ -81,7 +81,7 @@ class Build:
         """Build it; return its identifier.
 
         Raises:
-            PipelineError: the engine failed; what it said stands above.
+            DeployError: the engine failed; what it said stands above.
         """
         # BentoML 1.4.40 copies the Bento into a temporary directory and then refuses the template in it, unless that
         # lies under the working directory: https://github.com/bentoml/BentoML/issues/5566.
@@ -94,7 +94,7 @@ class Build:
             ended = subprocess.run(command, cwd=directory, env=environment, check=False)  # noqa: S603
             # It ends with 0 also after a build that failed.
             if ended.returncode or not identifier.exists():
-                raise PipelineError(f"{self.engine} did not build {self.tags[0]}: its own words are above.")
+                raise DeployError(f"{self.engine} did not build {self.tags[0]}: its own words are above.")
             return identifier.read_text().strip()
 
 
@@ -126,12 +126,12 @@ def models(bento: str) -> list[str]:
     """The tags of the models in a Bento.
 
     Raises:
-        PipelineError: there is no such Bento.
+        DeployError: there is no such Bento.
     """
     try:
         found = bentoml.get(bento)
     except bentoml.exceptions.NotFound as error:
-        raise PipelineError(f"There is no Bento {bento}. Run `make bento`.") from error
+        raise DeployError(f"There is no Bento {bento}. Run `make bento`.") from error
     return [str(model.tag) for model in found.info.all_models]
 
 
@@ -164,7 +164,7 @@ def main() -> None:
             options=wanted.opt,
         )
         print(f"{' '.join(build.tags)}: {build.run()}")  # noqa: T201 - what a person wants to know
-    except PipelineError as error:
+    except DeployError as error:
         sys.exit(f"make image: {error}")
 
 

@@ -22,8 +22,8 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
-from contract.errors import PipelineError
 from deploy import engines
+from deploy.errors import DeployError
 
 INVENTORY = Path(__file__).with_name("inventory.py")
 NAMESPACE = "ml-prediction-bundle"
@@ -34,7 +34,7 @@ def inventory(engine: str, image: str) -> dict[str, Any]:
     """What the image says it holds.
 
     Raises:
-        PipelineError: it is not there, or does not run.
+        DeployError: it is not there, or does not run.
     """
     # Without a network, and without a file of the host but the one that looks around, which comes by standard input.
     command = [engine, "run", "--rm", "-i", "--network=none", "--read-only", "--entrypoint=python", image, "-IS", "-"]
@@ -42,7 +42,7 @@ def inventory(engine: str, image: str) -> dict[str, Any]:
         command, input=INVENTORY.read_text(), capture_output=True, text=True, check=False
     )
     if ended.returncode:
-        raise PipelineError(
+        raise DeployError(
             f"The image {image} does not tell what it holds; run `make image` first. {ended.stderr.strip()}"
         )
     told: dict[str, Any] = json.loads(ended.stdout)
@@ -121,7 +121,7 @@ def main() -> None:
     wanted = parser.parse_args()
     try:
         told = inventory(engines.found(wanted.engine, engines.RUNNERS), wanted.image)
-    except PipelineError as error:
+    except DeployError as error:
         sys.exit(f"make sbom: {error}")
     name, _, tag = wanted.image.rpartition(":")
     wanted.output.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from locust.runners import LocalRunner
 from locust.stats import StatsEntry
 
 from contract import DATASETS
-from contract.errors import LoadTestError
 from load_tests.arrivals import Arrivals, Process
+from load_tests.errors import LoadTestError
 from load_tests.shapes import Shape
 from load_tests.summary import Figures, Summary
 from load_tests.thresholds import Load, Profile, Thresholds

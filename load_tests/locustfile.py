@@ -15,8 +15,8 @@ from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import Runner
 
-from contract.errors import LoadTestError
 from load_tests.arrivals import Process
+from load_tests.errors import LoadTestError
 from load_tests.grpc_user import GrpcUser
 from load_tests.load_test import BAD_SHARE, VARIATION, LoadTest
 from load_tests.shapes import Shape, users_at

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from contract.errors import LoadTestError
 from load_tests.arrivals import Process
+from load_tests.errors import LoadTestError
 from load_tests.shapes import Shape
 from load_tests.summary import Figures
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet
 
 from contract.dataset import Dataset
-from contract.errors import LoadTestError
 from contract.table import FloatMatrix, check_matrix
+from load_tests.errors import LoadTestError
 
 FEATURES = Path("data/features")
 """The pipeline's folder of splits."""

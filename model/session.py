@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pydantic
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernel
 
 from contract.dataset import Task
 from contract.errors import BundleError
@@ -48,10 +49,7 @@ class Artifact:
             raise ArtifactError(f"The model {path} cannot be read ({error.strerror}).") from error
         if hashlib.sha256(content).hexdigest() != card.onnx.sha256:
             raise ArtifactError(f"The checksum of {path} is not the one in its model card.")
-        try:
-            return cls(card, open_session(content))
-        except (Fail, InvalidGraph, InvalidProtobuf) as error:
-            raise ArtifactError(f"onnxruntime cannot load {path}: {error}") from error
+        return cls(card, open_session(content, str(path)))
 
     @cached_property
     def row_multiple(self) -> int:
@@ -106,15 +104,22 @@ def output_name(task: Task) -> str:
     return REGRESSION_OUTPUT if task is Task.REGRESSION else PROBABILITIES_OUTPUT
 
 
-def open_session(content: bytes) -> onnxruntime.InferenceSession:
-    """An onnxruntime session of one thread for the bytes of an ONNX model."""
+def open_session(content: bytes, name: str = "the model") -> onnxruntime.InferenceSession:
+    """Open an onnxruntime session with one thread for the bytes of an ONNX model.
+
+    Raises:
+        ArtifactError: onnxruntime cannot load it; says so of ``name``.
+    """
     options = onnxruntime.SessionOptions()
     # Batches are small and workers are processes: threads in the session would only wait for each other.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     # Errors are raised, and logged with the request; onnxruntime would also print them in a form of its own.
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph, InvalidProtobuf, MissingKernel) as error:
+        raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
 
 
 def run_session(session: onnxruntime.InferenceSession, output: str, rows: FloatMatrix) -> FloatMatrix:

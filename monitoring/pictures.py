@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from contract.errors import MonitoringError
 from local_service import bypass_proxies
+from monitoring.errors import MonitoringError
 from monitoring.panels import DASHBOARDS, Panel, headings, load, panels, substitute
 from monitoring.prometheus import Course, Prometheus
 

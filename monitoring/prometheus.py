@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import MonitoringError
+from monitoring.errors import MonitoringError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from contract.errors import MonitoringError
+from monitoring.errors import MonitoringError
 from monitoring.prometheus import Prometheus
 from monitoring.slo import JOB
 

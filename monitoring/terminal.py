@@ -22,10 +22,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from contract.errors import MonitoringError
 from local_service import bypass_proxies
 from monitoring import figures
 from monitoring.drift import ALERT, WATCH
+from monitoring.errors import MonitoringError
 from monitoring.prometheus import Prometheus
 from monitoring.snapshot import Change, Snapshot, ask, scrape
 

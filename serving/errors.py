@@ -1,102 +1,75 @@
-"""How errors are answered over HTTP and gRPC."""
+"""Errors of the service, and what a client is told of them over any transport."""
 
-import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import grpc
 from bentoml.exceptions import BentoMLException
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
-from contract.errors import (
-    OTHER,
-    BundleError,
-    DeadlineExceeded,
-    ErrorDetail,
-    InferenceFailed,
-    InvalidInput,
-    MethodNotAllowed,
-    NotFound,
-    NotReady,
-    Overloaded,
-    PayloadTooLarge,
-    Reason,
-    StartupError,
-    UnsupportedEncoding,
-    UnsupportedMediaType,
-)
+from contract.errors import BundleError, StartupError
 
-logger = logging.getLogger(__name__)
-
-MAXIMUM_DETAILS = 100
-"""Maximum reasons listed in one answer; its sentence tells how many there are."""
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
 """The sentence that a client gets if we have a bug."""
 
 
-MAXIMUM_NAME = 60
-"""Maximum characters of an unknown field name that are repeated in an answer."""
+class NotFound(BundleError):
+    """An unknown path, model or version."""
+
+    status = 404
 
 
-def refusal(error: ValidationError) -> InvalidInput:
-    """The refusal of a body by the contract: a sentence about the first field, and a detail for each."""
-    problems = error.errors(include_url=False, include_context=False)
-    details = [_detail(problem) for problem in problems[:MAXIMUM_DETAILS]]
-    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidInput(f"{details[0].msg}{rest}", details, refused=Counter(map(_reason, problems)))
+class MethodNotAllowed(BundleError):
+    """A known path, asked with a method it does not have. ``allowed`` is the one it has."""
+
+    status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
-def _reason(problem: Any) -> tuple[str, Reason]:
-    """The feature and the reason of a problem; the row is the whole body, or one of its ``rows``."""
-    loc = problem["loc"]
-    if problem["type"] == "extra_forbidden":
-        return OTHER, Reason.UNKNOWN_FIELD
-    if loc and isinstance(loc[-1], str):
-        return loc[-1], _REASONS.get(problem["type"], Reason.NOT_A_NUMBER)
-    return OTHER, Reason.MALFORMED
+class PayloadTooLarge(BundleError):
+    """A body over the size limit of the settings."""
+
+    status = 413
 
 
-_REASONS = {
-    "missing": Reason.MISSING,
-    "greater_than_equal": Reason.OUT_OF_RANGE,
-    "less_than_equal": Reason.OUT_OF_RANGE,
-}
-"""By pydantic's type of error; all other types mean that the value is not a finite number."""
+class UnsupportedMediaType(BundleError):
+    """A body that is not JSON."""
+
+    status = 415
 
 
-def _detail(problem: Any) -> ErrorDetail:
-    # An unknown field name may be of any length.
-    loc = tuple(part[:MAXIMUM_NAME] if isinstance(part, str) else part for part in problem["loc"])
-    where = _path(loc) or "body"
-    what = problem["msg"][0].lower() + problem["msg"][1:]
-    if problem["type"] == "extra_forbidden":
-        what = "unknown field"
-    elif problem["type"] == "missing":
-        what = "the field is missing"
-    elif problem["type"] != "json_invalid" and not isinstance(problem["input"], dict | list):
-        what = f"{what}, not {repr(problem['input'])[:60]}"
-    return ErrorDetail(loc, f"{where}: {what}", problem["type"])
+class UnsupportedEncoding(UnsupportedMediaType):
+    """A body that is compressed with something other than gzip."""
 
 
-def _path(loc: Sequence[str | int]) -> str:
-    """A location as people write it: ``rows[3].MedInc``."""
-    path = ""
-    for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")
+class Overloaded(BundleError):
+    """Shed: an answer would take longer than ``max_latency_ms``.
+
+    ``retry_after`` is in whole seconds, as in the HTTP header.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
-def flat_error(error: BundleError) -> dict[str, Any]:
-    """The JSON body of an error, everywhere but under ``/v2``: one sentence, and a detail for each reason."""
-    return {
-        "error": sentence(error),
-        "detail": [{"loc": list(one.loc), "msg": one.msg, "type": one.type} for one in error.detail],
-    }
+class InferenceFailed(BundleError):
+    """The model raised, or answered with the wrong number of rows."""
+
+
+class NotReady(BundleError):
+    """The service is starting or draining."""
+
+    status = 503
+
+
+class DeadlineExceeded(BundleError):
+    """No prediction within the time limit of the settings."""
+
+    status = 504
 
 
 def sentence(error: BundleError) -> str:
@@ -111,34 +84,6 @@ def error_headers(error: BundleError) -> dict[str, str]:
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "gzip"}
     return {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
-
-
-def http_exception_response(request: Request, error: Exception) -> Response:
-    """Answer errors of BentoML's application (404, 405, 503) in our form."""
-    if not isinstance(error, HTTPException):
-        raise TypeError from error
-    sentence = {
-        404: f"There is no {request.url.path}; GET /docs lists the routes.",
-        405: f"{request.url.path} does not take {request.method}; GET /docs lists the routes.",
-    }.get(error.status_code, error.detail)
-    return JSONResponse({"error": sentence, "detail": []}, error.status_code, dict(error.headers or {}))
-
-
-def grpc_status(error: BundleError) -> grpc.StatusCode:
-    """The status code of an error; the details are its sentence."""
-    return next((code for kind, code in _GRPC_STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-
-
-_GRPC_STATUS: dict[type[BundleError], grpc.StatusCode] = {
-    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
-    UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    MethodNotAllowed: grpc.StatusCode.UNIMPLEMENTED,
-    PayloadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    NotReady: grpc.StatusCode.UNAVAILABLE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import http_exception_response
 from serving.http import guard
 from serving.http.app import BENTOML_ROUTES
+from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.settings import Settings
 from serving.telemetry import tracing

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from contract.errors import NotFound
 from contract.table import FloatMatrix
 from serving.batching.runner import Runner
+from serving.errors import NotFound
 from serving.models import LoadedModel
 from serving.settings import Settings
 from serving.telemetry import bulk

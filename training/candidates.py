@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail as OnnxRuntimeFail
 from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
@@ -24,9 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
-from model.session import open_session
+from model.session import ArtifactError, open_session
 from training import selection
+from training.errors import PipelineError
 from training.features import RowFeatures, SinglePrecision
 from training.onnx import export
 from training.params import CandidateParams, Parameter, RowFeatureParams
@@ -121,7 +120,7 @@ def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Spl
         open_session(export.convert(dataset, fitted))
         with tempfile.TemporaryDirectory() as directory:
             export.save_estimator(fitted, Path(directory) / export.ESTIMATOR_FILE)
-    except (PipelineError, OnnxRuntimeFail) as error:
+    except (PipelineError, ArtifactError) as error:
         raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {error}") from error
 
 

@@ -23,10 +23,10 @@ import pandas as pd
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from local_service import running_service
 from model.card import CARD_FILE, ModelCard
 from training import console, files
+from training.errors import PipelineError
 from training.import_models import DEPLOYED_FILE
 from training.onnx.export import load_estimator
 from training.params import DeploymentValidationParams, load

@@ -13,9 +13,9 @@ from sklearn.model_selection import train_test_split
 
 from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from training import console, params
 from training.data_preparation import PREPARED
+from training.errors import PipelineError
 from training.files import replaced_directory, write_json, write_parquet
 from training.params import FeatureEngineeringParams
 

@@ -24,9 +24,9 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, ModelCard
 from training import console, files, tracking
+from training.errors import PipelineError
 from training.registry import archives, registration
 from training.tracking import RegisteredModel
 

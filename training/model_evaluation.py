@@ -14,10 +14,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import PipelineError
 from model.session import Artifact, ArtifactError
 from training import tracking
 from training.console import log, run, step
+from training.errors import PipelineError
 from training.evaluation import model_figures
 from training.evaluation import page as evaluation_page
 from training.evaluation import stability as stability_check

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contract.errors import PipelineError
+from training.errors import PipelineError
 
 PARAMS_FILE = Path("params.yaml")
 

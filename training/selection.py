@@ -10,7 +10,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
+from training.errors import PipelineError
 from training.evaluation.scores import score
 from training.splits import Split
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
-from contract.errors import PipelineError
+from training.errors import PipelineError
 
 FloatArray = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from training import features
+from training.errors import PipelineError
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
 from training.registry import local_store
@@ -38,7 +38,7 @@ EXTRA_FILES = "extra_files"
 CONTENT_VERSION = "content_version"
 """The tag of a registered version that holds ``ModelCard.content_version``."""
 
-# MLflow reads these when it is imported. They keep it from sending usage reports and from logging progress.
+# MLflow reads these when it is imported. They disable telemetry and needless output.
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -143,7 +143,7 @@ def register(
     Args:
         name: the registered model's name; it is made if need be.
         estimator: saved in the skops format.
-        files: what goes with it into ``extra_files/``.
+        files: copied into ``extra_files/``.
         example: some rows; they become the input example and, with the estimator's answer, the signature.
         trusted: the types that skops may load beyond its own list.
         requirements: pip requirements. MLflow would otherwise find them by importing the model in another process.

@@ -24,9 +24,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from training import candidates, console, params, selection, tracking
+from training.errors import PipelineError
 from training.evaluation import candidate_plots
 from training.files import replaced_directory, sha256
 from training.onnx import export

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contract.errors import LoadTestError
 from load_tests.benchmark import capacity, report, runner
 from load_tests.benchmark.compare import compare
 from load_tests.benchmark.load import find_wrk
 from load_tests.benchmark.plan import FULL, OURS, QUICK, QUICK_SERVERS, SERVERS
 from load_tests.benchmark.result import Result, summarise
+from load_tests.errors import LoadTestError
 from local_service import PROJECT, bypass_proxies
 
 

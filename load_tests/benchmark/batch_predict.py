@@ -21,8 +21,8 @@ from rich.console import Console
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import LoadTestError
 from load_tests.benchmark import processes
+from load_tests.errors import LoadTestError
 from load_tests.traffic import FEATURES, Traffic
 
 PROJECT = Path(__file__).parents[2]

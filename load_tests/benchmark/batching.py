@@ -20,13 +20,14 @@ import numpy as np
 import uvloop
 from rich.console import Console
 
-from contract.errors import LoadTestError, Overloaded
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import batching_page, payloads
 from load_tests.benchmark.batching_page import Curve, Point, Result
 from load_tests.benchmark.runner import deployed_model, machine
+from load_tests.errors import LoadTestError
 from serving.batching.runner import Model, Runner
+from serving.errors import Overloaded
 from serving.models import load
 from serving.settings import Settings
 

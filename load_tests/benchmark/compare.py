@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from contract.errors import LoadTestError
 from load_tests.benchmark import processes
 from load_tests.benchmark.plan import OURS, Line, Step
 from load_tests.benchmark.processes import running
 from load_tests.benchmark.report import table
 from load_tests.benchmark.runner import Bodies, Target, deployed_model, models_folder
+from load_tests.errors import LoadTestError
 
 CONNECTIONS = 64
 GRPC_CHANNELS = 4

@@ -19,7 +19,7 @@ import grpc.aio
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from contract.errors import LoadTestError
+from load_tests.errors import LoadTestError
 from local_service import PROJECT
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

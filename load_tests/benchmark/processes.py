@@ -15,10 +15,10 @@ import grpc
 import httpx
 import psutil
 
-from contract.errors import LoadTestError
 from load_tests.benchmark.load import METHOD
 from load_tests.benchmark.payloads import FloatMatrix
 from load_tests.benchmark.plan import WORKERS, Line, Server
+from load_tests.errors import LoadTestError
 
 INHERITED = ("HOME", "LANG", "TMPDIR", "BENTOML_HOME", "MODELS_DIR")
 READY_WITHIN = 90

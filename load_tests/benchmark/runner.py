@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 from bentoml.exceptions import NotFound
 
-from contract.errors import LoadTestError
 from contract.housing import HOUSING
 from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.load import Load, load_grpc, load_http, write_bodies
@@ -25,6 +24,7 @@ from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import WORKERS, Line, Plan, Server, Step
 from load_tests.benchmark.processes import NoAnswer, Running, running
 from load_tests.benchmark.result import Failure, Machine, Run, Sample
+from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from model.card import ONNX_FILE
 

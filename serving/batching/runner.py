@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from contract.table import FloatMatrix
 from serving.batching.queue import BatchQueue, QueuedRows, Slice
 from serving.batching.timer import BatchTimer
+from serving.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contract.errors import BundleError, NotFound
+from contract.errors import BundleError
 from serving.draining import DRAINING
-from serving.errors import INTERNAL_ERROR, error_headers, flat_error
+from serving.errors import INTERNAL_ERROR, NotFound, error_headers
 from serving.http.body import check_method, header
+from serving.http.errors import flat_error
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog

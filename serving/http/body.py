@@ -6,7 +6,8 @@ import zlib
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from contract.errors import DeadlineExceeded, InvalidInput, MethodNotAllowed, PayloadTooLarge, UnsupportedEncoding
+from contract.errors import InvalidInput
+from serving.errors import DeadlineExceeded, MethodNotAllowed, PayloadTooLarge, UnsupportedEncoding
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered. Only metrics and logs see it."""

@@ -8,11 +8,11 @@ from pydantic_core import to_json
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
-from contract.errors import UnsupportedMediaType
 from contract.table import FloatMatrix
-from serving.errors import refusal
+from serving.errors import UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route
 from serving.http.body import media_type, read_body
+from serving.http.errors import refusal
 from serving.prediction import Prediction, Predictor
 from serving.settings import Settings
 from serving.telemetry.call import Endpoint, http_counter

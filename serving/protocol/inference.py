@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from contract.errors import NotFound, NotReady
 from serving.bundle import Bundle
+from serving.errors import NotFound, NotReady
 from serving.prediction import Prediction, Predictor
 from serving.protocol.codec import EXTENSIONS, PLATFORM, Codec
 from serving.protocol.infer_request import InferRequest

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from contract.errors import BundleError, InvalidInput, UnsupportedMediaType
-from serving.errors import sentence
+from contract.errors import BundleError, InvalidInput
+from serving.errors import UnsupportedMediaType, sentence
 from serving.http.app import JSON, Handler, HttpRequest, HttpResponse, Route, json_response, not_found
 from serving.http.body import header, media_type, read_body
 from serving.protocol.body import read_object, read_request, write_response

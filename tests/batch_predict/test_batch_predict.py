@@ -17,12 +17,12 @@ from batch_predict import cluster
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.dataset import Dataset
-from contract.errors import PipelineError
 from model.session import Artifact
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
 from tests.training.conftest import ROOT
 from tests.training.tiny_models import PEBBLES, PLOTS
+from training.errors import PipelineError
 
 predict = tiny_batches.predict  # a fixture
 

@@ -11,10 +11,10 @@ import pytest
 
 from batch_predict.run import Settings
 from batch_predict.source import Format
-from contract.errors import PipelineError
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict
 from tests.training.tiny_models import PLOTS
+from training.errors import PipelineError
 
 predict = tiny_batches.predict  # a fixture
 

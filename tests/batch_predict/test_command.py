@@ -8,10 +8,10 @@ from mlflow import MlflowClient
 
 from batch_predict import run
 from batch_predict.__main__ import main
-from contract.errors import PipelineError
 from contract.housing import HOUSING
 from tests.mlflow_store import empty_store
 from training import tracking
+from training.errors import PipelineError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),

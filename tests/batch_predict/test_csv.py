@@ -12,10 +12,10 @@ from batch_predict import csv_file, source
 from batch_predict.parts import Reader, parts
 from batch_predict.run import Settings
 from batch_predict.source import Format
-from contract.errors import PipelineError
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read
 from tests.training.tiny_models import PLOTS
+from training.errors import PipelineError
 
 predict = tiny_batches.predict  # a fixture
 

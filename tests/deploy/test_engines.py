@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import PipelineError
 from deploy import engines
+from deploy.errors import DeployError
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_wanted_one_is_taken() -> None:
 
 @pytest.mark.parametrize(("wanted", "named"), [(None, "docker, podman, buildah"), ("podman", "(podman)")])
 def test_none_is_told(wanted: str | None, named: str) -> None:
-    with pytest.raises(PipelineError, match="No container engine answers") as told:
+    with pytest.raises(DeployError, match="No container engine answers") as told:
         engines.found(wanted, answers=set[str]().__contains__)
     assert named in str(told.value)
 

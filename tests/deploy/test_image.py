@@ -6,8 +6,8 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from contract.errors import PipelineError
 from deploy import image
+from deploy.errors import DeployError
 from deploy.image import Build
 
 PROJECT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_the_names_of_the_secrets_are_those_of_the_template() -> None:
 
 
 def test_a_missing_bento_is_told() -> None:
-    with pytest.raises(PipelineError, match=r"no Bento nobody:latest. Run `make bento`"):
+    with pytest.raises(DeployError, match=r"no Bento nobody:latest. Run `make bento`"):
         image.models("nobody:latest")
 
 
@@ -82,7 +82,7 @@ def test_a_build_that_fails_is_told_though_bentoml_ends_well(tmp_path: Path, mon
     )
     assert str(bentoml.get("one:1").tag) == "one:1"
     build = Build("buildah", "one:1", "predictions", "1", "abc", [])
-    with pytest.raises(PipelineError, match="buildah did not build predictions:1"):
+    with pytest.raises(DeployError, match="buildah did not build predictions:1"):
         build.run()
 
 

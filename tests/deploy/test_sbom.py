@@ -11,9 +11,9 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from contract.errors import PipelineError
 from contract.iris import IRIS
 from deploy import inventory, sbom
+from deploy.errors import DeployError
 from tests.serving import tiny_models
 
 SITE_PACKAGES = Path(np.__file__).parents[1]
@@ -80,5 +80,5 @@ def test_an_image_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
     engine = tmp_path / "podman"
     engine.write_text("#!/bin/sh\necho no such image >&2; exit 125\n")
     engine.chmod(0o755)
-    with pytest.raises(PipelineError, match=r"run `make image` first. no such image"):
+    with pytest.raises(DeployError, match=r"run `make image` first. no such image"):
         sbom.inventory(str(engine), "nobody:latest")

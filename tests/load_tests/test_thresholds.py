@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import LoadTestError
+from load_tests.errors import LoadTestError
 from load_tests.shapes import Shape
 from load_tests.summary import Figures
 from load_tests.thresholds import THRESHOLDS_FILE, Limits, Profile, Thresholds

@@ -7,10 +7,10 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import LoadTestError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from contract.table import check_matrix
+from load_tests.errors import LoadTestError
 from load_tests.traffic import Traffic
 from tests.serving import tiny_models
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import MonitoringError
 from monitoring import pictures
 from monitoring.dashboards import DASHBOARDS
+from monitoring.errors import MonitoringError
 from monitoring.prometheus import Prometheus
 from tests.monitoring.conftest import answering
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from contract.errors import MonitoringError
 from monitoring import terminal
+from monitoring.errors import MonitoringError
 from monitoring.snapshot import Change, Snapshot
 from tests.monitoring.conftest import answering
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from contract import DATASETS
-from contract.errors import PipelineError, StartupError
+from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, free_port, running_service
@@ -22,6 +22,7 @@ from serving.settings import Settings
 from serving.startup import check_deployment
 from tests.serving import tiny_models
 from tests.serving.conftest import Started
+from training.errors import PipelineError
 
 
 def refusal(environment: dict[str, str], *arguments: str) -> str:

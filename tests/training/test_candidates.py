@@ -6,10 +6,10 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
-from contract.errors import PipelineError
 from tests.training.conftest import ROOT, tiny_splits
 from training import params
 from training.candidates import build, check_deployable
+from training.errors import PipelineError
 from training.features import RowFeatures
 from training.params import CandidateParams, RowFeatureParams
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from contract import DATASETS, deciles
-from contract.errors import PipelineError
 from tests.training.conftest import raw_table
+from training.errors import PipelineError
 from training.feature_engineering import engineer, split, statistics
 from training.params import FeatureEngineeringParams
 

@@ -10,10 +10,10 @@ from sklearn.base import TransformerMixin, clone
 
 from contract import DATASETS
 from contract.dataset import Dataset, Row, Target, feature
-from contract.errors import PipelineError
 from tests.training.conftest import ROOT, tiny_splits
 from training import params
 from training.candidates import row_features
+from training.errors import PipelineError
 from training.features import FloatMatrix, RowFeatures, SinglePrecision
 from training.onnx import features as feature_conversion
 from training.params import RotationParams, RowFeatureParams

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from contract.errors import PipelineError
 from contract.iris import IRIS
 from model.card import TrainingRun
 from serving.models import load
@@ -18,6 +17,7 @@ from tests.serving import tiny_models
 from tests.training.conftest import tiny_splits, tiny_train_params
 from tests.training.workspace import train, write_features
 from training import tracking
+from training.errors import PipelineError
 from training.import_models import _is_whole, find_champion, import_models
 from training.tracking import RegisteredModel
 

@@ -15,11 +15,11 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, GoldenRow, ModelCard
 from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
 from training import params, tracking
+from training.errors import PipelineError
 from training.features import RowFeatures
 from training.model_evaluation import evaluate_models
 from training.onnx import export

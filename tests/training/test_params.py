@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from contract import DATASETS
-from contract.errors import PipelineError
 from tests.training.conftest import ROOT
 from training import params
+from training.errors import PipelineError
 
 SHIPPED = ROOT / "params.yaml"
 

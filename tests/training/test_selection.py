@@ -5,8 +5,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
-from contract.errors import PipelineError
 from tests.training.conftest import tiny_splits
+from training.errors import PipelineError
 from training.evaluation import candidate_plots
 from training.selection import CrossValidation, best, cross_validate
 from training.splits import Split

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from contract.errors import PipelineError
 from tests.mlflow_store import empty_store
 from tests.training.conftest import ROOT
 from training import tracking
+from training.errors import PipelineError
 from training.tracking import RegisteredModel
 
 pytestmark = [  # of MLflow 3.17's own code: its tables

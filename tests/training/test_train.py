@@ -15,15 +15,18 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from onnxruntime import InferenceSession
+from sklearn.neighbors import KNeighborsClassifier
 
 from contract import DATASETS, deciles
-from contract.errors import PipelineError
+from contract.dataset import Task
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from tests.mlflow_store import empty_store
 from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
 from tests.training.workspace import train, with_ratios, write_features
 from training import tracking
 from training import train as stage
+from training.candidates import ESTIMATORS
+from training.errors import PipelineError
 from training.files import sha256
 from training.onnx.export import ESTIMATOR_FILE, TRUSTED_TYPES, load_estimator, predictor
 from training.params import CandidateParams
@@ -316,3 +319,16 @@ def test_git_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_without_git_is_of_unknown_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert stage.git_revision() == "unknown"
+
+
+def test_candidate_that_cannot_be_deployed_fails_before_any_run(
+    trained: dict[str, RegisteredModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained
+    before = len(parents("iris"))
+    known = ESTIMATORS[Task.CLASSIFICATION]
+    monkeypatch.setitem(known, "neighbours", (KNeighborsClassifier, lambda estimator: [("estimator", estimator)]))
+    chosen = CandidateParams(estimator="neighbours", parameters={"algorithm": "kd_tree"})
+    with pytest.raises(PipelineError, match=r"train\.iris\.candidates\.odd cannot be deployed: .*KDTree"):
+        train("iris", tiny_train_params("iris", candidates={"odd": chosen}))
+    assert len(parents("iris")) == before

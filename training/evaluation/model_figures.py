@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from model.session import Artifact
+from training.errors import PipelineError
 from training.evaluation import classification_plots, diagnostics, plots, regression_plots
 from training.evaluation.classification_plots import Answers
 from training.evaluation.plots import Figure

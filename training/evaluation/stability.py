@@ -44,7 +44,7 @@ class Stability:
         share, limit, cause = self.float32, self.params.float32_limit, "all features are rounded to float32"
         if share <= limit:
             share, limit = self.perturbed[self.worst], self.params.perturbed_limit
-            cause = f"{self.worst} changes by {self.params.perturbation:g} of its value"
+            cause = f"{self.worst} changes by {percent(self.params.perturbation)}"
         if share <= limit:
             return ""
         return (

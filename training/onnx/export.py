@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
-from contract.errors import PipelineError
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, OnnxCard
 from model.session import open_session, output_name, run_session
+from training.errors import PipelineError
 from training.registry import archives
 
 if TYPE_CHECKING:

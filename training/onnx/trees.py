@@ -24,7 +24,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
-from contract.errors import PipelineError
+from training.errors import PipelineError
 from training.onnx.graph import Graph
 
 ML_OPSET = 5

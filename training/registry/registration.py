@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from contract.dataset import Dataset
-from contract.errors import PipelineError
 from model.card import CARD_FILE, ONNX_FILE, ModelCard
 from model.session import Artifact, ArtifactError
 from training import console, tracking
+from training.errors import PipelineError
 from training.onnx import export
 from training.tracking import CONTENT_VERSION, RegisteredModel
 

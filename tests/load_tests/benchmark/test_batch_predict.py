@@ -7,10 +7,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from contract.errors import LoadTestError
 from contract.iris import IRIS
 from load_tests.benchmark import batch_predict
 from load_tests.benchmark.batch_predict import measure, write_table
+from load_tests.errors import LoadTestError
 
 
 @pytest.mark.parametrize("name", ["in.parquet", "in.csv"])

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.errors import LoadTestError
 from load_tests.benchmark import load, payloads
 from load_tests.benchmark.load import Load
+from load_tests.errors import LoadTestError
 
 HALF = {"seconds": 2.0, "p50_ms": 10.5, "p99_ms": 20.25, "max_ms": 31.0}
 

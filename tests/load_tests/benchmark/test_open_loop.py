@@ -3,8 +3,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from contract.errors import Overloaded
 from load_tests.benchmark.batching import offer, poisson, quantile_ms, saturate
+from serving.errors import Overloaded
 
 
 def test_arrivals_are_poisson() -> None:

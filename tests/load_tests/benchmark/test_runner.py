@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from contract import DATASETS
-from contract.errors import LoadTestError
 from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.compare import compare
 from load_tests.benchmark.plan import ECHO, EMPTY, FASTAPI_ONNX, GRPC_ECHO, OURS, Line, Plan, Server, Step
 from load_tests.benchmark.result import Run
 from load_tests.benchmark.runner import Runner, deployed_model
+from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from tests.serving import tiny_models
 

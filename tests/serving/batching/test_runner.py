@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from contract.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from contract.table import FloatMatrix
 from serving.batching.runner import CAUTION, LOOP_SECONDS, Model, Runner
+from serving.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 
 
 class Recorder:

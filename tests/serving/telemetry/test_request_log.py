@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from contract.errors import DeadlineExceeded, InferenceFailed, InvalidInput, NotFound, Overloaded, Reason
+from contract.errors import InvalidInput, Reason
+from serving.errors import DeadlineExceeded, InferenceFailed, NotFound, Overloaded
 from serving.telemetry import request_id
 from serving.telemetry.logs import ConsoleFormatter
 from serving.telemetry.request_log import LINES_PER_SECOND, RequestLog

@@ -92,4 +92,4 @@ def test_perturbed_feature_over_the_limit_is_named() -> None:
     found = measure(PLOTS, predict, rows.features, rows.target, PARAMS)
 
     assert found.float32 == 0
-    assert "longitude changes by 1e-06 of its value" in found.excess
+    assert "longitude changes by 0.0001 %" in found.excess

@@ -16,11 +16,11 @@ from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
 from contract.dataset import Target
-from contract.errors import PipelineError
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT
 from tests.training.conftest import ROOT, tiny_splits
 from training import params, selection
 from training.candidates import build
+from training.errors import PipelineError
 from training.features import FloatMatrix, RowFeatures
 from training.onnx import export
 from training.params import CandidateParams, Parameter
