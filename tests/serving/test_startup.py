@@ -16,13 +16,12 @@ from contract import DATASETS
 from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from local_service import METRICS_DIRECTORY, PROJECT, free_port, running_service
+from local_service import METRICS_DIRECTORY, PROJECT, ServiceNotStarted, free_port, running_service
 from serving.models import deployed_model
 from serving.settings import Settings
 from serving.startup import check_deployment
 from tests.serving import tiny_models
 from tests.serving.conftest import Started
-from training.errors import PipelineError
 
 
 def refusal(environment: dict[str, str], *arguments: str) -> str:
@@ -134,7 +133,7 @@ def test_a_missing_model_stops_the_start_and_is_told_to_the_caller_that_waits(tm
     tiny_models.pin(tmp_path, {"housing": "gone", "iris": "gone"})
     sentence = r"The service stopped while starting.*housing:gone is not in the BentoML store"
     with (
-        pytest.raises(PipelineError, match=sentence),
+        pytest.raises(ServiceNotStarted, match=sentence),
         running_service(environment={"MODELS_DIR": str(tmp_path)}),
     ):
         pytest.fail("it started")
