@@ -19,8 +19,8 @@ import bentoml
 
 from deploy import engines
 from deploy.errors import DeployError
+from local_service import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
 BENTO = "ml_prediction_bundle:latest"
 SECRETS = {"ca-bundle": "SSL_CERT_FILE", "pip-config": "PIP_CONFIG_FILE"}
 """Secrets of the build, as ``Dockerfile.j2`` names them, and the variables that name their files."""

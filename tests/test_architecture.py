@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[1]
+from local_service import PROJECT
+
 ROOMS = (
     "contract",
     "model",
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "service": {"contract", "serving"},
     "monitoring": {"contract", "local_service"},
     "load_tests": {"contract", "model", "local_service"},
-    "deploy": {"contract"},
+    "deploy": {"contract", "local_service"},
 }
 EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.

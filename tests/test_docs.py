@@ -1,16 +1,15 @@
 """The README against the code: what it lists exists, and what exists it lists."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from contract import DATASETS
+from local_service import PROJECT
 from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
 
-PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
 
 

@@ -10,11 +10,10 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix
 from training.errors import PipelineError
 from training.evaluation.scores import score
 from training.splits import Split
-
-FloatArray = NDArray[np.float64]
 
 SCORES = {Task.REGRESSION: ("rmse", "mae", "r2"), Task.CLASSIFICATION: ("accuracy", "macro_f1", "log_loss")}
 
@@ -28,7 +27,7 @@ class CrossValidation:
     """
 
     folds: dict[str, list[float]]
-    out_of_fold: FloatArray
+    out_of_fold: FloatMatrix
 
     @property
     def summary(self) -> dict[str, tuple[float, float]]:
@@ -41,11 +40,11 @@ def fit(pipeline: Pipeline, split: Split, task: Task) -> Pipeline:
     return clone(pipeline).fit(split.features, _labels(split, task))
 
 
-def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatArray:
+def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatMatrix:
     return split.target.astype(np.int64) if task is Task.CLASSIFICATION else split.target
 
 
-def answers(pipeline: Pipeline, features: FloatArray, task: Task) -> FloatArray:
+def answers(pipeline: Pipeline, features: FloatMatrix, task: Task) -> FloatMatrix:
     """Predictions of shape ``[N]``, or class probabilities of shape ``[N, C]``."""
     return np.asarray(
         pipeline.predict_proba(features) if task is Task.CLASSIFICATION else pipeline.predict(features),
@@ -53,7 +52,7 @@ def answers(pipeline: Pipeline, features: FloatArray, task: Task) -> FloatArray:
     )
 
 
-def scores(dataset: Dataset, target: FloatArray, answer: FloatArray) -> dict[str, float]:
+def scores(dataset: Dataset, target: FloatMatrix, answer: FloatMatrix) -> dict[str, float]:
     """The scores that candidates are compared by, and a few that people know."""
     every = score(dataset, target, answer, within=1)
     return {name: every[name] for name in SCORES[dataset.task]}
@@ -69,7 +68,7 @@ def cross_validate(
     """
     kind = StratifiedKFold if dataset.task is Task.CLASSIFICATION else KFold
     values: dict[str, list[float]] = {}
-    out_of_fold: FloatArray | None = None
+    out_of_fold: FloatMatrix | None = None
     try:
         parts = list(
             kind(folds, shuffle=True, random_state=random_state).split(split.features, _labels(split, dataset.task))

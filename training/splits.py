@@ -6,20 +6,18 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from training.errors import PipelineError
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Split:
     """Features of shape ``[N, F]`` in the contract's order; targets of shape ``[N]``, class indices for classes."""
 
-    features: FloatArray
-    target: FloatArray
+    features: FloatMatrix
+    target: FloatMatrix
 
 
 @dataclass(frozen=True)

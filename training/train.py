@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix
 from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
 from training import candidates, console, params, selection, tracking
 from training.errors import PipelineError
@@ -37,8 +37,6 @@ from training.splits import Splits
 from training.tracking import RegisteredModel, Run
 
 log = logging.getLogger(__name__)
-
-FloatArray = NDArray[np.float64]
 
 RAW, FEATURES, MODELS = Path("data/raw"), Path("data/features"), Path("models")
 LIBRARIES = ("scikit-learn", "numpy", "onnx", "skl2onnx", "onnxruntime")
@@ -198,7 +196,7 @@ def describe_features(dataset: Dataset, statistics: Path) -> list[FeatureCard]:
     ]
 
 
-def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
+def describe_answers(dataset: Dataset, answers: FloatMatrix) -> dict[str, Any]:
     """The distribution of answers ``[N, 1]`` or ``[N, C]`` on the training split: the reference for drift."""
     if dataset.task is Task.REGRESSION:
         edges = deciles.edges(answers[:, 0])
@@ -215,7 +213,7 @@ def describe_answers(dataset: Dataset, answers: FloatArray) -> dict[str, Any]:
     }
 
 
-def golden_rows(dataset: Dataset, rows: FloatArray, answers: FloatArray, count: int) -> list[GoldenRow]:
+def golden_rows(dataset: Dataset, rows: FloatMatrix, answers: FloatMatrix, count: int) -> list[GoldenRow]:
     """Rows spread evenly over the estimator's answers: sorted by value, or by class and then by probability."""
     order = np.lexsort((answers.max(axis=1), answers.argmax(axis=1)))
     picked = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]

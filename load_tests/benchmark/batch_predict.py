@@ -24,8 +24,8 @@ from contract.dataset import Dataset
 from load_tests.benchmark import processes
 from load_tests.errors import LoadTestError
 from load_tests.traffic import FEATURES, Traffic
+from local_service import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 CHUNK_ROWS = 250_000
 SAMPLE_SECONDS = 0.1
 

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from open_inference.grpc import protocol as pb
 
 from contract.housing import HOUSING
+from contract.table import FloatMatrix
 
 RAW = Path(__file__).parents[2] / "data" / "raw" / "housing.csv"
 BODIES = 1000
 """Different rows that requests of one row go through; a larger request takes as many of them as it has rows."""
 FEWEST_BODIES = 4
 
-FloatMatrix = NDArray[np.float64]
 JSON = "application/json"
 
 

@@ -15,8 +15,8 @@ import grpc
 import httpx
 import psutil
 
+from contract.table import FloatMatrix
 from load_tests.benchmark.load import METHOD
-from load_tests.benchmark.payloads import FloatMatrix
 from load_tests.benchmark.plan import WORKERS, Line, Server
 from load_tests.errors import LoadTestError
 

@@ -17,9 +17,9 @@ import psutil
 from bentoml.exceptions import NotFound
 
 from contract.housing import HOUSING
+from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.load import Load, load_grpc, load_http, write_bodies
-from load_tests.benchmark.payloads import FloatMatrix
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import WORKERS, Line, Plan, Server, Step
 from load_tests.benchmark.processes import NoAnswer, Running, running

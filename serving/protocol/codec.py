@@ -24,7 +24,7 @@ PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True)
-class TensorMetadata:
+class TensorSpec:
     """A tensor as model metadata describes it; −1 in ``shape`` is the number of rows."""
 
     name: str
@@ -49,17 +49,17 @@ class Codec:
         self.dataset = dataset
         self._position = {name: column for column, name in enumerate(dataset.feature_names)}
         self._labels: NDArray[Any] = np.array(dataset.target.classes, dtype=object)
-        self.input = TensorMetadata(
+        self.input = TensorSpec(
             ONNX_INPUT, "FP64", (-1, len(self._position)), {"feature_names": list(dataset.feature_names)}
         )
         if dataset.task is Task.REGRESSION:
-            outputs = [TensorMetadata(PREDICT, "FP64", (-1, 1), {"unit": dataset.target.unit})]
+            outputs = [TensorSpec(PREDICT, "FP64", (-1, 1), {"unit": dataset.target.unit})]
         else:
             classes = list(dataset.target.classes)
             outputs = [
-                TensorMetadata(PREDICT, "INT64", (-1, 1)),
-                TensorMetadata(LABEL, BYTES, (-1, 1)),
-                TensorMetadata(PROBABILITIES, "FP64", (-1, len(classes)), {"classes": classes}),
+                TensorSpec(PREDICT, "INT64", (-1, 1)),
+                TensorSpec(LABEL, BYTES, (-1, 1)),
+                TensorSpec(PROBABILITIES, "FP64", (-1, len(classes)), {"classes": classes}),
             ]
         self.outputs = {output.name: output for output in outputs}
 

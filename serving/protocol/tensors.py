@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import InvalidInput, Reason
-
-FloatVector = NDArray[np.float64]
+from contract.table import FloatMatrix
 
 NUMBERS: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
@@ -101,7 +100,7 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatVector:
+def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
     """All elements of a tensor as doubles, row-major.
 
     Args:

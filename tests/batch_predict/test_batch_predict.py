@@ -17,10 +17,10 @@ from batch_predict import cluster
 from batch_predict.run import Settings
 from batch_predict.source import Format
 from contract.dataset import Dataset
+from local_service import PROJECT
 from model.session import Artifact
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
-from tests.training.conftest import ROOT
 from tests.training.tiny_models import PEBBLES, PLOTS
 from training.errors import PipelineError
 
@@ -264,7 +264,7 @@ def test_processes_load_neither_mlflow_nor_scikit_learn_nor_ray() -> None:
         "batch_predict.processes, batch_predict.cluster; "
         "print(sorted({'mlflow', 'sklearn', 'ray', 'pandas'} & set(sys.modules)))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 
 

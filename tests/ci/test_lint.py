@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
+
 CONFIGURATION = PROJECT / ".pre-commit-config.yaml"
 BIN = ".venv/bin/"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
+
 PYPROJECT = '[project]\nname = "bundle"\nversion = "1.2.0"\n'
 CHANGELOG = """# Changelog
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ci.workflow import PROJECT, scripts
+from local_service import PROJECT
+from tests.ci.workflow import scripts
 
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 DIGEST = f"sha256:{'ab' * 32}"

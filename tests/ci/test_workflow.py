@@ -6,7 +6,8 @@ import tomllib
 
 import pytest
 
-from tests.ci.workflow import PROJECT, jobs, scripts
+from local_service import PROJECT
+from tests.ci.workflow import jobs, scripts
 
 COMMANDS = "\n".join(script for _, _, script in scripts())
 

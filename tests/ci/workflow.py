@@ -1,12 +1,12 @@
 """The workflow, read."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
+
 WORKFLOW = PROJECT / ".github/workflows/ci-cd.yml"
 
 

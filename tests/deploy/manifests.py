@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
+
 KUBERNETES = PROJECT / "deploy" / "kubernetes"
 FOLDERS = ("overlays/development", "overlays/production", "overlays/canary", "kserve")
 """What somebody applies."""

@@ -12,12 +12,13 @@ import yaml
 
 from contract import DATASETS
 from load_tests.benchmark.capacity import Assumptions
+from local_service import PROJECT
 from monitoring.slo import JOB
 from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
 from tests.deploy.cluster_policies import INSIDE, covers
-from tests.deploy.manifests import FOLDERS, KUBERNETES, PROJECT, Manifests, kustomized
+from tests.deploy.manifests import FOLDERS, KUBERNETES, Manifests, kustomized
 
 PRODUCTION = Manifests("overlays/production")
 CANARY = Manifests("overlays/canary")

@@ -9,8 +9,7 @@ import pytest
 from deploy import image
 from deploy.errors import DeployError
 from deploy.image import Build
-
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
 
 
 def built_by(engine: str, **others: object) -> str:

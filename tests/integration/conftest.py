@@ -14,9 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local_service import free_port
+from local_service import PROJECT, free_port
 
-PROJECT = Path(__file__).parents[2]
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 
-from local_service import free_port
+from local_service import PROJECT, free_port
 
-PROJECT = Path(__file__).parents[2]
 VARIABLE = "CONTAINERS_CONF"
 CONFIGURATION = Path(__file__).with_name("containers.conf")
 BASE = "localhost/python-base:3.11"

@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from local_service import PROJECT
+
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CONTAINERS_CONF = """\

@@ -14,10 +14,9 @@ from typing import Any
 
 import httpx
 
-from local_service import free_port
+from local_service import PROJECT, free_port
 from monitoring.prometheus import Prometheus
 
-PROJECT = Path(__file__).parents[2]
 MONITORING = PROJECT / "monitoring"
 SCALE = 120
 """So many times faster than life: an hour is 30 seconds."""

@@ -27,7 +27,7 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from contract.iris import IRIS
 from deploy import sbom
-from local_service import free_port
+from local_service import PROJECT, free_port
 from serving.models import LoadedModel, load
 from tests.integration.callers import Callers
 from tests.integration.conftest import Newcomer
@@ -35,7 +35,6 @@ from tests.integration.containers import (
     BASE,
     CONFIGURATION,
     MEMORY,
-    PROJECT,
     VARIABLE,
     Container,
     is_ready,

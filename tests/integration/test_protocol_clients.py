@@ -15,10 +15,9 @@ import pytest
 from contract import DATASETS
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from local_service import free_port, running_service
+from local_service import PROJECT, free_port, running_service
 from tests.serving import tiny_models
 
-PROJECT = Path(__file__).parents[2]
 BIN = PROJECT / ".venv" / "clients" / "bin"
 HOUSING_ROWS = [
     HOUSING.example,

@@ -1,7 +1,5 @@
 """Small real tables, and parameters that train in a second."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +7,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from contract import DATASETS
 from contract.dataset import Task
+from local_service import PROJECT
 from training.params import CandidateParams, RowFeatureParams, TrainParams
 from training.splits import Split, Splits
 
-ROOT = Path(__file__).parents[2]
-RAW = ROOT / "data/raw"
+RAW = PROJECT / "data/raw"
 
 
 @pytest.fixture(autouse=True, scope="session")

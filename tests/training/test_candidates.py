@@ -6,14 +6,15 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
-from tests.training.conftest import ROOT, tiny_splits
+from local_service import PROJECT
+from tests.training.conftest import tiny_splits
 from training import params
 from training.candidates import build, check_deployable
 from training.errors import PipelineError
 from training.features import RowFeatures
 from training.params import CandidateParams, RowFeatureParams
 
-SHIPPED = params.load(ROOT / "params.yaml")
+SHIPPED = params.load(PROJECT / "params.yaml")
 
 
 def built(dataset: str, candidate: CandidateParams) -> Pipeline:

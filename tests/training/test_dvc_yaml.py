@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from contract import DATASETS
-from tests.training.conftest import ROOT
+from local_service import PROJECT
 
-CONTENT: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+CONTENT: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 STAGES: dict[str, Any] = CONTENT["stages"]
 COMMANDED = {"deployment_validation": {"service.py", "serving"}}
 """Code that a stage runs as a command, without importing it."""
@@ -26,7 +26,7 @@ def imported(path: Path) -> frozenset[Path]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            place = ROOT.joinpath(*node.module.split("."))
+            place = PROJECT.joinpath(*node.module.split("."))
             found |= {place / f"{alias.name}.py" for alias in node.names} | {place.with_suffix(".py")}
     return frozenset(one for one in found if one.exists())
 
@@ -34,7 +34,7 @@ def imported(path: Path) -> frozenset[Path]:
 def needed(stage: str) -> set[Path]:
     """The modules that ``python -m training.<module> …`` imports, and those that they import."""
     seen: set[Path] = set()
-    left = [ROOT.joinpath(*STAGES[stage]["cmd"].split()[2].split(".")).with_suffix(".py")]
+    left = [PROJECT.joinpath(*STAGES[stage]["cmd"].split()[2].split(".")).with_suffix(".py")]
     while left:
         if (current := left.pop()) not in seen:
             seen.add(current)
@@ -64,8 +64,10 @@ def test_stages() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_the_code_it_imports(stage: str) -> None:
-    modules = {path.relative_to(ROOT).as_posix() for path in needed(stage)}
-    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py") or next((ROOT / path).glob("*.py"), None)}
+    modules = {path.relative_to(PROJECT).as_posix() for path in needed(stage)}
+    listed = {
+        path for path in STAGES[stage]["deps"] if path.endswith(".py") or next((PROJECT / path).glob("*.py"), None)
+    }
     missing = {module for module in modules if not any(is_within(module, path) for path in listed)}
     assert not missing
     unused = {path for path in listed if not any(is_within(module, path) for module in modules)}
@@ -76,7 +78,7 @@ def test_stage_depends_on_the_code_it_imports(stage: str) -> None:
 def test_stage_depends_on_files_that_are_in_the_repository_or_written_by_an_earlier_stage(stage: str) -> None:
     earlier = [path for other in list(STAGES)[: list(STAGES).index(stage)] for path in outputs(other)]
     for path in STAGES[stage]["deps"]:
-        assert (ROOT / path).exists() or any(is_within(path, out) or is_within(out, path) for out in earlier), path
+        assert (PROJECT / path).exists() or any(is_within(path, out) or is_within(out, path) for out in earlier), path
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -107,10 +109,12 @@ def test_plots_draw_what_model_evaluation_writes() -> None:
 def test_the_lock_is_of_this_code() -> None:
     """``dvc status`` and ``dvc metrics diff`` compare with the committed ``dvc.lock``; a stale one misleads them."""
     told = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stderr
-    committed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    committed = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout.split()
     stale = set()
     for stage, changes in json.loads(told.stdout).items():
         for change in changes:

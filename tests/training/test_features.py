@@ -10,16 +10,18 @@ from sklearn.base import TransformerMixin, clone
 
 from contract import DATASETS
 from contract.dataset import Dataset, Row, Target, feature
-from tests.training.conftest import ROOT, tiny_splits
+from contract.table import FloatMatrix
+from local_service import PROJECT
+from tests.training.conftest import tiny_splits
 from training import params
 from training.candidates import row_features
 from training.errors import PipelineError
-from training.features import FloatMatrix, RowFeatures, SinglePrecision
+from training.features import RowFeatures, SinglePrecision
 from training.onnx import features as feature_conversion
 from training.params import RotationParams, RowFeatureParams
 
 HOUSING = DATASETS["housing"]
-SHIPPED = params.load(ROOT / "params.yaml").training("housing").features
+SHIPPED = params.load(PROJECT / "params.yaml").training("housing").features
 
 
 def session(transformer: TransformerMixin, columns: int) -> InferenceSession:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.conftest import ROOT
+from local_service import PROJECT
 
 TRAIN = """
 from tests.training.workspace import train, tiny_train_params, write_features
@@ -33,7 +33,7 @@ def run(code: str, project: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=project,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         check=False,

@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 from contract import DATASETS
-from tests.training.conftest import ROOT
+from local_service import PROJECT
 from training import params
 from training.errors import PipelineError
 
-SHIPPED = ROOT / "params.yaml"
+SHIPPED = PROJECT / "params.yaml"
 
 
 def changed(tmp_path: Path, *keys: str, to: object) -> Path:

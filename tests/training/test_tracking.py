@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from local_service import PROJECT
 from tests.mlflow_store import empty_store
-from tests.training.conftest import ROOT
 from training import tracking
 from training.errors import PipelineError
 from training.tracking import RegisteredModel
@@ -77,7 +77,10 @@ def test_processes_may_start_on_a_fresh_store_at_once(store: Path) -> None:
     code = "from training import tracking\nwith tracking.run('iris', 'both', {}): pass"
     starts = [
         subprocess.Popen(
-            [sys.executable, "-c", code], cwd=store, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+            [sys.executable, "-c", code],
+            cwd=store,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            stderr=subprocess.PIPE,
         )
         for _ in range(2)
     ]

@@ -19,9 +19,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from contract import DATASETS, deciles
 from contract.dataset import Task
+from local_service import PROJECT
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
 from tests.mlflow_store import empty_store
-from tests.training.conftest import RAW, ROOT, tiny_splits, tiny_train_params
+from tests.training.conftest import RAW, tiny_splits, tiny_train_params
 from tests.training.workspace import train, with_ratios, write_features
 from training import tracking
 from training import train as stage
@@ -230,7 +231,7 @@ def test_project_is_importable_after_mlflow_loaded_a_model(trained: dict[str, Re
     )
     done = subprocess.run(
         [sys.executable, "-c", code, trained["iris"].model_uri],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         check=False,
@@ -244,7 +245,7 @@ def test_second_training_is_a_second_version_with_the_same_bytes(
     before = snapshot(workspace / "models" / name)
     code = f"from tests.training.workspace import train, with_ratios; train({name!r}, with_ratios({name!r}))"
     # In another process, where nothing has the same address or the same hash.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=workspace, env=environment, check=True, capture_output=True)
     first = trained[name]
     latest, former = tracking.with_content(name, first.content_version)

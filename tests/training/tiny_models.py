@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.dataset import Dataset, Row, Target, Task, feature
+from contract.table import FloatMatrix
 from model.card import (
     CARD_FILE,
     ONNX_FILE,
@@ -20,8 +20,6 @@ from model.card import (
     OnnxCard,
 )
 from training.splits import Split, Splits
-
-FloatArray = NDArray[np.float64]
 
 
 class PlotRow(Row):
@@ -62,7 +60,7 @@ def splits(dataset: Dataset, rows: int = 120) -> Splits:
 def write_model(
     directory: Path,
     dataset: Dataset,
-    weights: FloatArray,
+    weights: FloatMatrix,
     *,
     contract_version: str | None = None,
     data_sha256: str = "d" * 64,
@@ -115,7 +113,7 @@ def card(
     )
 
 
-def _linear(weights: FloatArray, *, softmax: bool) -> bytes:
+def _linear(weights: FloatMatrix, *, softmax: bool) -> bytes:
     inputs, outputs = weights.shape
     nodes = [helper.make_node("MatMul", [ONNX_INPUT, "weights"], ["product" if softmax else REGRESSION_OUTPUT])]
     kind, name = TensorProto.DOUBLE, REGRESSION_OUTPUT

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix
 from training.selection import SCORES, CrossValidation
-
-FloatArray = NDArray[np.float64]
 
 
 def comparison(dataset: Dataset, results: Mapping[str, CrossValidation]) -> Figure:
@@ -27,7 +25,7 @@ def comparison(dataset: Dataset, results: Mapping[str, CrossValidation]) -> Figu
     return figure
 
 
-def out_of_fold(dataset: Dataset, target: FloatArray, result: CrossValidation) -> Figure:
+def out_of_fold(dataset: Dataset, target: FloatMatrix, result: CrossValidation) -> Figure:
     """Actual against predicted on rows the model did not see: density for numbers, counts for classes."""
     figure = Figure(figsize=(5, 4.4), layout="constrained")
     axes = figure.add_subplot()

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from training.evaluation.plots import BLUE, DASHES, GREY, INK, Figure, canvas, heading, write_csv
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Answers:
     """
 
     rows: str
-    actual: FloatArray
-    probabilities: FloatArray
+    actual: FloatMatrix
+    probabilities: FloatMatrix
 
     @property
     def likeliest(self) -> NDArray[np.int64]:
@@ -135,7 +134,7 @@ def reliability(dataset: Dataset, answers: Answers, directory: Path, *, bins: in
     )
 
 
-def _wilson(share: FloatArray, count: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+def _wilson(share: FloatMatrix, count: NDArray[np.int64]) -> tuple[FloatMatrix, FloatMatrix]:
     """The 95 % interval of an observed share (Wilson, 1927): sound for few rows and for shares of 0 and 1."""
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

@@ -9,11 +9,11 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
 
 from contract.dataset import Task
+from contract.table import FloatMatrix
 
-FloatArray = NDArray[np.float64]
-Predict = Callable[[FloatArray], FloatArray]
+Predict = Callable[[FloatMatrix], FloatMatrix]
 """Features of shape ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``."""
-Loss = Callable[[FloatArray, FloatArray], float]
+Loss = Callable[[FloatMatrix, FloatMatrix], float]
 """Targets and predictions to a number that is lower for better models."""
 
 
@@ -22,13 +22,13 @@ class LearningCurve:
     """Loss by number of training rows: ``rows`` of shape ``[S]``, ``training`` and ``validation`` ``[S, splits]``."""
 
     rows: NDArray[np.int64]
-    training: FloatArray
-    validation: FloatArray
+    training: FloatMatrix
+    validation: FloatMatrix
 
 
 def permutation_importances(
-    predict: Predict, features: FloatArray, target: FloatArray, *, loss: Loss, repeats: int, random_state: int
-) -> FloatArray:
+    predict: Predict, features: FloatMatrix, target: FloatMatrix, *, loss: Loss, repeats: int, random_state: int
+) -> FloatMatrix:
     """How much the loss rises when one feature's values are shuffled among the rows (Breiman, 2001).
 
     Returns:
@@ -47,8 +47,8 @@ def permutation_importances(
 
 def learning_curve(
     estimator: BaseEstimator,
-    features: FloatArray,
-    target: FloatArray,
+    features: FloatMatrix,
+    target: FloatMatrix,
     *,
     task: Task,
     loss: Loss,
@@ -99,8 +99,8 @@ def learning_curve(
 
 
 def cross_validated_probabilities(
-    estimator: BaseEstimator, features: FloatArray, target: FloatArray, *, folds: int, random_state: int
-) -> FloatArray:
+    estimator: BaseEstimator, features: FloatMatrix, target: FloatMatrix, *, folds: int, random_state: int
+) -> FloatMatrix:
     """Class probabilities of shape ``[N, C]``, each row's from a clone that was not fitted on it."""
     splitter = StratifiedKFold(folds, shuffle=True, random_state=random_state)
     return np.asarray(

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix
 from model.session import Artifact
 from training.errors import PipelineError
 from training.evaluation import classification_plots, diagnostics, plots, regression_plots
@@ -16,8 +15,6 @@ from training.evaluation.residual_map import residual_map
 from training.evaluation.scores import score
 from training.params import PARAMS_FILE, MapParams, ModelEvaluationParams
 from training.splits import Splits
-
-FloatArray = NDArray[np.float64]
 
 SCORE = {Task.REGRESSION: "rmse", Task.CLASSIFICATION: "log_loss"}
 """The score that importances and learning curves are drawn in: one that falls as the model improves."""
@@ -48,7 +45,7 @@ def draw(
     )
     metric = SCORE[dataset.task]
 
-    def loss(actual: FloatArray, predicted: FloatArray) -> float:
+    def loss(actual: FloatMatrix, predicted: FloatMatrix) -> float:
         return score(dataset, actual, predicted, within=params.close)[metric]
 
     rises = diagnostics.permutation_importances(

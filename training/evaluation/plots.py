@@ -18,11 +18,10 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from training.evaluation.diagnostics import LearningCurve
 from training.evaluation.scores import label, with_unit
 from training.files import replaced_file, write_text
-
-FloatArray = NDArray[np.float64]
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#222222"
 DASHES = (0, (5, 4))
@@ -109,7 +108,7 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def importances(dataset: Dataset, rises: FloatArray, directory: Path, *, metric: str, rows: int) -> Figure:
+def importances(dataset: Dataset, rises: FloatMatrix, directory: Path, *, metric: str, rows: int) -> Figure:
     """Permutation importances of shape ``[F, repeats]``, the most important feature on top."""
     slug = "permutation_importances"
     order = np.argsort(rises.mean(axis=1), kind="stable")

@@ -5,18 +5,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.ticker import StrMethodFormatter
-from numpy.typing import NDArray
 
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from training.evaluation.plots import BLUE, DASHES, GREY, INK, ORANGE, Figure, canvas, heading, signed, write_csv
-
-FloatArray = NDArray[np.float64]
 
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#D6E6F2", "#6BAED6", BLUE, "#08306B"])
 
 
 def predicted_against_actual(
-    dataset: Dataset, actual: FloatArray, predicted: FloatArray, directory: Path, *, cutoff: float | None, points: int
+    dataset: Dataset, actual: FloatMatrix, predicted: FloatMatrix, directory: Path, *, cutoff: float | None, points: int
 ) -> Figure:
     """Density of the rows over actual and predicted value, both of shape ``[N]``, in the target's unit.
 
@@ -70,7 +68,7 @@ def predicted_against_actual(
     )
 
 
-def residuals(dataset: Dataset, actual: FloatArray, predicted: FloatArray, directory: Path, *, bins: int) -> Figure:
+def residuals(dataset: Dataset, actual: FloatMatrix, predicted: FloatMatrix, directory: Path, *, bins: int) -> Figure:
     """Histogram of actual minus predicted, with its 5 %, 50 % and 95 % quantiles."""
     slug = "residuals"
     unit = dataset.target.unit
@@ -109,7 +107,7 @@ def residuals(dataset: Dataset, actual: FloatArray, predicted: FloatArray, direc
     )
 
 
-def calibration(dataset: Dataset, actual: FloatArray, predicted: FloatArray, directory: Path, *, bins: int) -> Figure:
+def calibration(dataset: Dataset, actual: FloatMatrix, predicted: FloatMatrix, directory: Path, *, bins: int) -> Figure:
     """Mean actual against mean predicted value in groups of equal size, in order of the prediction."""
     slug = "calibration"
     unit = dataset.target.unit

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from training.evaluation.plots import INK, Figure, canvas, signed, write_csv
-
-FloatArray = NDArray[np.float64]
 
 Places = Mapping[str, tuple[float, float]]
 """Latitude and longitude, in degrees, by name: for orientation."""
@@ -20,9 +18,9 @@ Places = Mapping[str, tuple[float, float]]
 
 def residual_map(
     dataset: Dataset,
-    position: FloatArray,
-    residual: FloatArray,
-    everywhere: FloatArray,
+    position: FloatMatrix,
+    residual: FloatMatrix,
+    everywhere: FloatMatrix,
     places: Places,
     directory: Path,
     *,

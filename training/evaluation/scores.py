@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
@@ -17,8 +16,7 @@ from sklearn.metrics import (
 )
 
 from contract.dataset import Dataset, Task
-
-FloatArray = NDArray[np.float64]
+from contract.table import FloatMatrix
 
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "median_absolute_error", "log_loss", "brier"})
 """Scores that fall as a model improves; all others rise."""
@@ -71,7 +69,7 @@ def with_unit(name: str, dataset: Dataset) -> str:
     return f"{label(name)} ({unit(name, dataset)})" if unit(name, dataset) else label(name)
 
 
-def score(dataset: Dataset, actual: FloatArray, predicted: FloatArray, *, within: float) -> dict[str, float]:
+def score(dataset: Dataset, actual: FloatMatrix, predicted: FloatMatrix, *, within: float) -> dict[str, float]:
     """Compute every score of a model's answers.
 
     Args:
@@ -85,7 +83,7 @@ def score(dataset: Dataset, actual: FloatArray, predicted: FloatArray, *, within
     return classification_scores(actual, predicted)
 
 
-def regression_scores(actual: FloatArray, predicted: FloatArray, *, within: float) -> dict[str, float]:
+def regression_scores(actual: FloatMatrix, predicted: FloatMatrix, *, within: float) -> dict[str, float]:
     """RMSE, mean and median absolute error in the target's unit; R² and the share of close predictions as fractions."""
     close = np.abs(predicted - actual) <= within * np.abs(actual)
     return {
@@ -97,7 +95,7 @@ def regression_scores(actual: FloatArray, predicted: FloatArray, *, within: floa
     }
 
 
-def classification_scores(actual: FloatArray, probabilities: FloatArray) -> dict[str, float]:
+def classification_scores(actual: FloatMatrix, probabilities: FloatMatrix) -> dict[str, float]:
     """Accuracy, balanced accuracy and macro F1 of the likeliest class; log loss (nats) and Brier score.
 
     Classes without rows in the split are left out of the two averages over classes. The Brier score follows Brier

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
+from contract.table import FloatMatrix
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, OnnxCard
 from model.session import open_session, output_name, run_session
 from training.errors import PipelineError
@@ -18,8 +18,6 @@ from training.registry import archives
 if TYPE_CHECKING:
     import onnx
     from sklearn.base import BaseEstimator
-
-FloatMatrix = NDArray[np.float64]
 
 ESTIMATOR_FILE = "estimator.skops"
 OPSET = 21

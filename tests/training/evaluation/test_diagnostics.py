@@ -1,22 +1,20 @@
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from contract.dataset import Task
+from contract.table import FloatMatrix
 from tests.training.tiny_models import PEBBLES, PLOTS, splits
 from training.evaluation import diagnostics
 from training.evaluation.scores import score
 
-FloatArray = NDArray[np.float64]
 
-
-def rmse(actual: FloatArray, predicted: FloatArray) -> float:
+def rmse(actual: FloatMatrix, predicted: FloatMatrix) -> float:
     return score(PLOTS, actual, predicted, within=0.2)["rmse"]
 
 
-def log_loss(actual: FloatArray, predicted: FloatArray) -> float:
+def log_loss(actual: FloatMatrix, predicted: FloatMatrix) -> float:
     return score(PEBBLES, actual, predicted, within=0.2)["log_loss"]
 
 

@@ -16,17 +16,19 @@ from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
 from contract.dataset import Target
+from contract.table import FloatMatrix
+from local_service import PROJECT
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT
-from tests.training.conftest import ROOT, tiny_splits
+from tests.training.conftest import tiny_splits
 from training import params, selection
 from training.candidates import build
 from training.errors import PipelineError
-from training.features import FloatMatrix, RowFeatures
+from training.features import RowFeatures
 from training.onnx import export
 from training.params import CandidateParams, Parameter
 from training.splits import Split
 
-SHIPPED = params.load(ROOT / "params.yaml")
+SHIPPED = params.load(PROJECT / "params.yaml")
 
 CASES: list[tuple[str, str, dict[str, Parameter]]] = [
     ("housing", "linear", {}),
