@@ -26,7 +26,7 @@ from training.errors import PipelineError
 LONGEST_RECORD_BYTES = 16 << 20
 """A quoted cell that has not ended after so many bytes counts as never closed. A longer line is refused."""
 
-_BATCH_LINES = 1024
+_BATCH_BYTES = 1 << 20
 _BLANK = ("\n", "\r\n", "\r")
 _UTF8_CHUNK_BYTES = 1 << 20
 
@@ -80,7 +80,7 @@ def record_batches(file: BinaryIO, name: str, start: int = 0) -> Iterator[Batch]
     text = io.TextIOWrapper(file, encoding="latin-1", newline="")
     lines = iter(partial(text.readline, LONGEST_RECORD_BYTES), "")
     try:
-        while taken := list(islice(lines, _BATCH_LINES)):
+        while taken := _some(lines):
             found = _whole_records(taken)
             if found is None:
                 # The last record may go on behind the batch: then ``taken`` grows.
@@ -94,6 +94,16 @@ def record_batches(file: BinaryIO, name: str, start: int = 0) -> Iterator[Batch]
             start = int(edges[-1])
     finally:
         text.detach()  # or the file would be closed with it
+
+
+def _some(lines: Iterator[str]) -> list[str]:
+    """About ``_BATCH_BYTES`` of lines; empty at the end."""
+    taken: list[str] = []
+    size = 0
+    while size < _BATCH_BYTES and (more := list(islice(lines, 16))):
+        taken += more
+        size += sum(map(len, more))
+    return taken
 
 
 def _whole_records(lines: list[str]) -> NDArray[np.int64] | None:

@@ -122,10 +122,10 @@ class Output:
         try:
             _lock(descriptor, self.target)
             yield
-        finally:
             if self.single_file:
                 with suppress(OSError):  # it has parts, or is gone
                     self.files.folder.rmdir()
+        finally:
             os.close(descriptor)
 
     def begin(self, identity: Identity, *, restart: bool) -> bool:
