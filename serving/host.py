@@ -28,11 +28,10 @@ from serving.http.app import BENTOML_ROUTES
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.settings import Settings
-from serving.telemetry import tracing
+from serving.telemetry import directory, tracing
 
 NO_BENTO = "not available"
 """BentoML's version of a service that is served from its source."""
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def service_options(settings: Settings) -> dict[str, Any]:
@@ -56,11 +55,11 @@ def take_metrics_directory() -> None:
     BentoML would empty the one in its home at every start, and with it what another running server has counted. Call
     this before the server starts. A directory that the user has set is used as it is.
     """
-    directory = os.environ.get(METRICS_DIRECTORY)
-    if directory is None:
-        directory = tempfile.mkdtemp(prefix="bentoml-metrics-")
-        register(shutil.rmtree, directory, ignore_errors=True)
-    BentoMLContainer.prometheus_multiproc_dir.set(directory)
+    taken = os.environ.get(directory.VARIABLE)
+    if taken is None:
+        taken = tempfile.mkdtemp(prefix="bentoml-metrics-")
+        register(shutil.rmtree, taken, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(taken)
 
 
 def bento_version() -> str:

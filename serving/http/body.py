@@ -9,9 +9,6 @@ from starlette.types import Receive, Scope
 from contract.errors import InvalidInput
 from serving.errors import DeadlineExceeded, MethodNotAllowed, PayloadTooLarge, UnsupportedEncoding
 
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left before it was answered. Only metrics and logs see it."""
-
 _LATE = "the body is late"
 """Tells the cancellation by our timer from any other."""
 _GZIP = zlib.MAX_WBITS | 16

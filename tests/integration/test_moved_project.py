@@ -11,8 +11,6 @@ import pytest
 
 from local_service import PROJECT
 
-pytestmark = pytest.mark.integration
-
 TRAIN = """
 from tests.training.workspace import train, tiny_train_params, write_features
 from training import tracking

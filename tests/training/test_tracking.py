@@ -71,6 +71,7 @@ def test_run_ends_as_failed_with_its_children(store: Path) -> None:
     assert [MlflowClient().get_run(run).info.status for run in ids] == ["FAILED", "FAILED"]
 
 
+@pytest.mark.integration  # processes of their own, and MLflow's tables made anew: 8 s
 def test_processes_may_start_on_a_fresh_store_at_once(store: Path) -> None:
     """Without the lock one of them fails, as its tables are there already when it makes them."""
     (store / "mlflow.db").unlink()
