@@ -19,7 +19,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Not passed on: a server empties this directory when it starts, so each needs its own."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
-_PORTS = range(15_000, 32_000)
+_PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: none of them takes a port before its service binds it."""
 _PORT_NUMBERS = itertools.count(os.getpid() * 101)
 

@@ -75,6 +75,7 @@ def _write_model(folder: Path, champion: RegisteredModel) -> None:
             ignore=shutil.ignore_patterns("__pycache__", "registered_model_meta"),
         )
     archives.normalise_mlmodel(folder / PACKAGE / "MLmodel")
+    archives.normalise_environments(folder / PACKAGE)
     archives.normalise_skops(folder / PACKAGE / tracking.MODEL_SKOPS)
     card = _read_card(folder)
     _write_description(

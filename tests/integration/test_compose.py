@@ -39,7 +39,7 @@ def stack(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_the_script_verifies_and_shows_the_way(stack: tuple[Containers, str]) -> None:
     _, said = stack
     for model in ("housing", "iris"):
-        assert f"\n{model} v1-" in said
+        assert f"\n{model} sha-" in said
     assert said.count("the same over gRPC") == 2
     for port in (8000, 8001, 9090, 9093, 3000, 5000):
         assert f":{port}" in said

@@ -107,7 +107,7 @@ def iris(environment: dict[str, str]) -> list[dict[str, Any]]:
 def test_protocol_conformance(environment: dict[str, str], client: str) -> None:
     """A process for each client: their packages register messages of the same names."""
     module = f"tests/clients/{client}.py"
-    printed = run(["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", module], environment)
+    printed = run(["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", module], environment)
     assert " passed in " in printed
 
 

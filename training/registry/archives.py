@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from collections import defaultdict
@@ -16,6 +17,7 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip file can hold."""
 
 
+_INSTALLER = re.compile(r"^(- (?:pip|setuptools|wheel))[=<>][^\n]*", re.MULTILINE)
 _DIFFERS_BY_RUN = ("artifact_path", "model_id", "model_size_bytes", "model_uuid", "run_id", "utc_time_created")
 """The fields of MLflow's ``MLmodel`` that differ each time the same model is logged."""
 
@@ -36,6 +38,17 @@ def normalise_mlmodel(path: Path) -> None:
     described = yaml.safe_load(path.read_text(encoding="utf-8"))
     kept = {name: value for name, value in described.items() if name not in _DIFFERS_BY_RUN}
     path.write_text(yaml.safe_dump(kept), encoding="utf-8")
+
+
+def normalise_environments(directory: Path) -> None:
+    """Drop the versions of the installers from MLflow's ``python_env.yaml`` and ``conda.yaml``.
+
+    They are those of the environment that logged the model, which no lock pins.
+    """
+    for name in ("python_env.yaml", "conda.yaml"):
+        path = directory / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(_INSTALLER.sub(r"\1", text), encoding="utf-8")
 
 
 def normalise_skops(path: Path) -> None:
