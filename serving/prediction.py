@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -60,8 +60,8 @@ class Observer(Protocol):
 class Observers:
     """Collects answered predictions and tells each observer of them within ``bulk.FLUSH_SECONDS``."""
 
-    def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._observers = list(observers)
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
         self._pending: list[Prediction] = []
         self._rows = 0
 

@@ -31,7 +31,6 @@ class ModelMetrics:
         self._queue_wait = series.QUEUE_WAIT.labels(name)
         self._inference = series.INFERENCE.labels(name)
         self._shed = series.SHED.labels(name)
-        self._last = series.LAST_PREDICTION
         self._versions: dict[str, _Version] = {}
         self._noted_rows: list[int] = []
         self._noted_seconds: list[float] = []
@@ -57,7 +56,8 @@ class ModelMetrics:
             if version in self._versions:
                 self._versions[version].count(rows, outputs)
             observe_all(self._queue_wait, [prediction.queue_seconds for prediction in answered])
-            self._last.labels(self._dataset.name).set_to_current_time()
+            # Looked up here, so that there is no series before the first prediction: its value would be the year 1970.
+            series.LAST_PREDICTION.labels(self._dataset.name).set_to_current_time()
 
     def batch(self, rows: int, seconds: float) -> None:
         """Note a batch that the model has answered: how many rows, in how many seconds."""
