@@ -15,6 +15,7 @@ ROOMS = (
     "model",
     "training",
     "batch_predict",
+    "ledger",
     "serving",
     "monitoring",
     "load_tests",
@@ -29,7 +30,8 @@ MAY_IMPORT = {
     "model": {"contract"},
     "training": {"contract", "model", "local_service"},
     "batch_predict": {"contract", "model", "training"},
-    "serving": {"contract", "model"},
+    "ledger": {"contract"},
+    "serving": {"contract", "model", "ledger"},
     "service": {"contract", "serving"},
     "monitoring": {"contract", "local_service"},
     "load_tests": {"contract", "model", "local_service"},
@@ -41,7 +43,7 @@ EXCEPTIONS = {
     # It is the service, with something taken away.
     "load_tests/benchmark/peers/unmetered.py": {"serving", "service"},
 }
-SERVING_ONLY = {"serving", "service", "contract", "model"}
+SERVING_ONLY = {"serving", "service", "contract", "model", "ledger"}
 """What the image holds: nothing of the training dependencies may be imported there."""
 TRAINING_LIBRARIES = {"sklearn", "skl2onnx", "onnx", "skops", "mlflow", "dvc", "pandas", "pyarrow", "matplotlib"}
 

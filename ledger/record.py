@@ -1,0 +1,31 @@
+"""One answered prediction, as the ledger keeps it."""
+
+from dataclasses import dataclass
+
+from contract.table import FloatMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One answered prediction: one call, with one row or many.
+
+    Args:
+        id: a UUIDv7 as 32 hexadecimal digits. A row of a batch is ``id`` and its index.
+        request_id: the identifier of the request, as in its answer and in the log.
+        time_us: when it was answered, in microseconds since 1970, UTC.
+        model, version: what answered.
+        protocol: ``http``, ``v2`` or ``grpc``.
+        milliseconds: from the arrival of the call to its prediction.
+        rows: ``[N, F]``, the features in the order of the contract; None where ``LEDGER_FEATURES`` is off.
+        outputs: ``[N, K]``: the prediction (K = 1), or the probability of each class (K = C).
+    """
+
+    id: str
+    request_id: str
+    time_us: int
+    model: str
+    version: str
+    protocol: str
+    milliseconds: float
+    rows: FloatMatrix | None
+    outputs: FloatMatrix

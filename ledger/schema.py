@@ -1,0 +1,142 @@
+"""The tables of the ledger. Every change here comes with a migration in ``ledger/migrations``.
+
+Times are microseconds since 1970, UTC. Prediction ids are UUIDv7, so the primary key is in order of time.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+
+METADATA = MetaData()
+
+Identity = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up only what is declared INTEGER."""
+PredictionId = Uuid(as_uuid=False)
+"""Of PostgreSQL's type ``uuid``; 32 hexadecimal digits in SQLite."""
+
+MODELS = Table(
+    "models",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("version", String(128), nullable=False),
+    Column("features", Text, nullable=False, comment="names of the features, in order: JSON"),
+    Column("outputs", Text, nullable=False, comment="names of the classes, in order, or of the target: JSON"),
+    UniqueConstraint("model", "version"),
+    comment="each version of a model that has predicted",
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    METADATA,
+    Column("id", PredictionId, primary_key=True),
+    Column("time_us", BigInteger, nullable=False),
+    Column("model_id", Integer, ForeignKey("models.id"), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("milliseconds", Float, nullable=False),
+    Column("features", LargeBinary, comment="[rows, features]: ledger/values.py; NULL where they are not kept"),
+    Column("outputs", LargeBinary, nullable=False, comment="[rows, outputs]: ledger/values.py"),
+    # Newest first of one model; the id is in order of time.
+    Index("predictions_by_model", "model_id", "id"),
+    Index("predictions_by_request", "request_id"),
+    comment="one call each, with one row or many",
+)
+
+MINUTES = Table(
+    "minutes",
+    METADATA,
+    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970"),
+    Column("model_id", Integer, ForeignKey("models.id"), primary_key=True),
+    Column("protocol", String(8), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("latency", LargeBinary, nullable=False, comment="requests by bucket of milliseconds"),
+    Column("distribution", LargeBinary, nullable=False, comment="rows by predicted class, or by bin of the target"),
+    comment="sums of predictions, kept with each insert, so that statistics do not read the rows",
+)
+
+ERRORS = Table(
+    "errors",
+    METADATA,
+    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970"),
+    Column("model", String(64), primary_key=True),
+    Column("protocol", String(8), primary_key=True),
+    Column("status", SmallInteger, primary_key=True, comment="of HTTP; for gRPC, the one that HTTP would have"),
+    Column("requests", BigInteger, nullable=False),
+    comment="requests that were refused or failed",
+)
+
+SEGMENTS = Table(
+    "segments",
+    METADATA,
+    Column("name", String(200), primary_key=True),
+    Column("position", BigInteger, nullable=False, comment="bytes that are committed"),
+    Column("time_us", BigInteger, nullable=False, comment="of the last commit"),
+    comment="how far each spool segment is read: written in the transaction of its records, so none comes twice",
+)
+
+FEEDBACK = Table(
+    "feedback",
+    METADATA,
+    Column("prediction_id", PredictionId, primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("model_id", Integer, ForeignKey("models.id"), nullable=False),
+    Column("predicted_us", BigInteger, nullable=False, comment="time of the prediction"),
+    Column("received_us", BigInteger, nullable=False),
+    Column("actual", Float, nullable=False, comment="the value, or the index of the class"),
+    Column("predicted", Float, nullable=False, comment="the value, or the index of the likeliest class"),
+    Column("probability", Float, comment="that was given to the actual class; NULL for regression"),
+    Index("feedback_by_model", "model_id", "predicted_us"),
+    comment="what came true, beside what was predicted",
+)
+
+CORRECTIONS = Table(
+    "corrections",
+    METADATA,
+    Column("id", Identity, primary_key=True),
+    Column("prediction_id", PredictionId, nullable=False),
+    Column("row", Integer, nullable=False),
+    Column("actual", Float, nullable=False, comment="the former value"),
+    Column("received_us", BigInteger, nullable=False, comment="when the former value came"),
+    Column("replaced_us", BigInteger, nullable=False),
+    Index("corrections_by_prediction", "prediction_id", "row"),
+    comment="what feedback was replaced",
+)
+
+WAITING = Table(
+    "waiting",
+    METADATA,
+    Column("prediction_id", PredictionId, primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("actual", Text, nullable=False, comment="as it was sent: JSON"),
+    Column("received_us", BigInteger, nullable=False),
+    comment="feedback whose prediction is not here yet: kept for an hour",
+)
+
+ACTIONS = Table(
+    "actions",
+    METADATA,
+    Column("id", Identity, primary_key=True),
+    Column("time_us", BigInteger, nullable=False),
+    Column("route", String(64), nullable=False),
+    Column("key", String(16), nullable=False, comment="the first digits of the hash of the key that was used"),
+    Column("client", String(64), nullable=False, comment="address"),
+    Column("request_id", String(128), nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    comment="who did what on an admin route",
+)
