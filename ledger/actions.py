@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import Engine, insert
 
+from ledger.database import transaction
 from ledger.schema import ACTIONS
 
 
@@ -39,5 +40,5 @@ def record_action(engine: Engine, action: Action) -> None:
         length = getattr(column.type, "length", None)
         if length is not None:
             values[column.name] = values[column.name][:length]
-    with engine.begin() as connection:
+    with transaction(engine) as connection:
         connection.execute(insert(ACTIONS).values(values))

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from itertools import product
 from time import monotonic
 from typing import NamedTuple
 
@@ -100,6 +101,10 @@ class Gate:
         self._look_at = clock() + REREAD_SECONDS if keys.in_files else math.inf
         self._attempts = WrongKeys(clock)
         self._told_at = -math.inf
+        if keys.rings:
+            for protocol, reason in product(("http", "v2", "grpc"), Reason):
+                # From 0 on, so that a rate over them is right from the first refusal on.
+                series.ACCESS_REFUSED.labels(protocol, reason.value)
 
     def needs_key(self, access: Access) -> bool:
         """Whether routes of this kind refuse anybody. It never changes."""

@@ -232,7 +232,8 @@ class Keys:
         for ring in Ring:
             file = self._files.get(ring)
             for key in (*self._given.get(ring, ()), *(file.keys if file is not None else ())):
-                if not keys.get(key.digest, key).name:
+                known = keys.get(key.digest)
+                if known is None or not known.name:
                     keys[key.digest] = key
                 rings.setdefault(key.digest, set()).add(ring)
         return tuple(Holder(key, frozenset(rings[found])) for found, key in keys.items())
