@@ -191,6 +191,6 @@ def _add_access(paths: dict[str, Any]) -> None:
                 operation["security"] = []
                 continue
             body: type[BaseModel] = ProtocolError if path.startswith("/v2") else Error
-            fields = {} if body is ProtocolError else {"detail": []}
+            fields: dict[str, object] = {} if body is ProtocolError else {"detail": []}
             refused = {status: _error(status, body, **fields) for status in ("401", "403")}
             operation["responses"] = {**operation["responses"], **refused}

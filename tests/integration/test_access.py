@@ -68,7 +68,7 @@ class Service:
                     )
                     found.add("OK")
                 except grpc.RpcError as error:
-                    found.add(error.code().name)  # type: ignore[attr-defined]  # it is a call too
+                    found.add(error.code().name)
         return found
 
 
