@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.http.errors import Error, ErrorReason
 from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
@@ -14,23 +15,6 @@ from serving.protocol.documents import (
     ProtocolError,
     ProtocolRoute,
 )
-
-
-class ErrorReason(BaseModel):
-    """One reason of a refusal."""
-
-    loc: list[str | int] = Field(
-        description="Where in the body: names and positions.", examples=[["rows", 3, "MedInc"]]
-    )
-    msg: str = Field(description="What is wrong, with the field.")
-    type: str = Field(description="Kind of the problem, for programs.", examples=["less_than_equal"])
-
-
-class Error(BaseModel):
-    """Every error: one sentence that names the field, and a detail for each reason."""
-
-    error: str = Field(description="What is wrong, and with which field.")
-    detail: list[ErrorReason] = Field(description="At most 100 reasons; empty where the sentence says all.")
 
 
 _ERRORS = {

@@ -92,6 +92,8 @@ LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
 )
 
+FEEDBACK = Counter("ml_ledger_feedback", "Entries of feedback that arrived over HTTP.", ["outcome"])
+
 PREDICTED_CLASS = Counter("ml_predicted_class", "Rows predicted to be of a class.", ["model", "label"])
 CONFIDENCE = Histogram(
     "ml_prediction_confidence",
