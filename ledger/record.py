@@ -1,4 +1,4 @@
-"""One answered prediction, as the ledger keeps it."""
+"""What the ledger keeps: answered predictions, and counts of the requests that were not."""
 
 from dataclasses import dataclass
 
@@ -29,3 +29,22 @@ class Record:
     milliseconds: float
     rows: FloatMatrix | None
     outputs: FloatMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """Requests of one minute that were refused or failed.
+
+    Args:
+        minute: minutes since 1970, UTC.
+        model: what was asked; "" for a request that is not about a model that is served.
+        protocol: ``http``, ``v2`` or ``grpc``.
+        status: of HTTP; for gRPC, the one that HTTP would have.
+        requests: how many.
+    """
+
+    minute: int
+    model: str
+    protocol: str
+    status: int
+    requests: int
