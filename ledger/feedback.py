@@ -2,20 +2,22 @@
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, false, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, select, update
 
 from contract import DATASETS
 from contract.table import FloatMatrix
-from ledger import values
+from ledger import database, values
 from ledger.schema import CORRECTIONS, FEEDBACK, MODELS, PREDICTIONS, QUALITY, WAITING
+from ledger.sums import MINUTE_US, add_labels
+from ledger.times import now_us
 
 WAIT_SECONDS = 3600
 """How long feedback waits for its prediction, which may still be in a spool."""
@@ -116,11 +118,10 @@ def give(engine: Engine, truths: Sequence[Truth], *, written: bool = False) -> A
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away; nothing was kept.
     """
-    now = _now()
+    now = now_us()
     with engine.connect() as connection:
         judged = _judge(connection, truths, written=written)
-    with engine.begin() as connection:
-        _write_alone(connection)
+    with _writing(engine) as connection:
         entries = [_Entry(truth, found, now) for truth, found in zip(truths, judged, strict=True)]
         return _keep(connection, entries, now)
 
@@ -131,21 +132,20 @@ def apply_waiting(engine: Engine) -> Applied:
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away; what waits goes on waiting.
     """
-    now = _now()
+    now = now_us()
     applied = 0
     refused: list[str] = []
     while come := _come(engine):
-        truths = [Truth(_hex(row.prediction_id), row.row, json.loads(row.actual)) for row in come]
+        truths = [Truth(row.prediction_id, row.row, json.loads(row.actual)) for row in come]
         with engine.connect() as connection:
             judged = _judge(connection, truths)
         entries = [
             _Entry(truth, found, row.received_us) for truth, found, row in zip(truths, judged, come, strict=True)
         ]
-        with engine.begin() as connection:
-            _write_alone(connection)
+        with _writing(engine) as connection:
             # What was sent once more meanwhile is left for the next round.
             here = _of_keys(connection, WAITING, [entry.key for entry in entries])
-            still = {(_hex(row.prediction_id), row.row, row.received_us) for row in here}
+            still = {(row.prediction_id, row.row, row.received_us) for row in here}
             entries = [entry for entry in entries if (*entry.key, entry.received_us) in still]
             answer = _keep(connection, entries, now)
             _forget_waiting(connection, [entry.key for entry in entries])
@@ -154,7 +154,7 @@ def apply_waiting(engine: Engine) -> Applied:
             for position, problem in answer.problems.items()
         ]
         applied += len(entries) - len(answer.problems)
-    with engine.begin() as connection:
+    with database.transaction(engine) as connection:
         late = delete(WAITING).where(WAITING.c.received_us < now - WAIT_SECONDS * 1_000_000)
         expired = connection.execute(late).rowcount
     return Applied(applied, refused, expired)
@@ -247,7 +247,7 @@ def _judge(connection: Connection, truths: Sequence[Truth], *, written: bool = F
             # A version that came after `models` was read.
             model = models.get(model_id) or models.setdefault(model_id, _read_model(connection, model_id))
             matrix = values.unpack(outputs, len(model.outputs))
-            for position in by_id[_hex(identifier)]:
+            for position in by_id[identifier]:
                 judged[position] = _judge_one(model, matrix, model_id, time_us, truths[position], written=written)
     return judged
 
@@ -281,7 +281,7 @@ def _portions(connection: Connection, ids: Iterable[str]) -> Iterator[list[str]]
             if portion and (total + rows > _CHUNK_ROWS or len(portion) == _CHUNK):
                 yield portion
                 portion, total = [], 0
-            portion.append(_hex(identifier))
+            portion.append(identifier)
             total += rows
     if portion:
         yield portion
@@ -320,7 +320,7 @@ def _keep(connection: Connection, entries: Sequence[_Entry], now: int) -> Answer
 def _keep_good(connection: Connection, good: _Good, outcomes: list[Outcome], now: int) -> set[int]:
     """Write the entries of some keys and set their outcomes; the models whose feedback has changed."""
     former = {
-        (_hex(row.prediction_id), row.row): (row.actual, row.received_us)
+        (row.prediction_id, row.row): (row.actual, row.received_us)
         for row in _of_keys(connection, FEEDBACK, list(good))
     }
     new: list[dict[str, Any]] = []
@@ -353,15 +353,16 @@ def _keep_good(connection: Connection, good: _Good, outcomes: list[Outcome], now
         connection.execute(update(FEEDBACK).where(one), parameters)
     if corrections:
         connection.execute(insert(CORRECTIONS), corrections)
+    labels = Counter((kept["predicted_us"] // MINUTE_US, kept["model_id"]) for kept in new)
+    add_labels(connection, labels)
     return {kept["model_id"] for kept in (*new, *replaced)}
 
 
 def _mark(connection: Connection, models: Iterable[int], now: int) -> None:
     """Note that the live quality of these models has changed."""
-    for model_id in models:
-        known = connection.execute(update(QUALITY).where(QUALITY.c.model_id == model_id).values(feedback_us=now))
-        if not known.rowcount:
-            connection.execute(insert(QUALITY).values(model_id=model_id, feedback_us=now))
+    for model_id in sorted(models):
+        new = database.insert(connection, QUALITY).values(model_id=model_id, feedback_us=now)
+        connection.execute(new.on_conflict_do_update(index_elements=["model_id"], set_={"feedback_us": now}))
 
 
 def _come(engine: Engine) -> Sequence[Any]:
@@ -388,7 +389,7 @@ def _let_wait(connection: Connection, entries: Iterable[_Entry]) -> set[_Key]:
 
 def _forget_waiting(connection: Connection, keys: Iterable[_Key]) -> None:
     wanted = list(keys)
-    waiting = {(_hex(row.prediction_id), row.row) for row in _of_keys(connection, WAITING, wanted)}
+    waiting = {(row.prediction_id, row.row) for row in _of_keys(connection, WAITING, wanted)}
     gone = [{"of_id": key[0], "of_row": key[1]} for key in waiting.intersection(wanted)]
     if gone:
         one = (WAITING.c.prediction_id == bindparam("of_id")) & (WAITING.c.row == bindparam("of_row"))
@@ -403,22 +404,18 @@ def _of_keys(connection: Connection, table: Table, keys: Sequence[_Key]) -> Iter
         yield from connection.execute(select(table).where(some)).all()
 
 
-def _write_alone(connection: Connection) -> None:
-    """Be the only one that writes feedback until the transaction ends."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    else:
-        # SQLite has one writer at a time; a transaction that reads first could not become it later.
-        connection.execute(update(QUALITY).where(false()).values(feedback_us=0))
+@contextmanager
+def _writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction of the only one that writes feedback."""
+    with database.transaction(engine) as connection:
+        # SQLite has one writer anyway.
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        yield connection
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
-
-
-def _hex(identifier: str) -> str:
-    """An id as the database gives it: with hyphens, if it has a type of its own for UUIDs."""
-    return identifier.replace("-", "")
 
 
 def _number(written: str) -> float | None:
@@ -433,7 +430,3 @@ def _number(written: str) -> float | None:
 
 def _shown(value: object) -> str:
     return repr(value)[:60]
-
-
-def _now() -> int:
-    return time.time_ns() // 1000

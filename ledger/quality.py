@@ -6,7 +6,6 @@ the service reads it from there.
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -14,7 +13,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, Float, bindparam, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from ledger import database
 from ledger.schema import FEEDBACK, MODELS, QUALITY
+from ledger.times import now_us
 
 WINDOWS = {"1h": 3600, "24h": 24 * 3600, "7d": 7 * 24 * 3600}
 """Seconds of each window."""
@@ -65,7 +66,7 @@ def refresh(engine: Engine) -> int:
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away.
     """
-    now = time.time_ns() // 1000
+    now = now_us()
     old = or_(
         QUALITY.c.computed_us.is_(None),
         QUALITY.c.computed_us < now - STALE_SECONDS * _SECOND,
@@ -82,7 +83,7 @@ def refresh(engine: Engine) -> int:
             compute = _regression if len(names) == 1 else _classification
             windows = compute(connection, model_id, names, now)
         summary = json.dumps({name: asdict(window) for name, window in windows.items()})
-        with engine.begin() as connection:
+        with database.transaction(engine) as connection:
             this = update(QUALITY).where(QUALITY.c.model_id == model_id)
             connection.execute(this.values(computed_us=now, summary=summary))
     return len(wanted)

@@ -16,7 +16,6 @@ from serving.protocol.documents import (
     ProtocolRoute,
 )
 
-
 _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
     "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
