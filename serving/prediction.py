@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from time import perf_counter
 from typing import Protocol
 
 from contract.table import FloatMatrix
@@ -36,6 +37,7 @@ class Prediction:
         rows: ``[N, F]``, as validated.
         outputs: ``[N, K]``: the prediction (K = 1), or the probability of each class (K = C).
         call: who asked, and how.
+        seconds: from the arrival of the call to this prediction.
         queue_seconds: from the arrival at the runner to the start of the first batch.
         inference_seconds: of the batches that held its rows, in the model.
     """
@@ -46,6 +48,7 @@ class Prediction:
     rows: FloatMatrix
     outputs: FloatMatrix
     call: Call
+    seconds: float
     queue_seconds: float
     inference_seconds: float
 
@@ -160,6 +163,7 @@ class Predictor:
             rows,
             outputs,
             call,
+            perf_counter() - call.started,
             queue_seconds,
             inference_seconds,
         )
