@@ -40,7 +40,9 @@ LAG = Gauge(
 )
 SPOOL_BYTES = Gauge("ml_ledger_spool_bytes", "Size of the spool.", multiprocess_mode="livemostrecent")
 DATABASE_UP = Gauge(
-    "ml_ledger_database_up", "1 if the ledger's database could be used the last time.", multiprocess_mode="livemostrecent"
+    "ml_ledger_database_up",
+    "1 if the ledger's database could be used the last time.",
+    multiprocess_mode="livemostrecent",
 )
 RECORDS = Counter("ml_ledger_records", "Predictions written to the ledger's database.")
 TORN = Counter("ml_ledger_torn_records", "Torn or damaged records that were skipped in the spool.")
@@ -263,7 +265,9 @@ def _configure_logging() -> None:
                 },
                 "console": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
             },
-            "handlers": {"output": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": style}},
+            "handlers": {
+                "output": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": style}
+            },
             "root": {"level": "WARNING", "handlers": ["output"]},
         }
     )

@@ -97,7 +97,8 @@ class Settings(BaseModel):
     )
     LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
     STATE_DIR: Path = Field(
-        default=PROJECT / "state", description="What must outlive a restart: the spool of the ledger, and its SQLite file."
+        default=PROJECT / "state",
+        description="What must outlive a restart: the spool of the ledger, and its SQLite file.",
     )
     DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
@@ -108,11 +109,16 @@ class Settings(BaseModel):
         ge=1024**2,
         description="Maximum size of the spool in bytes; above it, the oldest records are dropped.",
     )
-    LEDGER_KEEP_DAYS: float = Field(default=90, gt=0, le=36_500, description="Age at which records are deleted, in days.")
+    LEDGER_KEEP_DAYS: float = Field(
+        default=90, gt=0, le=36_500, description="Age at which records are deleted, in days."
+    )
     LEDGER_KEEP_BYTES: int | None = Field(
         default=None, ge=1024**2, description="Maximum size of the ledger's records in bytes; unset: no limit."
     )
-    LEDGER_FEATURES: OnOff = Field(default="on", description="off: records have no features, only ids, outputs and times.")
+    LEDGER_FEATURES: OnOff = Field(
+        default="on", description="off: records have no features, only ids, outputs and times."
+    )
+    LEDGER_MIN_LABELS: int = Field(default=30, ge=1, description="Labelled rows below which no live quality is shown.")
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",
