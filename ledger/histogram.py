@@ -58,7 +58,7 @@ def latency_quantiles(counts: Counts, shares: Sequence[float]) -> list[float]:
             continue
         before = cumulated[bucket] - counts[bucket]
         within = bucket + (rank - before) / counts[bucket]
-        quantiles.append(FIRST_MILLISECONDS * 2 ** (within / BUCKETS_PER_DOUBLING))
+        quantiles.append(float(FIRST_MILLISECONDS * 2 ** (within / BUCKETS_PER_DOUBLING)))
     return quantiles
 
 
