@@ -8,6 +8,7 @@ import logging
 import logging.config
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -15,12 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
 from prometheus_client import Counter, Gauge
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import locks, spool
+from ledger import database, locks, spool
+from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
+from ledger.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,12 @@ DATABASE_UP = Gauge(
 )
 RECORDS = Counter("ml_ledger_records", "Predictions written to the ledger's database.")
 TORN = Counter("ml_ledger_torn_records", "Torn or damaged records that were skipped in the spool.")
-REFUSED = Counter("ml_ledger_refused_records", "Records that the database refused.")
+REFUSED = Counter(
+    "ml_ledger_refused_records", "Records that could not be written to the ledger's database, and were left out."
+)
+
+_OF_DATABASE = (SQLAlchemyError, sqlite3.Error, psycopg.Error, LedgerError, OSError)
+_OF_RECORDS = (sqlite3.DataError, sqlite3.IntegrityError, psycopg.DataError, psycopg.IntegrityError)
 
 
 class Sink(Protocol):
@@ -113,13 +122,12 @@ class Drainer:
     def drain(self) -> None:
         """Move what is in the spool; if the database is away, note it."""
         self._lag = 0.0
-        reading: Path | None = None
         try:
             if self._sink is None:
                 self._sink = self._open_sink()
-            for reading in spool.segments(self._directory):
-                self._move(self._sink, reading)
-        except (SQLAlchemyError, OSError) as error:
+            for segment in spool.segments(self._directory):
+                self._move(self._sink, segment)
+        except _OF_DATABASE as error:
             self._away(error)
         else:
             if self._backoff:
@@ -147,7 +155,9 @@ class Drainer:
                 self._pending_since = part.records[0].time_us / 1e6
             try:
                 sink.insert(name, part.position, part.records, part.errors)
-            except (DataError, IntegrityError) as error:
+            except Exception as error:
+                if not _is_of_records(error):
+                    raise
                 count = len(part.records) + len(part.errors)
                 if count > 1:
                     most = count // 2  # One of them is at fault: find it.
@@ -155,7 +165,7 @@ class Drainer:
                 sink.insert(name, part.position, (), ())
                 REFUSED.inc()
                 what = part.records[0].id if part.records else str(part.errors[0])
-                logger.error("the ledger's database refuses a record", extra={"record": what, "error": _reason(error)})  # noqa: TRY400 - the stack tells no more
+                logger.exception("a record cannot be written to the ledger's database", extra={"record": what})
                 most = None
             else:
                 self._committed(part)
@@ -226,6 +236,12 @@ class _Task:
         self._due = time.monotonic() + self._seconds
 
 
+def _is_of_records(error: Exception) -> bool:
+    """Whether an insert failed because of what was to be inserted: then it would fail again and again."""
+    cause = getattr(error, "orig", None) or error
+    return isinstance(cause, _OF_RECORDS) or not isinstance(cause, _OF_DATABASE)
+
+
 def _reason(error: Exception) -> str:
     """One line, without the statement and its values."""
     text = str(getattr(error, "orig", None) or error).strip()
@@ -243,9 +259,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _open_store() -> Sink:
-    url = os.environ["DATABASE_URL"]
-    migrate(url)
-    return Store(connect(url))
+    engine = database.connect(os.environ["DATABASE_URL"])
+    database.migrate(engine)
+    return Store(engine)
 
 
 def _configure_logging() -> None:

@@ -322,8 +322,7 @@ class SpoolWriter:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.write(descriptor, MAGIC) < len(MAGIC):
-                raise OSError("the disk is full")
+            os.write(descriptor, MAGIC)
             unfinished.rename(self._directory / f"{name}{SUFFIX}")
         except OSError:
             os.close(descriptor)

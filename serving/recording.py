@@ -43,7 +43,7 @@ class Recorder:
     def __init__(self, settings: Settings) -> None:
         self._writer = spool.SpoolWriter(settings.spool, settings.LEDGER_SPOOL_BYTES)
         self._supervisor = Supervisor(
-            settings.spool, Path(os.environ[directory.VARIABLE]), settings.ledger_environment()
+            settings.spool, Path(os.environ[directory.VARIABLE]), settings.drainer_environment()
         )
         self._keep_features = settings.LEDGER_FEATURES == "on"
         self._queue: SimpleQueue[Sequence[Prediction] | Failed | None] = SimpleQueue()

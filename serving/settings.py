@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from contract.errors import StartupError
+from ledger.database import default_url
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The root of the project, or of the source in a built Bento."""
@@ -40,7 +41,7 @@ OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
 
 
 def _database_url(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+    if not url.get_secret_value().startswith(("sqlite:///", "postgres://", "postgresql://", "postgresql+psycopg://")):
         raise ValueError("a URL that begins with sqlite:/// or postgresql:// is needed")
     return url
 
@@ -98,11 +99,11 @@ class Settings(BaseModel):
     LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
     STATE_DIR: Path = Field(
         default=PROJECT / "state",
-        description="What must outlive a restart: the spool of the ledger, and its SQLite file.",
+        description="Where the ledger keeps its spool and its SQLite file.",
     )
     DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
-        description="Database of the ledger, as postgresql://user:password@host/name; default: a SQLite file in STATE_DIR.",
+        description="Database of the ledger: postgresql://user:password@host/name; default: a file in STATE_DIR.",
     )
     LEDGER_SPOOL_BYTES: int = Field(
         default=1024**3,
@@ -138,7 +139,16 @@ class Settings(BaseModel):
         """The URL of the ledger's database, with its password."""
         if self.DATABASE_URL is not None:
             return self.DATABASE_URL.get_secret_value()
-        return f"sqlite:///{self.STATE_DIR.resolve() / 'ledger.db'}"
+        return default_url(self.STATE_DIR.resolve())
+
+    def drainer_environment(self) -> dict[str, str]:
+        """The settings of the ledger, as ``ledger.drainer`` reads them from its environment."""
+        return {
+            "STATE_DIR": str(self.STATE_DIR.resolve()),
+            "DATABASE_URL": self.database_url,
+            "LEDGER_KEEP_DAYS": str(self.LEDGER_KEEP_DAYS),
+            "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
+        }
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
