@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from contract.table import FloatMatrix
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: to make one would take 1.07 µs instead of 0.24.
+@dataclass(slots=True, eq=False)
 class Record:
     """One answered prediction: one call, with one row or many.
 
