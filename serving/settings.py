@@ -146,6 +146,7 @@ class Settings(BaseModel):
         return {
             "STATE_DIR": str(self.STATE_DIR.resolve()),
             "DATABASE_URL": self.database_url,
+            "LEDGER_MIN_LABELS": str(self.LEDGER_MIN_LABELS),
             "LEDGER_KEEP_DAYS": str(self.LEDGER_KEEP_DAYS),
             "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
         }
