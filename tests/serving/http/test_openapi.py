@@ -43,8 +43,9 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 
 def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
+    ledger = {"/feedback", "/logs", "/logs/recent", "/logs/stats"}
     operational = {"/livez", "/readyz", "/health", "/models/info", "/metrics", "/metrics/prometheus"}
-    assert set(document["paths"]) == predictions | operational | set(PROTOCOL_ROUTES)
+    assert set(document["paths"]) == predictions | ledger | operational | set(PROTOCOL_ROUTES)
 
 
 def test_every_route_of_the_protocol_is_served(
