@@ -88,7 +88,7 @@ def client(started: Started) -> Iterator[httpx.Client]:
 def worker(stored: dict[str, str]) -> Iterator[LocalWorker]:
     """A worker in this process."""
     models = {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
-    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port())
+    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port(), LEDGER="off")
     local = LocalWorker(models, settings)
     with local.running():
         yield local
