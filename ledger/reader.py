@@ -403,6 +403,25 @@ class Reader:
                 for minute, model, requests, rows in connection.execute(query)
             ]
 
+    def count_rows(self, since_us: int) -> dict[tuple[str, str], int]:
+        """The rows that were predicted from a time on, by model and version."""
+        minute = -(-since_us // MINUTE_US)
+        if minute < first_kept_minute(time.time_ns() // 1000):
+            minute += -minute % MINUTES_OF_HOUR
+        table = PREDICTIONS.c
+        # The sums have whole minutes: those of the first one that is not whole are added.
+        first = select(table.model_id, func.sum(table.rows)).where(
+            table.id >= first_id(since_us), table.time_us >= since_us, table.id < first_id(minute * MINUTE_US)
+        )
+        others = select(MINUTES.c.model_id, func.sum(MINUTES.c.rows)).where(MINUTES.c.minute >= minute)
+        rows: defaultdict[tuple[str, str], int] = defaultdict(int)
+        with self.engine.connect() as connection:
+            names = {row.id: (row.model, row.version) for row in connection.execute(select(MODELS))}
+            for query in (first.group_by(table.model_id), others.group_by(MINUTES.c.model_id)):
+                for number, count in connection.execute(query).tuples():
+                    rows[names[number]] += int(count)
+        return dict(rows)
+
     def rows_for(
         self,
         model: str,
