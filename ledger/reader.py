@@ -38,7 +38,7 @@ from contract.table import FloatMatrix
 from ledger.histogram import LATENCY_BUCKETS, latency_quantiles, sum_counts
 from ledger.schema import ERRORS, FEEDBACK, LABELS, MINUTES, MODELS, PREDICTIONS
 from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
-from ledger.values import unpack
+from ledger.values import columns_of, unpack
 
 MAXIMUM_LIMIT = 1000
 """Most predictions of one page."""
@@ -548,7 +548,7 @@ def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
 
 
 def _matrix(content: bytes, rows: int) -> FloatMatrix:
-    return unpack(content, len(content) // 8 // rows)
+    return unpack(content, columns_of(content, rows))
 
 
 def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:
