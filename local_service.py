@@ -16,9 +16,10 @@ import httpx
 from contract.errors import BundleError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Not passed on: a server empties this directory when it starts, so each needs its own."""
+"""A server empties this directory when it starts, so each needs its own."""
 KEYS = tuple(f"{ring}_KEYS{end}" for ring in ("API", "ADMIN", "METRICS") for end in ("", "_FILE"))
-"""Not passed on either: who starts a service for itself has no key to it."""
+NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL", *KEYS)
+"""Not passed on: what is predicted here does not belong into anybody's ledger, and whoever starts this has no key."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
 _PORTS = range(20_000, 32_000)
@@ -40,7 +41,7 @@ def running_service(
 
     Args:
         environment: variables added to those of this process. gRPC gets a free port unless ``GRPC_PORT`` is given, and
-            the service asks for no keys unless some are given.
+            the ledger is kept in a temporary directory unless ``STATE_DIR`` is. No keys are asked for unless some are.
         ready_within: seconds to wait until the service is ready.
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
@@ -56,10 +57,11 @@ def running_service(
                 [sys.executable, "-m", "bentoml", "serve"],
                 cwd=PROJECT,
                 env={
-                    **{name: text for name, text in os.environ.items() if name not in (METRICS_DIRECTORY, *KEYS)},
+                    **{name: text for name, text in os.environ.items() if name not in NOT_INHERITED},
                     "API_HOST": "127.0.0.1",
                     "API_PORT": str(port),
                     "GRPC_PORT": str(free_port()),
+                    "STATE_DIR": str(Path(directory) / "state"),
                     "BENTOML_DO_NOT_TRACK": "True",
                     **(environment or {}),
                 },

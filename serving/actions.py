@@ -1,15 +1,16 @@
 """Who did what on an admin route: a row of the ledger, or a line of the log where there is no ledger."""
 
-import asyncio
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.actions import Action, record_action
+from serving.errors import DatabaseAway
 from serving.keys import Key
+from serving.ledger_database import LedgerDatabase
 from serving.telemetry.call import Call
 
 logger = logging.getLogger(__name__)
@@ -19,11 +20,11 @@ class ActionLog:
     """Records actions, each before its answer is sent: whoever was answered is on record.
 
     Args:
-        engine: of the ledger's database; None without a ledger.
+        ledger: the ledger's database; None without a ledger.
     """
 
-    def __init__(self, engine: Engine | None) -> None:
-        self._engine = engine
+    def __init__(self, ledger: LedgerDatabase | None) -> None:
+        self._ledger = ledger
 
     async def record(self, call: Call, key: Key, client: str) -> None:
         """Record what a call did.
@@ -47,11 +48,10 @@ class ActionLog:
         fields = {name: value for name, value in asdict(action).items() if name != "request_id"}
         if key.name:
             fields["key_name"] = key.name
-        if self._engine is None:
+        if self._ledger is None:
             logger.info("admin action", extra=fields)
             return
         try:
-            await asyncio.to_thread(record_action, self._engine, action)
-        except SQLAlchemyError as error:
-            reason = type(error).__name__
-            logger.warning("admin action not in the ledger", extra={**fields, "reason": reason})
+            await self._ledger.run(partial(record_action, action=action))
+        except (DatabaseAway, SQLAlchemyError) as error:
+            logger.warning("admin action not in the ledger", extra={**fields, "reason": type(error).__name__})

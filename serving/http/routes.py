@@ -9,7 +9,11 @@ from serving.access import Access, Gate
 from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.feedback import FeedbackApp
+from serving.http.logs import LogsApp
+from serving.http.logs_page import LogsPage
 from serving.http.predictions import PredictionApp, prediction_apis
+from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
 from serving.settings import Settings
@@ -24,7 +28,6 @@ def http_app(
     document: Callable[[], dict[str, Any]],
     behind: ASGIApp,
     gate: Gate,
-    actions: ActionLog,
 ) -> HttpApp:
     """The HTTP application of a worker.
 
@@ -34,11 +37,13 @@ def http_app(
         document: makes the OpenAPI document.
         behind: BentoML's application.
         gate: decides who may call what.
-        actions: records who called admin routes.
     """
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
     protocol = RestProtocol(inference, settings)
+    ledger = LedgerDatabase(settings)
+    actions = ActionLog(ledger if settings.LEDGER == "on" else None)
+    quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
         return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
@@ -58,7 +63,9 @@ def http_app(
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
 
     async def models_info(_: HttpRequest) -> HttpResponse:
-        return json_response({"models": bundle.models_info()})
+        models = bundle.models_info()
+        live = await quality.of({name: info["version"] for name, info in models.items()})
+        return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})
 
     async def health(_: HttpRequest) -> HttpResponse:
         summary = bundle.health()
@@ -67,6 +74,9 @@ def http_app(
     routes = [
         *predictions,
         *protocol.routes.values(),
+        FeedbackApp(ledger, settings).route,
+        *LogsApp(ledger).routes,
+        *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
         quiet_route("/health", health, Access.PUBLIC),
         quiet_route("/metrics", metrics, Access.METRICS),

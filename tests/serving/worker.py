@@ -11,11 +11,9 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
-from sqlalchemy import Engine
 from starlette.applications import Starlette
 
 from serving.access import Gate
-from serving.actions import ActionLog
 from serving.bundle import Bundle
 from serving.http.app import HttpApp
 from serving.http.guard import Guard
@@ -32,14 +30,12 @@ T = TypeVar("T")
 class LocalWorker:
     """``url`` is where it speaks HTTP, ``target`` where it speaks gRPC."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings) -> None:
         self.bundle = Bundle(models, settings)
         self.document = document("test", "1", "A test.")
         inference = Inference(self.bundle, "test", "1")
         self.gate = Gate(settings.keys())
-        self.app: HttpApp = http_app(
-            inference, settings, lambda: self.document, Starlette(), self.gate, ActionLog(engine)
-        )
+        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate)
         self.grpc = GrpcServer(inference, settings, self.gate)
         config = uvicorn.Config(
             self.app,
