@@ -16,7 +16,9 @@ import httpx
 from contract.errors import BundleError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Not passed on: a server empties this directory when it starts, so each needs its own."""
+"""A server empties this directory when it starts, so each needs its own."""
+NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL")
+"""Not passed on: what is predicted here does not belong into anybody's ledger."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
 _PORTS = range(20_000, 32_000)
@@ -37,7 +39,8 @@ def running_service(
     Requests to it bypass any proxy, see ``bypass_proxies``.
 
     Args:
-        environment: variables added to those of this process. gRPC gets a free port unless ``GRPC_PORT`` is given.
+        environment: variables added to those of this process. gRPC gets a free port unless ``GRPC_PORT`` is given, and
+            the ledger is kept in a temporary directory unless ``STATE_DIR`` is.
         ready_within: seconds to wait until the service is ready.
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
@@ -53,10 +56,11 @@ def running_service(
                 [sys.executable, "-m", "bentoml", "serve"],
                 cwd=PROJECT,
                 env={
-                    **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
+                    **{name: text for name, text in os.environ.items() if name not in NOT_INHERITED},
                     "API_HOST": "127.0.0.1",
                     "API_PORT": str(port),
                     "GRPC_PORT": str(free_port()),
+                    "STATE_DIR": str(Path(directory) / "state"),
                     "BENTOML_DO_NOT_TRACK": "True",
                     **(environment or {}),
                 },

@@ -1,11 +1,12 @@
-"""One answered prediction, as the ledger keeps it."""
+"""What the ledger keeps: answered predictions, and counts of the requests that were not."""
 
 from dataclasses import dataclass
 
 from contract.table import FloatMatrix
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: to make one would take 1.07 µs instead of 0.24.
+@dataclass(slots=True, eq=False)
 class Record:
     """One answered prediction: one call, with one row or many.
 
@@ -29,3 +30,22 @@ class Record:
     milliseconds: float
     rows: FloatMatrix | None
     outputs: FloatMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """Requests of one minute that were refused or failed.
+
+    Args:
+        minute: minutes since 1970, UTC.
+        model: what was asked; "" for a request that is not about a model that is served.
+        protocol: ``http``, ``v2`` or ``grpc``.
+        status: of HTTP; for gRPC, the one that HTTP would have.
+        requests: how many.
+    """
+
+    minute: int
+    model: str
+    protocol: str
+    status: int
+    requests: int

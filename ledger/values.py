@@ -8,16 +8,18 @@ import numpy as np
 
 from contract.table import FloatMatrix
 
+FLOAT64 = np.dtype("<f8")
+
 
 def pack(matrix: FloatMatrix) -> bytes:
     """The bytes of a matrix ``[N, C]``."""
-    return np.ascontiguousarray(matrix, dtype="<f8").tobytes()
+    return np.ascontiguousarray(matrix, dtype=FLOAT64).tobytes()
 
 
-def unpack(content: bytes, columns: int) -> FloatMatrix:
+def unpack(content: bytes | memoryview, columns: int) -> FloatMatrix:
     """The matrix ``[N, C]`` of these bytes; ``columns`` is C.
 
     Raises:
         ValueError: the bytes are not of whole rows.
     """
-    return np.frombuffer(content, dtype="<f8").reshape(-1, columns)
+    return np.frombuffer(content, FLOAT64).reshape(-1, columns)

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from contract.errors import StartupError
+from ledger.database import default_url
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The root of the project, or of the source in a built Bento."""
@@ -35,6 +37,13 @@ Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lower)]
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("sqlite:///", "postgres://", "postgresql://", "postgresql+psycopg://")):
+        raise ValueError("a URL that begins with sqlite:/// or postgresql:// is needed")
+    return url
 
 
 class Settings(BaseModel):
@@ -87,6 +96,29 @@ class Settings(BaseModel):
     DRAIN_SECONDS: float = Field(
         default=0, ge=0, le=600, description="After SIGTERM, time to go on serving while not ready."
     )
+    LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
+    STATE_DIR: Path = Field(
+        default=PROJECT / "state",
+        description="Where the ledger keeps its spool and its SQLite file.",
+    )
+    DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+        default=None,
+        description="Database of the ledger: postgresql://user:password@host/name; default: a file in STATE_DIR.",
+    )
+    LEDGER_SPOOL_BYTES: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="Maximum size of the spool in bytes; above it, the oldest records are dropped.",
+    )
+    LEDGER_KEEP_DAYS: float = Field(
+        default=90, gt=0, le=36_500, description="Age at which records are deleted, in days."
+    )
+    LEDGER_KEEP_BYTES: int | None = Field(
+        default=None, ge=1024**2, description="Maximum size of the ledger's records in bytes; unset: no limit."
+    )
+    LEDGER_FEATURES: OnOff = Field(
+        default="on", description="off: records have no features, only ids, outputs and times."
+    )
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",
@@ -95,6 +127,27 @@ class Settings(BaseModel):
     OTEL_TRACES_SAMPLER_ARG: float = Field(
         default=1.0, ge=0, le=1, description="Share of traces to keep, unless the caller has decided."
     )
+
+    @property
+    def spool(self) -> Path:
+        """The directory of the ledger's spool."""
+        return self.STATE_DIR / "spool"
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the ledger's database, with its password."""
+        if self.DATABASE_URL is not None:
+            return self.DATABASE_URL.get_secret_value()
+        return default_url(self.STATE_DIR.resolve())
+
+    def drainer_environment(self) -> dict[str, str]:
+        """The settings of the ledger, as ``ledger.drainer`` reads them from its environment."""
+        return {
+            "STATE_DIR": str(self.STATE_DIR.resolve()),
+            "DATABASE_URL": self.database_url,
+            "LEDGER_KEEP_DAYS": str(self.LEDGER_KEEP_DAYS),
+            "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
+        }
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -108,7 +161,12 @@ class Settings(BaseModel):
             return cls.model_validate(known)
         except ValidationError as error:
             problems = "; ".join(
-                f"{problem['loc'][0]}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
+                f"{problem['loc'][0]}={_shown(problem)}: {problem['msg'].removeprefix('Value error, ').lower()}"
                 for problem in error.errors()
             )
             raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from error
+
+
+def _shown(problem: ErrorDetails) -> str:
+    """A wrong value as text; not one that may hold a password."""
+    return "'…'" if problem["loc"][0] == "DATABASE_URL" else repr(problem["input"])

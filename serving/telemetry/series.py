@@ -92,6 +92,14 @@ LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
 )
 
+# The drainer has series of its own: ledger/drainer.py.
+LEDGER_UNWRITTEN = Counter(
+    "ml_ledger_unwritten", "Predictions that were answered but not recorded: the disk of the spool is full or fails."
+)
+LEDGER_DROPPED = Counter(
+    "ml_ledger_dropped_segments", "Segments of the spool that were dropped before they were in the database."
+)
+
 PREDICTED_CLASS = Counter("ml_predicted_class", "Rows predicted to be of a class.", ["model", "label"])
 CONFIDENCE = Histogram(
     "ml_prediction_confidence",

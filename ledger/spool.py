@@ -1,0 +1,398 @@
+"""The spool: files in which predictions wait for the database.
+
+Each worker appends to a segment of its own, and begins a new one when it is large or old. It holds a lock on the one it
+writes: a segment that nobody holds is finished. The kernel keeps what was written when a process is killed.
+
+A segment is ``MAGIC``, then records: a mark, the length and the CRC-32 of what follows, then the record. Where bytes
+are damaged, the mark leads to the next record.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+from ledger import locks
+from ledger.record import ErrorCount, Record
+from ledger.values import pack, unpack
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"LEDGER1\n"
+"""The first bytes of a segment; the digit is the version of the format."""
+SUFFIX = ".spool"
+_UNFINISHED_SUFFIX = ".new"
+SEGMENT_BYTES = 4 * 1024 * 1024
+SEGMENT_SECONDS = 60.0
+"""A segment with records is finished at this age, so that its space is given back."""
+PART_BYTES = 1024 * 1024
+"""Bytes of a segment that are read at once, if no record is longer."""
+RETRY_SECONDS = 1.0
+"""Time between two attempts to write to a disk that has failed, and between two looks at the size of the spool."""
+WARN_SECONDS = 60.0
+"""Time between two warnings that segments are being dropped."""
+
+_MARK = b"\xf1LR\x01"
+_HEAD = struct.Struct("<4sII")
+_PREDICTION = struct.Struct("<B16sqdIHHH")
+"""Kind, id, time, milliseconds; number of rows, of features (``_NOT_KEPT``), bytes of the source, of the request id."""
+_ERRORS = struct.Struct("<BqHI")
+"""Kind, minute, status, requests; then the source."""
+_IS_PREDICTION, _IS_ERRORS = 1, 2
+_NOT_KEPT = 0xFFFF
+
+
+def encode(record: Record) -> bytes:
+    """A prediction as a record of a segment."""
+    source = _source(record.model, record.version, record.protocol)
+    request_id = record.request_id.encode()
+    rows = record.rows
+    content = b"".join(
+        (
+            _PREDICTION.pack(
+                _IS_PREDICTION,
+                bytes.fromhex(record.id),
+                record.time_us,
+                record.milliseconds,
+                len(record.outputs),
+                _NOT_KEPT if rows is None else rows.shape[1],
+                len(source),
+                len(request_id),
+            ),
+            source,
+            request_id,
+            b"" if rows is None else pack(rows),
+            pack(record.outputs),
+        )
+    )
+    return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
+
+
+def encode_errors(count: ErrorCount) -> bytes:
+    """A count of refused or failed requests as a record of a segment."""
+    content = _ERRORS.pack(_IS_ERRORS, count.minute, count.status, count.requests)
+    content += _source(count.model, "", count.protocol)
+    return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What was read of a segment.
+
+    Args:
+        records, errors: in the order in which they were written.
+        position: where the next part begins, in bytes.
+        torn: how many torn or damaged stretches were skipped.
+    """
+
+    records: list[Record]
+    errors: list[ErrorCount]
+    position: int
+    torn: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.records and not self.errors
+
+
+def read_segment(path: Path, position: int, *, finished: bool, most: int | None = None) -> Part:
+    """Read about ``PART_BYTES`` of a segment.
+
+    Args:
+        path: the segment.
+        position: where to begin: 0, or the position of the part before.
+        finished: nobody writes it any more. Then an incomplete end is torn, else it may still be completed.
+        most: how many records to read at most; None for all that are in the bytes.
+
+    Raises:
+        FileNotFoundError: it was dropped.
+    """
+    part = Part([], [], position, 0)
+    torn = 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(position)
+        content = file.read(PART_BYTES)
+        view = memoryview(content)
+        whole = position + len(content) >= size
+        offset = len(MAGIC) if position == 0 and content.startswith(MAGIC) else 0
+        while most is None or len(part.records) + len(part.errors) < most:
+            stop = _end_of_record(view, offset)
+            if stop is not None:
+                _decode(view[offset + _HEAD.size : stop], part)
+                offset = stop
+            elif not whole:
+                if not part.empty:
+                    break  # The next part begins with this record.
+                # It is longer than a part, or damaged: the rest of the segment tells.
+                content += file.read()
+                view = memoryview(content)
+                whole = True
+            elif offset == len(content):
+                break
+            else:
+                following = _next_record(content, view, offset + 1)
+                if following is None and not finished:
+                    break  # It may still be completed.
+                torn += 1
+                offset = len(content) if following is None else following
+    return Part(part.records, part.errors, position + offset, torn)
+
+
+def _end_of_record(view: memoryview, offset: int) -> int | None:
+    """Where the record at this offset ends; None if there is no whole one."""
+    start = offset + _HEAD.size
+    if start > len(view):
+        return None
+    mark, length, checksum = _HEAD.unpack_from(view, offset)
+    stop: int = start + length
+    if mark != _MARK or stop > len(view) or zlib.crc32(view[start:stop]) != checksum:
+        return None
+    return stop
+
+
+def _next_record(content: bytes, view: memoryview, start: int) -> int | None:
+    offset = content.find(_MARK, start)
+    while offset >= 0:
+        if _end_of_record(view, offset) is not None:
+            return offset
+        offset = content.find(_MARK, offset + 1)
+    return None
+
+
+def _decode(content: memoryview, part: Part) -> None:
+    if content[0] == _IS_ERRORS:
+        _, minute, status, requests = _ERRORS.unpack_from(content)
+        model, _, protocol = _source_of(bytes(content[_ERRORS.size :]))
+        part.errors.append(ErrorCount(minute, model, protocol, status, requests))
+        return
+    _, identifier, time_us, milliseconds, count, features, source_length, id_length = _PREDICTION.unpack_from(content)
+    source_end = _PREDICTION.size + source_length
+    id_end = source_end + id_length
+    model, version, protocol = _source_of(bytes(content[_PREDICTION.size : source_end]))
+    request_id = str(content[source_end:id_end], "utf-8")
+    rows_end = id_end
+    rows = None
+    if features != _NOT_KEPT:
+        rows_end += count * features * 8
+        rows = unpack(content[id_end:rows_end], features)
+    outputs = unpack(content[rows_end:], (len(content) - rows_end) // (count * 8))
+    part.records.append(
+        Record(identifier.hex(), request_id, time_us, model, version, protocol, milliseconds, rows, outputs)
+    )
+
+
+@cache
+def _source(model: str, version: str, protocol: str) -> bytes:
+    """What answered, and how: few are different, so that they are cached."""
+    return f"{model}\0{version}\0{protocol}".encode()
+
+
+@cache
+def _source_of(content: bytes) -> tuple[str, str, str]:
+    model, version, protocol = content.decode().split("\0")
+    return model, version, protocol
+
+
+def segments(directory: Path) -> list[Path]:
+    """The segments of a spool, the oldest first."""
+    return sorted(path for path in directory.iterdir() if path.suffix == SUFFIX) if directory.is_dir() else []
+
+
+def begun(segment: Path) -> float:
+    """Unix time at which a segment was begun, from its name."""
+    return int(segment.name.partition("-")[0], 16) / 1e6
+
+
+def is_finished(segment: Path) -> bool:
+    """Whether nobody writes this segment any more: its writer has closed it, or is dead."""
+    return not locks.is_held(segment)
+
+
+def size(directory: Path) -> int:
+    """The bytes of all segments of a spool."""
+    return sum(_size(path) for path in segments(directory))
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory of a spool, and check that segments can be written to it.
+
+    Raises:
+        OSError: they cannot.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / f"{_new_name()}{_UNFINISHED_SUFFIX}"
+    probe.write_bytes(MAGIC)
+    probe.unlink()
+
+
+def sweep(directory: Path) -> None:
+    """Remove what processes have left that were killed while they began a segment."""
+    for path in directory.glob(f"*{_UNFINISHED_SUFFIX}"):
+        if time.time() - _modified(path) > SEGMENT_SECONDS and not locks.is_held(path):
+            path.unlink(missing_ok=True)
+
+
+class SpoolWriter:
+    """Appends records to segments. Each writer has its own, and is used by one thread at a time.
+
+    A disk that fails, such as a full one, never raises: what cannot be written is counted, and writing is tried again.
+
+    Args:
+        directory: of the spool; made if there is none.
+        limit_bytes: of all segments in it, whoever wrote them. Above it the oldest ones are dropped.
+
+    Attributes:
+        written, unwritten: records that were written, and that were lost because the disk failed.
+        dropped: segments that were dropped because of the limit.
+    """
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self.written = 0
+        self.unwritten = 0
+        self.dropped = 0
+        self._directory = directory
+        self._limit = limit_bytes
+        # Small enough that to drop one is to drop a small part of a full spool.
+        self._segment_bytes = min(SEGMENT_BYTES, limit_bytes // 16)
+        self._descriptor: int | None = None
+        self._size = 0
+        self._begun = 0.0
+        self._looked = -RETRY_SECONDS
+        self._failed: float | None = None
+        """When the disk has failed last, if nothing was written since."""
+        self._warned = -WARN_SECONDS
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Write encoded records, with one system call unless the disk is full."""
+        now = time.monotonic()
+        if self._failed is not None and now - self._failed < RETRY_SECONDS:
+            self.unwritten += len(records)
+            return
+        content = memoryview(b"".join(records))
+        done = 0
+        try:
+            if self._descriptor is None or now - self._looked >= RETRY_SECONDS:
+                self._looked = now
+                self._make_room(now)
+            if self._descriptor is None:
+                self._descriptor, self._size = self._begin()
+                self._begun = now
+            while done < len(content):
+                done += os.write(self._descriptor, content[done:])
+        except OSError as error:
+            self._fail(error, now, records, done)
+            return
+        self.written += len(records)
+        self._size += len(content)
+        if self._failed is not None:
+            self._failed = None
+            logger.warning("the ledger records again", extra={"unwritten": self.unwritten})
+        if self._size >= self._segment_bytes:
+            self.finish()
+
+    def tend(self) -> None:
+        """Finish a segment that is old. Call it now and then, also when there is nothing to append."""
+        if self._descriptor is not None and time.monotonic() - self._begun >= SEGMENT_SECONDS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Finish the segment; the next record begins a new one."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _begin(self) -> tuple[int, int]:
+        """A new segment: its descriptor, which holds its lock, and its size.
+
+        It gets its name when it is locked, so that it never looks finished before.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = _new_name()
+        unfinished = self._directory / f"{name}{_UNFINISHED_SUFFIX}"
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.write(descriptor, MAGIC)
+            unfinished.rename(self._directory / f"{name}{SUFFIX}")
+        except OSError:
+            os.close(descriptor)
+            unfinished.unlink(missing_ok=True)
+            raise
+        return descriptor, len(MAGIC)
+
+    def _fail(self, error: OSError, now: float, records: Sequence[bytes], done: int) -> None:
+        """Count what is not in the segment as a whole, and finish it: its end may be torn.
+
+        It is not cut off there: the drainer may have read up to it.
+        """
+        for record in records:
+            done -= len(record)
+            if done < 0:
+                self.unwritten += 1
+            else:
+                self.written += 1
+        if self._failed is None:
+            logger.error(
+                "the ledger does not record: its disk fails; predictions go on",
+                extra={"error": error.strerror or str(error), "directory": str(self._directory)},
+            )
+        self._failed = now
+        self.finish()
+
+    def _make_room(self, now: float) -> None:
+        """Drop the oldest finished segments until the spool is within its limit."""
+        found = [(path, _size(path)) for path in segments(self._directory)]
+        excess = sum(size for _, size in found) + self._segment_bytes - self._limit
+        if excess <= 0:
+            return
+        for path, size in found:
+            if excess > 0 and is_finished(path) and _remove(path):
+                excess -= size
+                self.dropped += 1
+        if excess > 0:
+            # All that is left is being written: ours can be dropped the next time.
+            self.finish()
+        if now - self._warned >= WARN_SECONDS:
+            self._warned = now
+            logger.error(
+                "the spool is full: the oldest records are dropped. Is the database reachable?",
+                extra={"dropped_segments": self.dropped, "limit_bytes": self._limit},
+            )
+
+
+def _new_name() -> str:
+    """In order of time, and unique over hosts and processes."""
+    host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())[:40]
+    return f"{time.time_ns() // 1000:016x}-{host}-{os.getpid()}-{uuid4().hex[:12]}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False  # The drainer, or another worker, has done it.
+    return True

@@ -1,0 +1,110 @@
+"""Sums by minute, kept in the transaction of what they count: statistics never read the predictions themselves."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import Connection, and_, select, update
+
+from contract.table import FloatMatrix
+from ledger import database
+from ledger.histogram import LATENCY_BUCKETS, count_latencies, count_predictions, pack_counts, sum_counts
+from ledger.record import ErrorCount
+from ledger.schema import ERRORS, LABELS, MINUTES
+
+MINUTE_US = 60_000_000
+"""Microseconds of a minute."""
+
+
+@dataclass(slots=True)
+class Predicted:
+    """The predictions of a minute, by one model version and protocol.
+
+    Args:
+        milliseconds: of each call, ``[R]``.
+        outputs: of each call, ``[N, K]``.
+        bytes: that they take in the database, about.
+    """
+
+    milliseconds: list[float] = field(default_factory=list)
+    outputs: list[FloatMatrix] = field(default_factory=list)
+    bytes: int = 0
+
+
+PredictedKey = tuple[int, int, str]
+"""Minute, model id, protocol."""
+
+
+def add_predictions(
+    connection: Connection,
+    predicted: Mapping[PredictedKey, Predicted],
+    edges: Mapping[int, Sequence[float] | None],
+) -> None:
+    """Add predictions to their minutes.
+
+    Args:
+        connection: in a transaction that writes.
+        predicted: what to add.
+        edges: of the bins of predicted values, by model id; None for classes.
+    """
+    columns = (MINUTES.c.minute, MINUTES.c.model_id, MINUTES.c.protocol)
+    # In order: two that add to the same minutes wait for each other, and never both.
+    for key in sorted(predicted):
+        row = predicted[key]
+        outputs = np.concatenate(row.outputs)
+        latency = count_latencies(row.milliseconds)
+        distribution = count_predictions(outputs, edges[key[1]])
+        names = dict(zip(("minute", "model_id", "protocol"), key, strict=True))
+        empty = {"requests": 0, "rows": 0, "bytes": 0, "latency": b"", "distribution": b""}
+        connection.execute(database.insert(connection, MINUTES).values(names | empty).on_conflict_do_nothing())
+        where = and_(*(column == value for column, value in zip(columns, key, strict=True)))
+        former = connection.execute(
+            select(MINUTES.c.latency, MINUTES.c.distribution).where(where).with_for_update()
+        ).one()
+        size = len(distribution)
+        connection.execute(
+            update(MINUTES)
+            .where(where)
+            .values(
+                requests=MINUTES.c.requests + len(row.milliseconds),
+                rows=MINUTES.c.rows + len(outputs),
+                bytes=MINUTES.c.bytes + row.bytes,
+                latency=pack_counts(latency + sum_counts([former.latency], LATENCY_BUCKETS)),
+                distribution=pack_counts(distribution + sum_counts([former.distribution], size)),
+            )
+        )
+
+
+def add_errors(connection: Connection, errors: Iterable[ErrorCount]) -> None:
+    """Add requests that were refused or failed to their minutes. The connection is in a transaction that writes."""
+    sums: defaultdict[tuple[int, str, str, int], int] = defaultdict(int)
+    for error in errors:
+        sums[error.minute, error.model, error.protocol, error.status] += error.requests
+    for (minute, model, protocol, status), requests in sorted(sums.items()):
+        statement = database.insert(connection, ERRORS).values(
+            minute=minute, model=model, protocol=protocol, status=status, requests=requests
+        )
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(ERRORS.primary_key),
+                set_={"requests": ERRORS.c.requests + statement.excluded.requests},
+            )
+        )
+
+
+def add_labels(connection: Connection, labels: Mapping[tuple[int, int], int]) -> None:
+    """Add rows that got feedback for the first time; negative for rows whose feedback goes.
+
+    Args:
+        connection: in the transaction that writes the feedback.
+        labels: rows by the minute of the prediction and the model id.
+    """
+    for (minute, model_id), rows in sorted(labels.items()):
+        statement = database.insert(connection, LABELS).values(minute=minute, model_id=model_id, rows=rows)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(LABELS.primary_key),
+                set_={"rows": LABELS.c.rows + statement.excluded.rows},
+            )
+        )
