@@ -177,7 +177,7 @@ def test_status_and_stop(stack: tuple[Containers, str]) -> None:
     assert '"status":"ok"' in containers.deploy("--status").stdout
     containers.deploy("--stop")
     assert containers.podman("ps", "--all", "--quiet") == ""
-    assert len(containers.podman("volume", "ls", "--quiet").splitlines()) == 5
+    assert len(containers.podman("volume", "ls", "--quiet").splitlines()) == 6
     ended = containers.deploy("--status", check=False)
     assert ended.returncode == 1
     assert "not ready" in ended.stdout
