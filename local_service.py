@@ -39,8 +39,8 @@ def running_service(
     Requests to it bypass any proxy, see ``bypass_proxies``.
 
     Args:
-        environment: variables added to those of this process. gRPC gets a free port unless ``GRPC_PORT`` is given, and
-            the ledger is kept in a temporary directory unless ``STATE_DIR`` is.
+        environment: variables added to those of this process. HTTP and gRPC get free ports unless ``API_PORT`` and
+            ``GRPC_PORT`` are given, and the ledger is kept in a temporary directory unless ``STATE_DIR`` is.
         ready_within: seconds to wait until the service is ready.
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
@@ -50,7 +50,7 @@ def running_service(
     bypass_proxies(os.environ)
     with tempfile.TemporaryDirectory(prefix="local-service-") as directory:
         output = log or Path(directory) / "service.log"
-        port = free_port()
+        port = (environment or {}).get("API_PORT") or str(free_port())
         with output.open("wb") as sink:
             process = subprocess.Popen(
                 [sys.executable, "-m", "bentoml", "serve"],
@@ -58,7 +58,7 @@ def running_service(
                 env={
                     **{name: text for name, text in os.environ.items() if name not in NOT_INHERITED},
                     "API_HOST": "127.0.0.1",
-                    "API_PORT": str(port),
+                    "API_PORT": port,
                     "GRPC_PORT": str(free_port()),
                     "STATE_DIR": str(Path(directory) / "state"),
                     "BENTOML_DO_NOT_TRACK": "True",
