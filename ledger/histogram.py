@@ -27,7 +27,8 @@ _COUNT_BITS = 48
 def pack_counts(counts: Counts) -> bytes:
     """The bytes of counts ``[B]``."""
     (buckets,) = np.nonzero(counts)
-    return ((buckets.astype("<u8") << _COUNT_BITS) | counts[buckets].astype("<u8")).tobytes()
+    pairs: NDArray[np.uint64] = (buckets.astype("<u8") << _COUNT_BITS) | counts[buckets].astype("<u8")
+    return pairs.tobytes()
 
 
 def sum_counts(packed: Iterable[bytes], buckets: int) -> Counts:
@@ -57,7 +58,7 @@ def latency_quantiles(counts: Counts, shares: Sequence[float]) -> list[float]:
             continue
         before = cumulated[bucket] - counts[bucket]
         within = bucket + (rank - before) / counts[bucket]
-        quantiles.append(FIRST_MILLISECONDS * 2 ** (within / BUCKETS_PER_DOUBLING))
+        quantiles.append(float(FIRST_MILLISECONDS * 2 ** (within / BUCKETS_PER_DOUBLING)))
     return quantiles
 
 

@@ -15,6 +15,15 @@ from ledger.schema import ERRORS, LABELS, MINUTES
 
 MINUTE_US = 60_000_000
 """Microseconds of a minute."""
+MINUTES_OF_HOUR = 60
+KEPT_MINUTES = 2 * 24 * MINUTES_OF_HOUR
+"""Minutes that are older than this are added up to whole hours."""
+
+
+def first_kept_minute(now_us: int) -> int:
+    """From this minute on each minute has its own sums. It begins an hour."""
+    minute = now_us // MINUTE_US - KEPT_MINUTES
+    return minute - minute % MINUTES_OF_HOUR
 
 
 @dataclass(slots=True)

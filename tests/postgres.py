@@ -87,7 +87,7 @@ class PostgreSQL:
 def running_postgresql() -> Iterator[PostgreSQL]:
     """Run a server for the length of a ``with`` block."""
     # The path of a socket has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="postgresql-", dir="/tmp") as directory:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="postgresql-", dir="/tmp") as directory:
         server = PostgreSQL(Path(directory))
         server.start()
         try:
