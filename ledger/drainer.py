@@ -115,10 +115,6 @@ class Drainer:
                     task.tend()
             self._gone.wait(POLL_SECONDS)
 
-    def stop(self) -> None:
-        """End as if the server were gone."""
-        self._gone.set()
-
     def drain(self) -> None:
         """Move what is in the spool; if the database is away, note it."""
         self._lag = 0.0
@@ -253,15 +249,17 @@ def main(arguments: Sequence[str]) -> None:
     directory, server_lock = map(Path, arguments)
     os.nice(NICENESS)
     _configure_logging()
-    drainer = Drainer(directory, _open_store, server_lock)
-    signal.signal(signal.SIGTERM, lambda _, __: drainer.stop())
-    drainer.run()
-
-
-def _open_store() -> Sink:
+    # Who stops a server may signal all of its processes; the workers still write then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     engine = database.connect(os.environ["DATABASE_URL"])
-    database.migrate(engine)
-    return Store(engine)
+
+    def open_store() -> Store:
+        database.migrate(engine)
+        return Store(engine)
+
+    Drainer(directory, open_store, server_lock).run()
+    engine.dispose()
 
 
 def _configure_logging() -> None:
