@@ -4,6 +4,7 @@
 that make it the only one. It ends when no worker holds the lock of the server and the spool is drained.
 """
 
+import gc
 import logging
 import logging.config
 import os
@@ -28,7 +29,7 @@ from ledger.store import Store
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.8
 """Between two looks into the spool."""
 FINISH_SECONDS = 8.0
 """Longest life after the last worker of the server: what is left then stays in the spool."""
@@ -204,7 +205,7 @@ class Drainer:
 
     def _watch(self) -> None:
         """In a thread: notice that the server is gone, and see to it that this process does not outlive it for long."""
-        while not self._gone.wait(POLL_SECONDS / 2):
+        while not self._gone.wait(0.25):
             if not locks.is_held(self._server_lock):
                 self._gone.set()
         time.sleep(FINISH_SECONDS)
@@ -256,6 +257,9 @@ def main(arguments: Sequence[str]) -> None:
 
     def open_store() -> Store:
         database.migrate(engine)
+        # What is loaded by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         return Store(engine)
 
     Drainer(directory, open_store, server_lock).run()

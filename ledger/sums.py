@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, Engine, and_, delete, insert, select, update
 
-from contract.table import FloatMatrix
 from ledger import database
 from ledger.histogram import add_packed, count_latencies, count_predictions, pack_counts
 from ledger.record import ErrorCount
 from ledger.schema import ERRORS, LABELS, MINUTES
+from ledger.values import columns_of, unpack
 
 MINUTE_US = 60_000_000
 """Microseconds of a minute."""
@@ -33,12 +32,14 @@ class Predicted:
 
     Args:
         milliseconds: of each call, ``[R]``.
-        outputs: of each call, ``[N, K]``.
+        rows: of all calls.
+        outputs: of each call, as bytes.
         bytes: that they take in the database, about.
     """
 
     milliseconds: list[float] = field(default_factory=list)
-    outputs: list[FloatMatrix] = field(default_factory=list)
+    rows: int = 0
+    outputs: list[bytes] = field(default_factory=list)
     bytes: int = 0
 
 
@@ -62,7 +63,8 @@ def add_predictions(
     # In order: two that add to the same minutes wait for each other, and never both.
     for key in sorted(predicted):
         row = predicted[key]
-        outputs = np.concatenate(row.outputs)
+        content = b"".join(row.outputs)
+        outputs = unpack(content, columns_of(content, row.rows))
         latency = pack_counts(count_latencies(row.milliseconds))
         distribution = pack_counts(count_predictions(outputs, edges[key[1]]))
         names = dict(zip(("minute", "model_id", "protocol"), key, strict=True))
@@ -77,7 +79,7 @@ def add_predictions(
             .where(where)
             .values(
                 requests=MINUTES.c.requests + len(row.milliseconds),
-                rows=MINUTES.c.rows + len(outputs),
+                rows=MINUTES.c.rows + row.rows,
                 bytes=MINUTES.c.bytes + row.bytes,
                 latency=add_packed([former.latency, latency]),
                 distribution=add_packed([former.distribution, distribution]),

@@ -8,6 +8,8 @@ from starlette.types import ASGIApp
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
 from serving.http.feedback import FeedbackApp
+from serving.http.logs import LogsApp
+from serving.http.logs_page import LogsPage
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
@@ -65,6 +67,8 @@ def http_app(
         *predictions,
         *protocol.routes.values(),
         FeedbackApp(ledger, settings).route,
+        *LogsApp(ledger).routes,
+        *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
         quiet_route("/health", health),
         quiet_route("/metrics", metrics),
