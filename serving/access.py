@@ -70,7 +70,7 @@ class Refusal(NamedTuple):
 
 _MISSING = "This needs a key: send `Authorization: Bearer <key>`."
 _MALFORMED = "The Authorization is not `Bearer <key>`."
-_BASIC = "Basic authorization is for pages, which are only read: send `Authorization: Bearer <key>`."
+_BASIC = "A password opens pages, which are only read. For this, press Authorize or send `Authorization: Bearer <key>`."
 _UNKNOWN = "This key is not known, or not any more."
 _NO_ADMIN_KEYS = (
     "Admin routes are closed: the service has no ADMIN_KEYS. `python -m serving.keys new --for admin` makes a key."
