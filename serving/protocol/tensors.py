@@ -152,7 +152,8 @@ def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
         return list(chain.from_iterable(values))
     if len(values) != math.prod(shape):
         raise InvalidInput(
-            f"The input {tensor.name[:60]!r} has {len(values)} values; the shape {list(shape)} takes {math.prod(shape)}."
+            f"The input {tensor.name[:60]!r} has {len(values)} values; "
+            f"the shape {list(shape)} takes {math.prod(shape)}."
         )
     return values
 

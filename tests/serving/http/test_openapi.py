@@ -70,8 +70,9 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
         if "application/json" in declared:
             schema = declared["application/json"]["schema"]
             check(document, schema, answer.json())
-            fields = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {}).get("properties")
-            assert fields is None or set(answer.json()) <= set(fields), path
+            component = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+            if "properties" in component:
+                assert set(answer.json()) <= set(component["properties"]), path
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
