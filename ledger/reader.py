@@ -38,7 +38,7 @@ from contract.table import FloatMatrix
 from ledger.histogram import LATENCY_BUCKETS, latency_quantiles, sum_counts
 from ledger.schema import ERRORS, FEEDBACK, LABELS, MINUTES, MODELS, PREDICTIONS
 from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
-from ledger.values import unpack
+from ledger.values import columns_of, unpack
 
 MAXIMUM_LIMIT = 1000
 """Most predictions of one page."""
@@ -349,15 +349,12 @@ class Reader:
             by_model: defaultdict[int, list[Any]] = defaultdict(list)
             for row in connection.execute(query.where(sums.minute >= first, sums.minute < last)):
                 by_model[row.model_id].append(row)
-            labels = dict(
-                connection.execute(
-                    select(LABELS.c.model_id, func.sum(LABELS.c.rows))
-                    .where(LABELS.c.minute >= first, LABELS.c.minute < last)
-                    .group_by(LABELS.c.model_id)
-                )
-                .tuples()
-                .all()
+            labelled = (
+                select(LABELS.c.model_id, func.sum(LABELS.c.rows))
+                .where(LABELS.c.minute >= first, LABELS.c.minute < last)
+                .group_by(LABELS.c.model_id)
             )
+            labels = {number: rows for number, rows in connection.execute(labelled)}  # noqa: C416 - a Row is no pair for mypy
             errors = ERRORS.c
             groups = (errors.model, errors.protocol, errors.status)
             counted = select(*groups, func.sum(errors.requests)).where(errors.minute >= first, errors.minute < last)
@@ -402,6 +399,25 @@ class Reader:
                 Slot(minute * MINUTE_US, model, int(requests), int(rows))
                 for minute, model, requests, rows in connection.execute(query)
             ]
+
+    def count_rows(self, since_us: int) -> dict[tuple[str, str], int]:
+        """The rows that were predicted from a time on, by model and version."""
+        minute = -(-since_us // MINUTE_US)
+        if minute < first_kept_minute(time.time_ns() // 1000):
+            minute += -minute % MINUTES_OF_HOUR
+        table = PREDICTIONS.c
+        # The sums have whole minutes: those of the first one that is not whole are added.
+        first = select(table.model_id, func.sum(table.rows)).where(
+            table.id >= first_id(since_us), table.time_us >= since_us, table.id < first_id(minute * MINUTE_US)
+        )
+        others = select(MINUTES.c.model_id, func.sum(MINUTES.c.rows)).where(MINUTES.c.minute >= minute)
+        rows: defaultdict[tuple[str, str], int] = defaultdict(int)
+        with self.engine.connect() as connection:
+            names = {row.id: (row.model, row.version) for row in connection.execute(select(MODELS))}
+            for query in (first.group_by(table.model_id), others.group_by(MINUTES.c.model_id)):
+                for number, count in connection.execute(query).tuples():
+                    rows[names[number]] += int(count)
+        return dict(rows)
 
     def rows_for(
         self,
@@ -529,7 +545,7 @@ def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
 
 
 def _matrix(content: bytes, rows: int) -> FloatMatrix:
-    return unpack(content, len(content) // 8 // rows)
+    return unpack(content, columns_of(content, rows))
 
 
 def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:

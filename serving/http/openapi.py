@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.http import feedback
+from serving.http import feedback, logs, logs_page
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.predictions import prediction_apis
@@ -74,6 +74,21 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
     "/readyz": {"summary": "Is every model loaded and warm?", "content": _TEXT, "errors": _NOT_READY},
     "/health": {"summary": "Status, uptime and model versions", "content": _JSON, "errors": _NOT_READY},
     "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
+    logs.RECENT: {
+        "summary": "Predictions on record, newest first",
+        "content": _JSON,
+        "query": logs.RecentQuery,
+    },
+    logs.STATS: {
+        "summary": "By model and version: rows, requests, errors, latency, distribution, share with feedback",
+        "content": _JSON,
+        "query": logs.StatsQuery,
+    },
+    logs_page.PATH: {
+        "summary": "The predictions on record as a page for people",
+        "content": {"text/html": {"schema": {"type": "string"}}},
+        "query": logs_page.PageQuery,
+    },
     "/metrics": {"summary": "Prometheus metrics", "content": _TEXT},
     "/metrics/prometheus": {"summary": "Prometheus metrics, under the former path", "content": _TEXT},
 }
@@ -105,10 +120,20 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     for path, route in GET_ROUTES.items():
         answers = {"200": {"description": route["summary"], "content": route["content"]}, **route.get("errors", {})}
-        operation = path.strip("/").replace("/", "_")
-        paths[path] = {
-            "get": {"operationId": operation, "tags": ["operations"], "summary": route["summary"], "responses": answers}
+        operation: dict[str, Any] = {
+            "operationId": path.strip("/").replace("/", "_"),
+            "tags": ["operations"],
+            "summary": route["summary"],
+            "responses": answers,
         }
+        if "query" in route:
+            operation["tags"] = ["ledger"]
+            operation["parameters"] = _query_parameters(route["query"])
+            errors = {status: _error(status, Error, _LEDGER_ERRORS, detail=[]) for status in ("400", "404", "503")}
+            if route["content"] is not _JSON:
+                errors = {status: {**error, "content": route["content"]} for status, error in errors.items()}
+            answers |= errors
+        paths[path] = {"get": operation}
     paths[feedback.PATH] = {
         "post": {
             "operationId": "feedback",
@@ -169,6 +194,21 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     }
 
 
+def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a query, as parameters."""
+    parameters = []
+    for name, schema in query.model_json_schema()["properties"].items():
+        # What may be left out is no null in an address.
+        kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        kept = {key: value for key, value in schema.items() if key not in ("anyOf", "title", "description", "default")}
+        default = {} if schema.get("default") is None else {"default": schema["default"]}
+        shape = {**{key: value for key, value in kinds[0].items() if key not in ("title", "description")}, **kept}
+        parameters.append(
+            {"name": name, "in": "query", "description": schema["description"], "schema": {**shape, **default}}
+        )
+    return parameters
+
+
 def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, **parameter}
@@ -215,10 +255,10 @@ def _error(
         "description": description,
         "content": _content(body, {"error": sentence, **fields}),
     }
-    if "Retry-After" in description:
-        answer["headers"] = _RETRY
-    elif status in _HEADERS:
+    if status in _HEADERS:
         answer["headers"] = _HEADERS[status]
+    elif "Retry-After" in description:
+        answer["headers"] = _RETRY
     return answer
 
 
@@ -230,6 +270,6 @@ def _add_access(paths: dict[str, Any]) -> None:
                 operation["security"] = []
                 continue
             body: type[BaseModel] = ProtocolError if path.startswith("/v2") else Error
-            fields: dict[str, Any] = {} if body is ProtocolError else {"detail": []}
+            fields: dict[str, object] = {} if body is ProtocolError else {"detail": []}
             refused = {status: _error(status, body, _ERRORS, **fields) for status in ("401", "403")}
             operation["responses"] = {**operation["responses"], **refused}

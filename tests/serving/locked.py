@@ -19,9 +19,8 @@ def settings_with_keys(*rings: Ring) -> Settings:
     """Settings of a worker with keys on these rings, or on all, that believes what this machine says of its clients."""
     given = {ring.value: HASHES[ring] for ring in rings or Ring}
     ports = {"API_PORT": str(free_port()), "GRPC_PORT": str(free_port())}
-    return Settings.from_environment(
-        {"API_HOST": "127.0.0.1", "FORWARDED_ALLOW_IPS": "127.0.0.1", "LEDGER": "off", **ports, **given}
-    )
+    common = {"API_HOST": "127.0.0.1", "FORWARDED_ALLOW_IPS": "127.0.0.1", "LEDGER": "off"}
+    return Settings.from_environment({**common, **ports, **given})
 
 
 def headers(key: str) -> dict[str, str]:
