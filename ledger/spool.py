@@ -343,7 +343,9 @@ class SpoolWriter:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.write(descriptor, MAGIC)
+            magic = memoryview(MAGIC)
+            while magic:
+                magic = magic[os.write(descriptor, magic) :]
             unfinished.rename(self._directory / f"{name}{SUFFIX}")
         except OSError:
             os.close(descriptor)
