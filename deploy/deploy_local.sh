@@ -13,7 +13,7 @@ Usage: deploy/deploy_local.sh [--full] [--no-build]   build the image, start it,
        deploy/deploy_local.sh --rollback              back to the image before; once more: forth again
        deploy/deploy_local.sh --stop                  stop all; volumes and images stay
 
-  --full      Prometheus, Alertmanager, Grafana and MLflow too; DEPLOY_MONITORING=true says the same
+  --full      Prometheus, Alertmanager, Grafana, MLflow and PostgreSQL too; DEPLOY_MONITORING=true says the same
   --no-build  deploy the ml-prediction-bundle:latest that is there, and do not run `make image`
   --help      this text
 
@@ -107,7 +107,7 @@ answers() { curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "
 
 check_passwords() {
     local name
-    for name in GRAFANA_ADMIN_PASSWORD POSTGRES_PASSWORD; do
+    for name in GRAFANA_ADMIN_PASSWORD POSTGRES_PASSWORD LEDGER_PASSWORD; do
         [[ -n $(setting "$name" "") ]] ||
             fail "$name is not set, and the full stack needs it. \`cp .env.example .env\`, and set it there."
     done
@@ -275,7 +275,11 @@ lock() {
 
 deploy() {
     lock
-    if [[ $FULL == true ]]; then check_passwords; fi
+    if [[ $FULL == true ]]; then
+        check_passwords
+        # The full stack has a PostgreSQL for the ledger.
+        if [[ -z $(setting DATABASE_URL "") ]]; then export DATABASE_URL=postgresql://ledger@postgres:5432/ledger; fi
+    fi
     check_ports
     remember
     if [[ $BUILD == true ]]; then

@@ -40,9 +40,8 @@ class Page:
 
     def run(self, script: str) -> Any:
         """The value of an expression on the page, or what it promises; None where it raises."""
-        return self._do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get(
-            "value"
-        )
+        answer = self._do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
     def type(self, text: str) -> None:
         """Type text where the cursor is."""

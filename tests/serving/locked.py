@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from itertools import count
 
 from local_service import free_port
-from serving.keys import Ring, digest, new_key
+from serving.keys import Ring, digest
 from serving.settings import Settings
 
-KEYS: Mapping[Ring, str] = {ring: new_key() for ring in Ring}
+# Fixed, since keys are in the names of tests, and each test process must find the same tests.
+KEYS: Mapping[Ring, str] = {ring: f"mlpb_{ring.name:x<43}" for ring in Ring}
+NOBODYS = f"mlpb_{'nobody':x<43}"
+"""A key that no ring has."""
 HASHES: Mapping[Ring, str] = {ring: digest(key.encode()).hex() for ring, key in KEYS.items()}
 _CLIENTS = count(1)
 

@@ -51,6 +51,7 @@ def refusal(environment: dict[str, str], *arguments: str) -> str:
 def check(models: Path, **settings: object) -> None:
     """Make the checks of a start in this process, which is quicker."""
     defaults = {"API_HOST": "127.0.0.1", "API_PORT": free_port(), "GRPC_PORT": free_port(), "MODELS_DIR": models}
+    defaults["LEDGER"] = "off"
     references = {dataset: deployed_model(dataset.name, models) for dataset in DATASETS.values()}
     check_deployment(references, Settings.model_validate({**defaults, **settings}))
 
