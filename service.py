@@ -1,5 +1,6 @@
 """The Bento. Start it with ``bentoml serve``."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp
 
 from contract import DATASETS
 from serving import host
+from serving.access import Gate
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
@@ -17,6 +19,7 @@ from serving.http.routes import http_app
 from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.recording import Recorder
 from serving.settings import Settings
 from serving.startup import check_deployment
 from serving.telemetry import logs, scrape, series
@@ -40,18 +43,20 @@ class PredictionService:
 
     def __init__(self) -> None:
         with startup_errors():
+            self.gate = Gate(SETTINGS.keys())
             self.bundle = load_bundle(MODELS, SETTINGS)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
-        self.grpc = GrpcServer(self.inference, SETTINGS)
+        self.grpc = GrpcServer(self.inference, SETTINGS, self.gate)
+        self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
     def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
         """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
-        return http_app(self.inference, SETTINGS, document, behind)
+        return http_app(self.inference, SETTINGS, document, behind, self.gate)
 
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Stop before the workers start if a model or a port would not do."""
+        """Stop before the workers start if a model, a port or the place of the ledger would not do."""
         with startup_errors():
             check_deployment(MODELS, SETTINGS)
 
@@ -60,6 +65,8 @@ class PredictionService:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.join()
         series.WORKER_STARTS.inc()
+        if self.recorder is not None:
+            self.recorder.start(self.bundle.observers)
         self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()
@@ -74,10 +81,12 @@ class PredictionService:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Finish what was taken."""
+        """Finish what was taken, and see to it that the ledger has it."""
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.stop)
 
     async def __is_ready__(self) -> bool:
         """For ``/readyz``."""

@@ -3,9 +3,13 @@
 Times are microseconds since 1970, UTC. Prediction ids are UUIDv7, so the primary key is in order of time.
 """
 
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -16,16 +20,44 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     Uuid,
 )
+from sqlalchemy.types import TypeEngine
 
 METADATA = MetaData()
 
 Identity = BigInteger().with_variant(Integer, "sqlite")
 """SQLite counts up only what is declared INTEGER."""
-PredictionId = Uuid(as_uuid=False)
-"""Of PostgreSQL's type ``uuid``; 32 hexadecimal digits in SQLite."""
+
+
+class PredictionId(TypeDecorator[str]):
+    """32 hexadecimal digits in Python, 16 bytes in the database: ``uuid`` in PostgreSQL, a blob in SQLite.
+
+    Three indexes hold it: as text it would take 48 bytes more of each prediction.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """PostgreSQL has a type of its own."""
+        return dialect.type_descriptor(Uuid() if dialect.name == "postgresql" else LargeBinary(16))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> UUID | bytes | None:
+        """The value for the driver."""
+        if value is None:
+            return None
+        return UUID(hex=value) if dialect.name == "postgresql" else bytes.fromhex(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """The value for us."""
+        if value is None:
+            return None
+        digits: str = value.hex if dialect.name == "postgresql" else value.hex()
+        return digits
+
 
 MODELS = Table(
     "models",
@@ -35,6 +67,7 @@ MODELS = Table(
     Column("version", String(128), nullable=False),
     Column("features", Text, nullable=False, comment="names of the features, in order: JSON"),
     Column("outputs", Text, nullable=False, comment="names of the classes, in order, or of the target: JSON"),
+    Column("bins", Text, comment="edges of the bins of predicted values: JSON; NULL for classes"),
     UniqueConstraint("model", "version"),
     comment="each version of a model that has predicted",
 )
@@ -51,34 +84,44 @@ PREDICTIONS = Table(
     Column("milliseconds", Float, nullable=False),
     Column("features", LargeBinary, comment="[rows, features]: ledger/values.py; NULL where they are not kept"),
     Column("outputs", LargeBinary, nullable=False, comment="[rows, outputs]: ledger/values.py"),
-    # Newest first of one model; the id is in order of time.
+    # Newest first: the id is in order of time.
     Index("predictions_by_model", "model_id", "id"),
-    Index("predictions_by_request", "request_id"),
+    Index("predictions_by_request", "request_id", "id"),
     comment="one call each, with one row or many",
 )
 
 MINUTES = Table(
     "minutes",
     METADATA,
-    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970"),
+    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970; older than two days: of a whole hour"),
     Column("model_id", Integer, ForeignKey("models.id"), primary_key=True),
     Column("protocol", String(8), primary_key=True),
     Column("requests", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),
-    Column("latency", LargeBinary, nullable=False, comment="requests by bucket of milliseconds"),
-    Column("distribution", LargeBinary, nullable=False, comment="rows by predicted class, or by bin of the target"),
+    Column("bytes", BigInteger, nullable=False, comment="that these predictions take, about"),
+    Column("latency", LargeBinary, nullable=False, comment="requests by bucket of milliseconds: ledger/histogram.py"),
+    Column("distribution", LargeBinary, nullable=False, comment="rows by predicted class, or by bin of the value"),
     comment="sums of predictions, kept with each insert, so that statistics do not read the rows",
 )
 
 ERRORS = Table(
     "errors",
     METADATA,
-    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970"),
+    Column("minute", BigInteger, primary_key=True, comment="minutes since 1970; older than two days: of a whole hour"),
     Column("model", String(64), primary_key=True),
     Column("protocol", String(8), primary_key=True),
     Column("status", SmallInteger, primary_key=True, comment="of HTTP; for gRPC, the one that HTTP would have"),
     Column("requests", BigInteger, nullable=False),
     comment="requests that were refused or failed",
+)
+
+LABELS = Table(
+    "labels",
+    METADATA,
+    Column("minute", BigInteger, primary_key=True, comment="of the prediction, as in minutes"),
+    Column("model_id", Integer, ForeignKey("models.id"), primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    comment="rows with feedback, kept with each insert into feedback",
 )
 
 SEGMENTS = Table(
@@ -88,6 +131,14 @@ SEGMENTS = Table(
     Column("position", BigInteger, nullable=False, comment="bytes that are committed"),
     Column("time_us", BigInteger, nullable=False, comment="of the last commit"),
     comment="how far each spool segment is read: written in the transaction of its records, so none comes twice",
+)
+
+FORGOTTEN = Table(
+    "forgotten",
+    METADATA,
+    Column("prediction_id", PredictionId, primary_key=True),
+    Column("time_us", BigInteger, nullable=False),
+    comment="predictions that were to be forgotten before they were here: they are left out when they come",
 )
 
 FEEDBACK = Table(
@@ -101,7 +152,8 @@ FEEDBACK = Table(
     Column("actual", Float, nullable=False, comment="the value, or the index of the class"),
     Column("predicted", Float, nullable=False, comment="the value, or the index of the likeliest class"),
     Column("probability", Float, comment="that was given to the actual class; NULL for regression"),
-    Index("feedback_by_model", "model_id", "predicted_us"),
+    # It holds all that live quality reads, so that the rows themselves are not read.
+    Index("feedback_by_model", "model_id", "predicted_us", "actual", "predicted", "probability"),
     comment="what came true, beside what was predicted",
 )
 
@@ -126,6 +178,16 @@ WAITING = Table(
     Column("actual", Text, nullable=False, comment="as it was sent: JSON"),
     Column("received_us", BigInteger, nullable=False),
     comment="feedback whose prediction is not here yet: kept for an hour",
+)
+
+QUALITY = Table(
+    "quality",
+    METADATA,
+    Column("model_id", Integer, ForeignKey("models.id"), primary_key=True),
+    Column("feedback_us", BigInteger, nullable=False, comment="when feedback on it last came"),
+    Column("computed_us", BigInteger, comment="NULL where it was not computed yet"),
+    Column("summary", Text, comment="by window: JSON"),
+    comment="live quality of each version that has feedback, computed by the drainer",
 )
 
 ACTIONS = Table(

@@ -8,10 +8,12 @@ import numpy as np
 
 from contract.table import FloatMatrix
 
+FLOAT64 = np.dtype("<f8")
+
 
 def pack(matrix: FloatMatrix) -> bytes:
     """The bytes of a matrix ``[N, C]``."""
-    return np.ascontiguousarray(matrix, dtype="<f8").tobytes()
+    return (matrix if matrix.dtype == FLOAT64 else matrix.astype(FLOAT64)).tobytes()
 
 
 def unpack(content: bytes, columns: int) -> FloatMatrix:
@@ -20,4 +22,9 @@ def unpack(content: bytes, columns: int) -> FloatMatrix:
     Raises:
         ValueError: the bytes are not of whole rows.
     """
-    return np.frombuffer(content, dtype="<f8").reshape(-1, columns)
+    return np.frombuffer(content, FLOAT64).reshape(-1, columns)
+
+
+def columns_of(content: bytes, rows: int) -> int:
+    """How many columns a matrix of so many rows has, by its bytes."""
+    return len(content) // (rows * FLOAT64.itemsize)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from contract.table import FloatMatrix
@@ -37,6 +38,7 @@ class Prediction(NamedTuple):
         rows: ``[N, F]``, as validated.
         outputs: ``[N, K]``: the prediction (K = 1), or the probability of each class (K = C).
         call: who asked, and how.
+        seconds: from the arrival of the call to this prediction.
         queue_seconds: from the arrival at the runner to the start of the first batch.
         inference_seconds: of the batches that held its rows, in the model.
     """
@@ -47,6 +49,7 @@ class Prediction(NamedTuple):
     rows: FloatMatrix
     outputs: FloatMatrix
     call: Call
+    seconds: float
     queue_seconds: float
     inference_seconds: float
 
@@ -162,6 +165,7 @@ class Predictor:
             rows,
             outputs,
             call,
+            perf_counter() - call.started,
             queue_seconds,
             inference_seconds,
         )

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from contract.errors import StartupError
+from ledger.database import default_url
+from serving.keys import Key, Keys, Ring, hashes
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The root of the project, or of the source in a built Bento."""
@@ -31,14 +33,40 @@ def address_of(host: str) -> str:
     return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
+def networks_of(text: str) -> str:
+    """Addresses and networks, separated by commas; ``*`` for all.
+
+    Raises:
+        ValueError: one is neither.
+    """
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if word != "*":
+            try:
+                ipaddress.ip_network(word)
+            except ValueError:
+                raise ValueError("takes addresses and networks, as in 10.0.0.0/8, separated by commas") from None
+    return text
+
+
 Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+Hashes = Annotated[tuple[Key, ...], BeforeValidator(hashes)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lower)]
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("sqlite:///", "postgres://", "postgresql://", "postgresql+psycopg://")):
+        raise ValueError("a URL that begins with sqlite:/// or postgresql:// is needed")
+    return url
 
 
 class Settings(BaseModel):
-    """Every setting of the service, named after its environment variable."""
+    """Every setting of the service, named after its environment variable.
+
+    With ``repr=False`` its value is never shown, not in errors either.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,6 +115,31 @@ class Settings(BaseModel):
     DRAIN_SECONDS: float = Field(
         default=0, ge=0, le=600, description="After SIGTERM, time to go on serving while not ready."
     )
+    LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
+    STATE_DIR: Path = Field(
+        default=PROJECT / "state",
+        description="Where the ledger keeps its spool and its SQLite file.",
+    )
+    DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+        default=None,
+        repr=False,
+        description="Database of the ledger: postgresql://user:password@host/name; default: a file in STATE_DIR.",
+    )
+    LEDGER_SPOOL_BYTES: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="Maximum size of the spool in bytes; above it, the oldest records are dropped.",
+    )
+    LEDGER_KEEP_DAYS: float = Field(
+        default=90, gt=0, le=36_500, description="Age at which records are deleted, in days."
+    )
+    LEDGER_KEEP_BYTES: int | None = Field(
+        default=None, ge=1024**2, description="Maximum size of the ledger's records in bytes; unset: no limit."
+    )
+    LEDGER_FEATURES: OnOff = Field(
+        default="on", description="off: records have no features, only ids, outputs and times."
+    )
+    LEDGER_MIN_LABELS: int = Field(default=30, ge=1, description="Labelled rows below which no live quality is shown.")
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",
@@ -96,19 +149,78 @@ class Settings(BaseModel):
         default=1.0, ge=0, le=1, description="Share of traces to keep, unless the caller has decided."
     )
 
+    # It may be a key that somebody took for its hash.
+    API_KEYS: Hashes | None = Field(
+        default=None,
+        repr=False,
+        description="SHA-256 hashes of the keys of clients, between commas; unset: none is needed.",
+    )
+    API_KEYS_FILE: Path | None = Field(default=None, description="File of such hashes, one a line, reread on change.")
+    ADMIN_KEYS: Hashes | None = Field(
+        default=None, repr=False, description="Hashes of keys for every route; unset: admin routes answer 403."
+    )
+    ADMIN_KEYS_FILE: Path | None = Field(default=None, description="File of such hashes, one a line, reread on change.")
+    METRICS_KEYS: Hashes | None = Field(
+        default=None, repr=False, description="Hashes of keys for `/metrics`; unset: it takes the API keys."
+    )
+    METRICS_KEYS_FILE: Path | None = Field(
+        default=None, description="File of such hashes, one a line, reread on change."
+    )
+    FORWARDED_ALLOW_IPS: Annotated[str, AfterValidator(networks_of)] = Field(
+        default="",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
+    )
+
+    def keys(self) -> Keys:
+        """The keys of all rings, those of files as they are now.
+
+        Raises:
+            StartupError: a file cannot be used.
+        """
+        given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
+        files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
+        return Keys(given, files)
+
+    @property
+    def spool(self) -> Path:
+        """The directory of the ledger's spool."""
+        return self.STATE_DIR / "spool"
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the ledger's database, with its password."""
+        if self.DATABASE_URL is not None:
+            return self.DATABASE_URL.get_secret_value()
+        return default_url(self.STATE_DIR.resolve())
+
+    def drainer_environment(self) -> dict[str, str]:
+        """The settings of the ledger, as ``ledger.drainer`` reads them from its environment."""
+        return {
+            "STATE_DIR": str(self.STATE_DIR.resolve()),
+            "DATABASE_URL": self.database_url,
+            "LEDGER_MIN_LABELS": str(self.LEDGER_MIN_LABELS),
+            "LEDGER_KEEP_DAYS": str(self.LEDGER_KEEP_DAYS),
+            "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
+        }
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings. A variable that is unset or empty keeps its default.
 
         Raises:
-            StartupError: names each wrong variable, its value and what is wrong with it.
+            StartupError: names each wrong variable, its value unless it may be secret, and what is wrong with it.
         """
         known = {name: environment[name] for name in cls.model_fields if environment.get(name)}
         try:
             return cls.model_validate(known)
         except ValidationError as error:
             problems = "; ".join(
-                f"{problem['loc'][0]}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
+                cls._told(str(problem["loc"][0]), problem["input"], problem["msg"].removeprefix("Value error, "))
                 for problem in error.errors()
             )
-            raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from error
+            raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from None
+
+    @classmethod
+    def _told(cls, name: str, value: object, problem: str) -> str:
+        shown = f"{name}={value!r}" if cls.model_fields[name].repr else name
+        return f"{shown}: {problem[0].lower()}{problem[1:]}"

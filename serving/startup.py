@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -12,12 +13,16 @@ from click.core import ParameterSource
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
+from ledger import database, spool
+from ledger.errors import LedgerError
 from serving.models import load
 from serving.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
-    """Check the models, and that both ports are free.
+    """Check the models, the place of the ledger, the files of keys, and that both ports are free.
 
     The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
 
@@ -26,6 +31,8 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     """
     for dataset, reference in models.items():
         load(dataset, reference.resolve())
+    rings = settings.keys().rings
+    logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.
@@ -37,11 +44,29 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
         raise StartupError(f"--host takes an IP address, not {host!r}. API_HOST takes a name too.") from None
     if port == settings.GRPC_PORT:
         raise StartupError(f"HTTP and gRPC cannot share port {port}. Set API_PORT or GRPC_PORT to another.")
+    _check_ledger(settings)
     _check_port(host, port, "API_PORT")
     _check_port(host, settings.GRPC_PORT, "GRPC_PORT")
     os.environ["API_HOST"] = host
     if context and context.get_parameter_source("timeout_keep_alive") is ParameterSource.COMMANDLINE:
         os.environ["HTTP_KEEP_ALIVE_SECONDS"] = str(options["timeout_keep_alive"])
+
+
+def _check_ledger(settings: Settings) -> None:
+    if settings.LEDGER == "off":
+        return
+    try:
+        spool.prepare(settings.spool)
+    except OSError as error:
+        raise StartupError(
+            f"STATE_DIR={settings.STATE_DIR} must be a directory that can be written to: {error.strerror}. The ledger "
+            "keeps predictions there until they are in its database: mount a volume there, name another directory, or "
+            "set LEDGER=off to record nothing."
+        ) from None
+    try:
+        database.connect(settings.database_url).dispose()
+    except LedgerError as error:
+        raise StartupError(str(error)) from None
 
 
 def _check_port(host: str, port: int, variable: str) -> None:

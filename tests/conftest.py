@@ -15,6 +15,7 @@ os.environ["BENTOML_HOME"] = str(Path(HOME.name) / "bentoml")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(Path(HOME.name) / "metrics")
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{HOME.name}/mlflow.db"
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["LEDGER"] = "off"  # Tests of the ledger switch it on.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 bypass_proxies(os.environ)
 for directory in ("bentoml", "metrics"):

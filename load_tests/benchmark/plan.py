@@ -98,6 +98,7 @@ OURS = Server(
         "API_PORT": "{port}",
         "GRPC_PORT": "{grpc_port}",
         "WORKERS": "{workers}",
+        "STATE_DIR": "{scratch}/state",
         "BENTOML_DO_NOT_TRACK": "True",
     },
     model=SESSION,

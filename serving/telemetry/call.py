@@ -1,5 +1,6 @@
 """One call, of HTTP or gRPC: it is identified, counted and logged in one place."""
 
+from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,32 @@ class Endpoint:
     counter: CallCounter | None = None
 
 
+class Failures:
+    """Requests that were refused or failed, by model ("" for none), protocol and status of HTTP.
+
+    ``listeners`` are told of them within ``bulk.FLUSH_SECONDS``. There is one instance, ``FAILURES``.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[Mapping[tuple[str, Protocol, int], int]], None]] = []
+        self._counts: Counts[tuple[str, Protocol, int]] = Counts()
+
+    def note(self, model: str, protocol: Protocol, status: int) -> None:
+        """Count a request that was not answered with success."""
+        if self.listeners:
+            self._counts[model, protocol, status] += 1
+            bulk.note(self)
+
+    def write(self) -> None:
+        """Tell the listeners."""
+        counts, self._counts = self._counts, Counts()
+        for listener in self.listeners:
+            listener(counts)
+
+
+FAILURES = Failures()
+
+
 class Call:
     """A call from its arrival to its answer: a context manager around the work.
 
@@ -144,12 +171,12 @@ class Call:
 
     __slots__ = (
         "_log",
-        "_started",
         "code",
         "endpoint",
         "error",
         "request_id",
         "scope",
+        "started",
         "status",
         "version",
     )
@@ -166,7 +193,7 @@ class Call:
         self.scope: Mapping[str, Any] | None = None
         """Of HTTP, as ASGI has it; None for gRPC."""
         self._log = log
-        self._started = perf_counter() if started is None else started
+        self.started = perf_counter() if started is None else started
 
     def __enter__(self) -> Self:
         counter = self.endpoint.counter
@@ -177,11 +204,13 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        seconds = perf_counter() - self._started
+        seconds = perf_counter() - self.started
         endpoint, status, failure = self.endpoint, self.status, self.error
         counter = endpoint.counter
         if counter is not None:
             counter.end(self.code or status, seconds)
+            if status >= 400:
+                FAILURES.note(endpoint.dataset.name if endpoint.dataset else "", endpoint.protocol, status)
         if isinstance(failure, InvalidInput) and endpoint.dataset is not None:
             count_refused(endpoint.dataset, failure.refused)
         # What probes and pages are answered is not worth a line, unless it is a bug.

@@ -52,6 +52,10 @@ GRPC_IN_PROGRESS = Gauge(
     multiprocess_mode="livesum",
 )
 
+ACCESS_REFUSED = Counter(
+    "ml_access_refused", "Calls refused for want of a right key, by reason.", ["protocol", "reason"]
+)
+
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = Histogram(
     "ml_batch_rows", "Rows of a batch that the model was given.", ["model"], buckets=[2**power for power in range(10)]
@@ -90,6 +94,15 @@ REFUSED = Counter(
 )
 LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
+)
+
+FEEDBACK = Counter("ml_ledger_feedback", "Entries of feedback that arrived over HTTP.", ["outcome"])
+# The drainer has series of its own: ledger/drainer.py.
+LEDGER_UNWRITTEN = Counter(
+    "ml_ledger_unwritten", "Predictions that were answered but not recorded: the disk of the spool is full or fails."
+)
+LEDGER_DROPPED = Counter(
+    "ml_ledger_dropped_segments", "Segments of the spool that were dropped before they were in the database."
 )
 
 PREDICTED_CLASS = Counter("ml_predicted_class", "Rows predicted to be of a class.", ["model", "label"])

@@ -1,0 +1,126 @@
+"""Keeps one drainer running: each worker has a supervisor, and the one that finds the drainer's lock free starts it."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ledger import locks, spool
+
+logger = logging.getLogger(__name__)
+
+DRAINER_LOCK = "drainer.lock"
+"""In the directory of the spool: held by its drainer."""
+SERVER_LOCK = "ledger.lock"
+"""In the metrics directory of a server: held, shared, by its workers. Its drainer ends when nobody holds it."""
+OWN_DRAINER_LOCK = "ledger-drainer.lock"
+"""In the same directory: held by a drainer that this server has started."""
+MOST_BACKOFF_SECONDS = 30.0
+SHORT_LIFE_SECONDS = 10.0
+"""A drainer that fails before it is this old is started again only after a while."""
+_POLL_SECONDS = 0.05
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Supervisor:
+    """Starts a drainer where there is none. It is used by one thread at a time.
+
+    Args:
+        directory: of the spool.
+        server: a directory of this server alone, for its locks: that of its metrics.
+        environment: variables for the drainer, added to those of this process.
+
+    Raises:
+        OSError: the lock of the server cannot be taken.
+    """
+
+    def __init__(self, directory: Path, server: Path, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._server = server
+        self._environment = environment
+        self._child: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._backoff = 0.0
+        self._alive = _acquire_shared(server / SERVER_LOCK)
+
+    def tend(self) -> None:
+        """Start a drainer if there is none. Call it about once a second."""
+        if self._child is not None and self._child.poll() is not None:
+            lived = time.monotonic() - self._started
+            failed = self._child.returncode != 0 and lived < SHORT_LIFE_SECONDS
+            self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS) if failed else 0.0
+            self._child = None
+        if self._child is None and time.monotonic() - self._started >= self._backoff:
+            self._start()
+
+    def finish(self, seconds: float) -> None:
+        """Leave the server. The last worker that does so waits until the spool is drained, for so many seconds.
+
+        What is not drained then stays in the spool for the drainer of the next server.
+        """
+        os.close(self._alive)
+        deadline = time.monotonic() + seconds
+        if self._others():
+            return
+        self._wait_for_drainer(deadline)
+        if spool.segments(self._directory):
+            # There was none, or it died. Where services share the spool, it may also be the drainer of another: then
+            # none is started, and it goes on.
+            self._start()
+            self._wait_for_drainer(deadline)
+
+    def _wait_for_drainer(self, deadline: float) -> None:
+        while locks.is_held(self._server / OWN_DRAINER_LOCK):
+            if time.monotonic() > deadline:
+                logger.warning("the spool is not drained: the next start goes on with it")
+                return
+            time.sleep(_POLL_SECONDS)
+        if self._child is not None:
+            self._child.wait()
+            self._child = None
+
+    def _others(self) -> bool:
+        """Whether other workers of this server are there."""
+        for _ in range(5):
+            if not locks.is_held(self._server / SERVER_LOCK):
+                return False
+            time.sleep(0.01)  # It may be the drainer, or another worker, that looks.
+        return True
+
+    def _start(self) -> None:
+        held: list[int] = []
+        try:
+            for path in (self._directory / DRAINER_LOCK, self._server / OWN_DRAINER_LOCK):
+                lock = locks.acquire(path)
+                if lock is None:
+                    return
+                held.append(lock)
+            # The drainer inherits the locks: there is no moment at which a second one could start.
+            self._child = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "ledger.drainer", str(self._directory), str(self._server / SERVER_LOCK)],
+                cwd=_PROJECT,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                pass_fds=held,
+                start_new_session=True,  # Ctrl-C is for the server: the drainer ends after it.
+            )
+            self._started = time.monotonic()
+        except OSError as error:
+            self._started = time.monotonic()
+            self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS)
+            logger.error("the ledger's drainer cannot be started", extra={"error": str(error)})  # noqa: TRY400 - no bug
+        finally:
+            for lock in held:
+                os.close(lock)
+
+
+def _acquire_shared(path: Path) -> int:
+    for _ in range(100):
+        held = locks.acquire(path, shared=True)
+        if held is not None:
+            return held
+        time.sleep(0.01)  # Somebody looks whether it is held.
+    raise OSError(f"{path} stays locked")
