@@ -6,9 +6,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.http import feedback, logs, logs_page
+from contract import DATASETS
+from serving.http import feedback, logs, logs_page, models
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
+from serving.http.models import RollbackRequest, ServedVersions
 from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
@@ -46,6 +48,21 @@ _LEDGER_ERRORS = {
     "503": (
         "The ledger's database does not answer. `Retry-After` has the seconds after which to try again.",
         "The ledger's database does not answer. Predictions are recorded all the same; try again later.",
+    ),
+    "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
+}
+
+_RELOAD_ERRORS = {
+    **_ERRORS,
+    "400": ("A malformed body.", "model: the field is missing"),
+    "404": ("There is no such model.", "model: there is no model 'wine'; there are housing, iris."),
+    "409": (
+        "A worker refuses the deployed model, or there is nothing to roll back to. `detail` has a reason for each worker.",
+        "The deployed model is refused: worker 4711 serves sha-3f9a0c1b2d4e: The stored model housing:sha-… is damaged: …",
+    ),
+    "503": (
+        "Workers have not looked in time; `detail` names them.",
+        "Not all workers have reloaded: worker 4711 has not looked within 120 s",
     ),
     "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
 }
@@ -168,7 +185,16 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             },
         }
     }
-    bodies += [FeedbackEntry, FeedbackResult]
+    bodies += [FeedbackEntry, FeedbackResult, RollbackRequest, ServedVersions]
+    paths[models.RELOAD] = _reload_item(
+        "models_reload", "Have all workers serve the deployed models (admin key)", ("409", "503")
+    )
+    paths[models.ROLLBACK] = _reload_item(
+        "models_rollback",
+        "Deploy what was deployed before, in all workers (admin key)",
+        ("400", "404", "409", "413", "415", "503", "504"),
+        {"required": True, "content": _content(RollbackRequest, {"model": next(iter(DATASETS))})},
+    )
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
         protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
@@ -192,6 +218,19 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "security": [{BEARER: []}, {}],
         "components": {"schemas": schemas["$defs"], "securitySchemes": {BEARER: _SCHEME}},
     }
+
+
+def _reload_item(
+    name: str, summary: str, errors: tuple[str, ...], body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": name, "tags": ["operations"], "summary": summary}
+    if body is not None:
+        operation["requestBody"] = body
+    operation["responses"] = {
+        "200": {"description": (ServedVersions.__doc__ or "").strip(), "content": _content(ServedVersions)},
+        **{status: _error(status, Error, _RELOAD_ERRORS, detail=[]) for status in errors},
+    }
+    return {"post": operation}
 
 
 def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
