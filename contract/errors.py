@@ -9,8 +9,8 @@ BundleError                 500
 ├── model.deployed          DeploymentError
 ├── model.session           ArtifactError
 ├── serving.errors          Unauthenticated 401, PermissionDenied 403, NotFound 404, MethodNotAllowed 405,
-│                           Conflict 409, PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415, Overloaded 429,
-│                           TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
+│                           Conflict 409, PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415,
+│                           Overloaded 429, TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
 │                           DeadlineExceeded 504
 ├── training.errors         PipelineError
 ├── load_tests.errors       LoadTestError

@@ -10,6 +10,7 @@ number that it has heeded. So whoever asks knows when all have.
 """
 
 import asyncio
+import ctypes
 import fcntl
 import json
 import logging
@@ -198,7 +199,8 @@ class Reloader:
             self._refuse(name, str(error))
             return
         self._accept(name)
-        if predictor.version != former:
+        if model.version != former:
+            await asyncio.to_thread(_give_back_memory)
             series.RELOADS.labels(name, "done").inc()
             fields = {"model": name, "version": predictor.version, "former": former}
             logger.info("model reloaded", extra={**fields, "duration_ms": round((perf_counter() - started) * 1000)})
@@ -252,6 +254,13 @@ def served_by_others(name: str) -> str | None:
         return None
     found = [status.versions[name] for status in _statuses(_server()).values() if name in status.versions]
     return f"{name}:{found[0]}" if found else None
+
+
+def _give_back_memory() -> None:
+    """Return to the system what a model that has left used; by itself, the C library keeps it for a next one."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _server() -> Path:

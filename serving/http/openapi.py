@@ -57,8 +57,8 @@ _RELOAD_ERRORS = {
     "400": ("A malformed body.", "model: the field is missing"),
     "404": ("There is no such model.", "model: there is no model 'wine'; there are housing, iris."),
     "409": (
-        "A worker refuses the deployed model, or there is nothing to roll back to. `detail` has a reason for each worker.",
-        "The deployed model is refused: worker 4711 serves sha-3f9a0c1b2d4e: The stored model housing:sha-… is damaged: …",
+        "A worker refuses the deployed model, or there is nothing to roll back to. `detail` has each worker's reason.",
+        "The deployed model is refused: worker 4711 serves sha-3f9a0c1b2d4e: The stored model housing:sha-… is damaged",
     ),
     "503": (
         "Workers have not looked in time; `detail` names them.",

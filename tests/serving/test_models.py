@@ -11,7 +11,8 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE, deployed_model, load
+from model.deployed import DEPLOYED_FILE
+from serving.models import ARTIFACT_FOLDER, deployed_model, load
 from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 

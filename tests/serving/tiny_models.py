@@ -15,7 +15,8 @@ from contract import deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
 from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, FeatureCard, GoldenRow, ModelCard, TrainingRun
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
+from model.deployed import DEPLOYED_FILE
+from serving.models import ARTIFACT_FOLDER
 from training.onnx import export
 from training.train import describe_answers
 
