@@ -6,6 +6,7 @@ import pytest
 
 from contract import DATASETS
 from local_service import PROJECT
+from serving.http import feedback
 from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
@@ -32,7 +33,8 @@ def test_every_route_is_listed() -> None:
     listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", section("The service")))
     predictions = {("POST", f"/predict/{name}{end}") for name in DATASETS for end in ("", "/batch")}
     protocol = {("POST" if route.takes else "GET", path) for path, route in PROTOCOL_ROUTES.items()}
-    assert listed == predictions | protocol | {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
+    pages = {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
+    assert listed == predictions | protocol | pages | {("POST", feedback.PATH)}
 
 
 @pytest.mark.parametrize(
