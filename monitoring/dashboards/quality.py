@@ -131,7 +131,7 @@ DASHBOARD = (
                 "{{outcome}}",
             ),
             (
-                f"sum by (outcome) (rate(ml_ledger_waiting_feedback_total{{{JOB}}}[$__rate_interval])) > 0",
+                f"sum by (outcome) (rate(ml_ledger_waiting_feedback_total{{{JOB}}}[$__rate_interval]))",
                 "waited, {{outcome}}",
             ),
             unit="short",

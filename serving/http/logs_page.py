@@ -17,6 +17,7 @@ from ledger import quality
 from ledger.quality import Quality
 from ledger.reader import Bin, Logged, ModelVersion, Page, Reader, Slot, Stats, VersionStats
 from ledger.times import iso, now_us
+from serving.access import Access
 from serving.errors import error_headers, sentence
 from serving.http import charts
 from serving.http.app import HttpRequest, HttpResponse, Route, quiet_route
@@ -92,7 +93,7 @@ class LogsPage:
     @property
     def routes(self) -> list[Route]:
         """The page, and its files."""
-        return [quiet_route(PATH, self.answer), *(_file(name) for name in FILES)]
+        return [quiet_route(PATH, self.answer, Access.LEDGER, page=True), *(_file(name) for name in FILES)]
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """The page; where it cannot be shown, the form with the reason."""

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import bentoml
 import httpx
 import pytest
 from sqlalchemy import Engine
 
-from contract import DATASETS
 from ledger import database
 from ledger.store import Store
 from local_service import free_port
-from serving.models import LoadedModel, load
+from serving.models import LoadedModel
 from serving.settings import Settings
 from tests.serving.worker import LocalWorker
 
@@ -25,12 +23,6 @@ class Recorded(NamedTuple):
     client: httpx.Client
     engine: Engine
     store: Store
-
-
-@pytest.fixture(scope="session")
-def loaded(stored: dict[str, str]) -> dict[str, LoadedModel]:
-    """The tiny models."""
-    return {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
 
 
 @pytest.fixture(scope="module")
