@@ -5,13 +5,7 @@ import re
 import pytest
 
 from local_service import PROJECT
-<<<<<<< HEAD
-from serving.http import feedback
-from serving.http.openapi import GET_ROUTES
-from serving.protocol.documents import PROTOCOL_ROUTES
-=======
 from serving.http.openapi import document
->>>>>>> main
 from serving.settings import Settings
 
 README = (PROJECT / "README.md").read_text()
@@ -36,16 +30,9 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 def test_every_route_is_listed() -> None:
     listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", section("The service")))
-<<<<<<< HEAD
-    predictions = {("POST", f"/predict/{name}{end}") for name in DATASETS for end in ("", "/batch")}
-    protocol = {("POST" if route.takes else "GET", path) for path, route in PROTOCOL_ROUTES.items()}
-    pages = {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
-    assert listed == predictions | protocol | pages | {("POST", feedback.PATH)}
-=======
     paths = document("test", "1", "A test.")["paths"]
     documented = {(method.upper(), path) for path, item in paths.items() for method in item}
     assert listed == documented | {("GET", path) for path in ("/", "/docs", "/docs.json", "/logs")}
->>>>>>> main
 
 
 @pytest.mark.parametrize(
