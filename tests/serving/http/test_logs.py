@@ -210,7 +210,7 @@ def test_a_bad_parameter_is_refused_by_name(recorded: Recorded, path: str, query
     if path == "recent":
         page = recorded.client.get(f"/logs?{query}")
         assert page.status_code == 400
-        assert f"{field}: " in page.text
+        assert any(f"{name}: " in page.text for name in httpx.QueryParams(query))
 
 
 @pytest.mark.parametrize("query", ["a=1&" * 2000, "%ff=%fe", "=&=", "&&", "since=%00"])
