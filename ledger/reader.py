@@ -282,7 +282,8 @@ class Reader:
                 )
             conditions = window.conditions()
             if model is not None and (prediction_id is not None or request_id is not None):
-                conditions.append(PREDICTIONS.c.model_id.in_(list(models)))
+                # `+ 0`: not by the index of models, in which all of their predictions are.
+                conditions.append((PREDICTIONS.c.model_id + 0).in_(list(models)))
             if prediction_id is not None and request_id is not None:
                 conditions.append(PREDICTIONS.c.request_id == request_id)
             found = [list(connection.scalars(query.where(*conditions).limit(limit + 1))) for query in queries]
@@ -349,15 +350,12 @@ class Reader:
             by_model: defaultdict[int, list[Any]] = defaultdict(list)
             for row in connection.execute(query.where(sums.minute >= first, sums.minute < last)):
                 by_model[row.model_id].append(row)
-            labels = dict(
-                connection.execute(
-                    select(LABELS.c.model_id, func.sum(LABELS.c.rows))
-                    .where(LABELS.c.minute >= first, LABELS.c.minute < last)
-                    .group_by(LABELS.c.model_id)
-                )
-                .tuples()
-                .all()
+            labelled = (
+                select(LABELS.c.model_id, func.sum(LABELS.c.rows))
+                .where(LABELS.c.minute >= first, LABELS.c.minute < last)
+                .group_by(LABELS.c.model_id)
             )
+            labels = {number: int(rows) for number, rows in connection.execute(labelled)}
             errors = ERRORS.c
             groups = (errors.model, errors.protocol, errors.status)
             counted = select(*groups, func.sum(errors.requests)).where(errors.minute >= first, errors.minute < last)
@@ -371,14 +369,16 @@ class Reader:
             first * MINUTE_US,
             last * MINUTE_US,
             [
-                _version_stats(models[number], by_model[number], int(labels.get(number, 0)))
+                _version_stats(models[number], by_model[number], labels.get(number, 0))
                 for number in models
                 if number in by_model
             ],
             failures,
         )
 
-    def volume(self, *, since_us: int, until_us: int | None = None, slots: int = 60) -> list[Slot]:
+    def volume(
+        self, *, since_us: int, until_us: int | None = None, model: str | None = None, slots: int = 60
+    ) -> list[Slot]:
         """Predictions by model in equal parts of a window, about ``slots`` of them; parts without any are left out.
 
         Raises:
@@ -397,6 +397,8 @@ class Reader:
             .group_by(slot, MODELS.c.model)
             .order_by(slot, MODELS.c.model)
         )
+        if model is not None:
+            query = query.where(MODELS.c.model == model)
         with self.engine.connect() as connection:
             return [
                 Slot(minute * MINUTE_US, model, int(requests), int(rows))
@@ -418,7 +420,7 @@ class Reader:
         with self.engine.connect() as connection:
             names = {row.id: (row.model, row.version) for row in connection.execute(select(MODELS))}
             for query in (first.group_by(table.model_id), others.group_by(MINUTES.c.model_id)):
-                for number, count in connection.execute(query).tuples():
+                for number, count in connection.execute(query):
                     rows[names[number]] += int(count)
         return dict(rows)
 

@@ -160,7 +160,7 @@ def _oldest_of_size(engine: Engine, keep_bytes: int) -> int:
     taken: Counter[int] = Counter()
     with engine.connect() as connection:
         for query in (_by_minute(MINUTES, MINUTES.c.bytes), _by_minute(LABELS, LABELS.c.rows * FEEDBACK_BYTES)):
-            taken.update({minute: int(count) for minute, count in connection.execute(query).tuples()})
+            taken.update({minute: int(count) for minute, count in connection.execute(query)})
     total = 0
     oldest = max(taken, default=0)
     for minute in sorted(taken, reverse=True):
@@ -197,7 +197,7 @@ def _delete_step(connection: Connection, table: Table, column: Column[str], boun
     rows: ColumnElement[int] = table.c.rows if table is PREDICTIONS else literal(1)
     query = select(column, rows).where(column < bound).order_by(column).limit(STEP_CALLS)
     last, total, calls = None, 0, 0
-    for prediction_id, count in connection.execute(query).tuples():
+    for prediction_id, count in connection.execute(query):
         total += count
         if calls and total > STEP_ROWS:
             break
