@@ -24,9 +24,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Row,
-    Select,
-    Tuple,
-    exists,
+    and_,
     func,
     literal,
     select,
@@ -255,38 +253,34 @@ class Reader:
         if not 1 <= limit <= MAXIMUM_LIMIT:
             raise _refused("limit", f"{limit} is not between 1 and {MAXIMUM_LIMIT}")
         window = _Window.of(since_us, until_us)
-        before = _LAST_ID if cursor is None else _read_cursor(cursor)
-        below, strict = min((window.last, False), (before, True), key=lambda bound: bound[0])
+        first, last = window.first, window.last
+        if cursor is not None:
+            last = min(last, _before(_read_cursor(cursor)))
         if prediction_id is not None:
             if not _ID(prediction_id):
                 raise _refused("prediction_id", f"{prediction_id[:60]!r} is not of 32 hexadecimal digits")
-            if not window.first <= prediction_id <= below or (strict and prediction_id == below):
-                return Page([], None)
+            first, last = max(first, prediction_id), min(last, prediction_id)
         models = {one.id: one for one in self.models(model, version)}
+        table = PREDICTIONS.c
+        order: Sequence[ColumnElement[Any]]
         with self.engine.connect() as connection:
-            queries = []
-            if prediction_id is not None:
-                queries.append(select(PREDICTIONS.c.id).where(PREDICTIONS.c.id == prediction_id))
-            elif request_id is not None:
-                queries.append(_keyset(PREDICTIONS.c.request_id, request_id, window.first, below, strict=strict))
-            elif model is not None:
-                queries += [
-                    _keyset(PREDICTIONS.c.model_id, number, window.first, below, strict=strict) for number in models
-                ]
+            if prediction_id is None and request_id is not None:
+                within = [_of(connection, table.request_id, request_id, first, last)]
+                order = table.request_id.desc(), table.id.desc()
+            elif prediction_id is None and model is not None:
+                within = [_of(connection, table.model_id, number, first, last) for number in models]
+                order = table.model_id.desc(), table.id.desc()
             else:
-                upper = PREDICTIONS.c.id < below if strict else PREDICTIONS.c.id <= below
-                queries.append(
-                    select(PREDICTIONS.c.id)
-                    .where(PREDICTIONS.c.id >= window.first, upper)
-                    .order_by(PREDICTIONS.c.id.desc())
-                )
+                within = [and_(table.id >= first, table.id <= last)]
+                order = (table.id.desc(),)
             conditions = window.conditions()
             if model is not None and (prediction_id is not None or request_id is not None):
                 # `+ 0`: not by the index of models, in which all of their predictions are.
                 conditions.append((PREDICTIONS.c.model_id + 0).in_(list(models)))
             if prediction_id is not None and request_id is not None:
                 conditions.append(PREDICTIONS.c.request_id == request_id)
-            found = [list(connection.scalars(query.where(*conditions).limit(limit + 1))) for query in queries]
+            query = select(table.id).where(*conditions).order_by(*order).limit(limit + 1)
+            found = [list(connection.scalars(query.where(one))) for one in within]
             ids = list(heapq.merge(*found, reverse=True))[: limit + 1]
             predictions = self._logged(connection, ids[:limit], models, shown_rows)
         return Page(predictions, _cursor(ids[limit - 1]) if len(ids) > limit else None)
@@ -448,16 +442,16 @@ class Reader:
 
     def _chunks(self, models: list[ModelVersion], window: "_Window", *, labelled: bool) -> Iterator[Rows]:
         for model in models:
-            after, strict = window.first, False
+            first = window.first
             while True:
                 # A connection for each chunk: who reads slowly must not keep the database from cleaning up.
                 with self.engine.connect() as connection:
-                    ids = _next_calls(connection, model, window, after, strict=strict, labelled=labelled)
-                    chunk = _rows(connection, model, window, ids, labelled=labelled) if ids else None
+                    ids = _next_calls(connection, model, window, first, labelled=labelled)
+                    chunk = _rows(connection, model, ids) if ids else None
                 if chunk is None:
                     break
                 yield chunk
-                after, strict = ids[-1], True
+                first = _after(ids[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +492,16 @@ def first_id(time_us: int) -> str:
     return f"{min(max(time_us, 0) // 1000, (1 << 48) - 1):012x}{0:020x}"
 
 
+def _after(prediction_id: str) -> str:
+    """The least id that is larger."""
+    return f"{min(int(prediction_id, 16) + 1, int(_LAST_ID, 16)):032x}"
+
+
+def _before(prediction_id: str) -> str:
+    """The largest id that is smaller."""
+    return f"{max(int(prediction_id, 16) - 1, 0):032x}"
+
+
 def _refused(field: str, what: str) -> InvalidInput:
     return InvalidInput(f"{field}: {what}.", [ErrorDetail((field,), what, "value_error")])
 
@@ -523,24 +527,19 @@ def _model_version(row: Row[Any]) -> ModelVersion:
     )
 
 
-def _keyset(column: ColumnElement[Any], value: object, first: str, last: str, *, strict: bool) -> Select[tuple[str]]:
-    """Ids of predictions with this value, newest first.
+def _of(connection: Connection, column: Column[Any], value: object, first: str, last: str) -> ColumnElement[bool]:
+    """Predictions with this value whose ids are from ``first`` to ``last``, by the index on the column and the id.
 
-    By comparing and ordering pairs, as the index on them has them: with ``column = value`` a planner may take the
-    primary key instead, and read millions of others before the first match.
+    To be ordered by both. With ``column = value`` PostgreSQL may take the primary key instead, whose order is the same
+    then, and read millions of others before the first match; of two pairs SQLite would use one bound alone.
     """
+    if connection.dialect.name == "sqlite":
+        return and_(column == value, PREDICTIONS.c.id >= first, PREDICTIONS.c.id <= last)
     pair = tuple_(column, PREDICTIONS.c.id)
-    upper = _pair(column, value, last)
-    return (
-        select(PREDICTIONS.c.id)
-        .where(pair >= _pair(column, value, first), pair < upper if strict else pair <= upper)
-        .order_by(column.desc(), PREDICTIONS.c.id.desc())
+    lower, upper = (
+        tuple_(literal(value, column.type), literal(bound, PREDICTIONS.c.id.type)) for bound in (first, last)
     )
-
-
-def _pair(column: ColumnElement[Any], value: object, prediction_id: str) -> Tuple:
-    """A value of a column, and of an id, in the types of the columns."""
-    return tuple_(literal(value, column.type), literal(prediction_id, PREDICTIONS.c.id.type))
+    return and_(pair >= lower, pair <= upper)
 
 
 def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
@@ -591,23 +590,20 @@ def _version_stats(model: ModelVersion, minutes: Sequence[Any], labelled: int) -
 
 
 def _next_calls(
-    connection: Connection, model: ModelVersion, window: _Window, after: str, *, strict: bool, labelled: bool
+    connection: Connection, model: ModelVersion, window: _Window, first: str, *, labelled: bool
 ) -> list[str]:
     """The ids of the next predictions, as many as make a chunk."""
     table = PREDICTIONS.c
-    pair, lower = tuple_(table.model_id, table.id), _pair(table.model_id, model.id, after)
     query = (
         select(table.id, table.rows)
-        .where(
-            pair > lower if strict else pair >= lower,
-            pair <= _pair(table.model_id, model.id, window.last),
-            *window.conditions(),
-        )
+        .where(_of(connection, table.model_id, model.id, first, window.last), *window.conditions())
         .order_by(table.model_id, table.id)
         .limit(CHUNK_CALLS)
     )
     if labelled:
-        query = query.where(_LABELLED)
+        # A query for each row: of a join, PostgreSQL would read the whole of the feedback before the first one.
+        label = select(literal(1)).where(FEEDBACK.c.prediction_id == table.id).limit(1).scalar_subquery()
+        query = query.where(label == 1)
     ids: list[str] = []
     total = 0
     for row in connection.execute(query):
@@ -618,24 +614,9 @@ def _next_calls(
     return ids
 
 
-_LABELLED = exists().where(FEEDBACK.c.prediction_id == PREDICTIONS.c.id)
-
-
-def _rows(connection: Connection, model: ModelVersion, window: _Window, ids: list[str], *, labelled: bool) -> Rows:
-    """The rows of these predictions, which follow each other. One that was forgotten just now is left out."""
-    table = PREDICTIONS.c
-    pair = tuple_(table.model_id, table.id)
-    query = (
-        select(PREDICTIONS)
-        .where(
-            pair >= _pair(table.model_id, model.id, ids[0]),
-            pair <= _pair(table.model_id, model.id, ids[-1]),
-            *window.conditions(),
-        )
-        .order_by(table.model_id, table.id)
-    )
-    if labelled:
-        query = query.where(_LABELLED)
+def _rows(connection: Connection, model: ModelVersion, ids: list[str]) -> Rows:
+    """The rows of these predictions. One that was forgotten just now is left out."""
+    query = select(PREDICTIONS).where(PREDICTIONS.c.id.in_(ids)).order_by(PREDICTIONS.c.id)
     calls = connection.execute(query).all()
     counts = [row.rows for row in calls]
     begins = dict(zip((row.id for row in calls), np.cumsum([0, *counts]).tolist(), strict=False))
@@ -646,9 +627,7 @@ def _rows(connection: Connection, model: ModelVersion, window: _Window, ids: lis
             features[begins[row.id] : begins[row.id] + row.rows] = _matrix(row.features, row.rows)
     actuals = np.full(total, np.nan)
     labels = FEEDBACK.c
-    known = select(labels.prediction_id, labels.row, labels.actual).where(
-        labels.prediction_id.between(ids[0], ids[-1]), labels.model_id == model.id
-    )
+    known = select(labels.prediction_id, labels.row, labels.actual).where(labels.prediction_id.in_(ids))
     for row in connection.execute(known):
         if row.prediction_id in begins:
             actuals[begins[row.prediction_id] + row.row] = row.actual

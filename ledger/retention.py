@@ -62,7 +62,7 @@ def prune(
 ) -> Pruned:
     """Delete what is older than ``keep_days``, and the oldest predictions with their feedback above ``keep_bytes``.
 
-    Sums are kept for ``keep_days``, whatever the size; those that are older than two days are added up to hours.
+    Sums are kept for ``keep_days``, whatever the size; those that are older than a day are added up to hours.
 
     Args:
         keep_bytes: of predictions and feedback with their indexes, about; None for any number.
