@@ -25,11 +25,12 @@ from sqlalchemy import (
     LargeBinary,
     Row,
     and_,
+    any_,
     func,
     literal,
     select,
-    tuple_,
 )
+from sqlalchemy.dialects import postgresql
 
 from contract.errors import ErrorDetail, InvalidInput
 from contract.table import FloatMatrix
@@ -252,8 +253,7 @@ class Reader:
         """
         if not 1 <= limit <= MAXIMUM_LIMIT:
             raise _refused("limit", f"{limit} is not between 1 and {MAXIMUM_LIMIT}")
-        window = _Window.of(since_us, until_us)
-        first, last = window.first, window.last
+        first, last = _window(since_us, until_us)
         if cursor is not None:
             last = min(last, _before(_read_cursor(cursor)))
         if prediction_id is not None:
@@ -273,7 +273,7 @@ class Reader:
             else:
                 within = [and_(table.id >= first, table.id <= last)]
                 order = (table.id.desc(),)
-            conditions = window.conditions()
+            conditions: list[ColumnElement[bool]] = []
             if model is not None and (prediction_id is not None or request_id is not None):
                 # `+ 0`: not by the index of models, in which all of their predictions are.
                 conditions.append((PREDICTIONS.c.model_id + 0).in_(list(models)))
@@ -407,7 +407,7 @@ class Reader:
         table = PREDICTIONS.c
         # The sums have whole minutes: those of the first one that is not whole are added.
         first = select(table.model_id, func.sum(table.rows)).where(
-            table.id >= first_id(since_us), table.time_us >= since_us, table.id < first_id(minute * MINUTE_US)
+            table.id >= first_id(since_us), table.id < first_id(minute * MINUTE_US)
         )
         others = select(MINUTES.c.model_id, func.sum(MINUTES.c.rows)).where(MINUTES.c.minute >= minute)
         rows: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -437,59 +437,37 @@ class Reader:
         Raises:
             InvalidInput: names the argument that does not hold.
         """
-        window = _Window.of(since_us, until_us)
-        return self._chunks(self.models(model, version), window, labelled=labelled)
+        first, last = _window(since_us, until_us)
+        return self._chunks(self.models(model, version), first, last, labelled=labelled)
 
-    def _chunks(self, models: list[ModelVersion], window: "_Window", *, labelled: bool) -> Iterator[Rows]:
+    def _chunks(self, models: list[ModelVersion], first: str, last: str, *, labelled: bool) -> Iterator[Rows]:
         for model in models:
-            first = window.first
+            begin = first
             while True:
                 # A connection for each chunk: who reads slowly must not keep the database from cleaning up.
                 with self.engine.connect() as connection:
-                    ids = _next_calls(connection, model, window, first, labelled=labelled)
+                    ids = _next_calls(connection, model, begin, last, labelled=labelled)
                     chunk = _rows(connection, model, ids) if ids else None
                 if chunk is None:
                     break
                 yield chunk
-                first = _after(ids[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A window of time, as times and as the ids that are in it."""
-
-    since_us: int | None
-    until_us: int | None
-
-    @classmethod
-    def of(cls, since_us: int | None, until_us: int | None) -> "_Window":
-        if since_us is not None and until_us is not None and since_us >= until_us:
-            raise _refused("since", "is not before the end of the window")
-        return cls(since_us, until_us)
-
-    @property
-    def first(self) -> str:
-        """No id of the window is smaller."""
-        return _FIRST_ID if self.since_us is None else first_id(self.since_us)
-
-    @property
-    def last(self) -> str:
-        """No id of the window is larger."""
-        return _LAST_ID if self.until_us is None else first_id(self.until_us + 1000)
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """An id has milliseconds, and a fraction of them: the times decide at the ends."""
-        conditions = []
-        if self.since_us is not None:
-            conditions.append(PREDICTIONS.c.time_us >= self.since_us)
-        if self.until_us is not None:
-            conditions.append(PREDICTIONS.c.time_us < self.until_us)
-        return conditions
+                begin = _after(ids[-1])
 
 
 def first_id(time_us: int) -> str:
-    """An id that is not larger than any of this millisecond, and larger than all before."""
-    return f"{min(max(time_us, 0) // 1000, (1 << 48) - 1):012x}{0:020x}"
+    """The least id of this time: milliseconds since 1970, and 12 bits of their fraction."""
+    milliseconds, rest = divmod(max(time_us, 0), 1000)
+    return f"{min(milliseconds, (1 << 48) - 1):012x}7{-(-rest * 4096 // 1000):03x}{0:016x}"
+
+
+def _window(since_us: int | None, until_us: int | None) -> tuple[str, str]:
+    """The first and the last id of a window."""
+    if since_us is not None and until_us is not None and since_us >= until_us:
+        raise _refused("since", "is not before the end of the window")
+    return (
+        _FIRST_ID if since_us is None else first_id(since_us),
+        _LAST_ID if until_us is None else _before(first_id(until_us)),
+    )
 
 
 def _after(prediction_id: str) -> str:
@@ -528,18 +506,14 @@ def _model_version(row: Row[Any]) -> ModelVersion:
 
 
 def _of(connection: Connection, column: Column[Any], value: object, first: str, last: str) -> ColumnElement[bool]:
-    """Predictions with this value whose ids are from ``first`` to ``last``, by the index on the column and the id.
+    """Predictions with this value whose ids are from ``first`` to ``last``, to be ordered by the column and the id.
 
-    To be ordered by both. With ``column = value`` PostgreSQL may take the primary key instead, whose order is the same
-    then, and read millions of others before the first match; of two pairs SQLite would use one bound alone.
+    With ``column = value`` PostgreSQL may take the primary key, whose order is the same then, and read millions of
+    other predictions before the first match. One of several values it looks for in the index on the column and the id.
     """
-    if connection.dialect.name == "sqlite":
-        return and_(column == value, PREDICTIONS.c.id >= first, PREDICTIONS.c.id <= last)
-    pair = tuple_(column, PREDICTIONS.c.id)
-    lower, upper = (
-        tuple_(literal(value, column.type), literal(bound, PREDICTIONS.c.id.type)) for bound in (first, last)
-    )
-    return and_(pair >= lower, pair <= upper)
+    one = literal(value, column.type)
+    is_it = column == (any_(postgresql.array([one])) if connection.dialect.name == "postgresql" else one)
+    return and_(is_it, PREDICTIONS.c.id >= first, PREDICTIONS.c.id <= last)
 
 
 def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
@@ -557,7 +531,7 @@ def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:
     now_us = time.time_ns() // 1000
     first = 0 if since_us is None else since_us // MINUTE_US
     last = -(-(now_us if until_us is None else until_us) // MINUTE_US)
-    _Window.of(first, last)
+    _window(first, last)
     kept = first_kept_minute(now_us)
     if first < kept:
         first -= first % MINUTES_OF_HOUR
@@ -589,14 +563,12 @@ def _version_stats(model: ModelVersion, minutes: Sequence[Any], labelled: int) -
     )
 
 
-def _next_calls(
-    connection: Connection, model: ModelVersion, window: _Window, first: str, *, labelled: bool
-) -> list[str]:
+def _next_calls(connection: Connection, model: ModelVersion, first: str, last: str, *, labelled: bool) -> list[str]:
     """The ids of the next predictions, as many as make a chunk."""
     table = PREDICTIONS.c
     query = (
         select(table.id, table.rows)
-        .where(_of(connection, table.model_id, model.id, first, window.last), *window.conditions())
+        .where(_of(connection, table.model_id, model.id, first, last))
         .order_by(table.model_id, table.id)
         .limit(CHUNK_CALLS)
     )

@@ -76,7 +76,7 @@ PREDICTIONS = Table(
     "predictions",
     METADATA,
     Column("id", PredictionId, primary_key=True),
-    Column("time_us", BigInteger, nullable=False),
+    Column("time_us", BigInteger, nullable=False, comment="that is in the id"),
     Column("model_id", Integer, ForeignKey("models.id"), nullable=False),
     Column("request_id", String(128), nullable=False),
     Column("protocol", String(8), nullable=False),

@@ -21,7 +21,7 @@ def prediction_id(time_us: int, number: int | None = None) -> str:
     """A UUIDv7 of this time; ids of one time are in order of their numbers."""
     milliseconds, rest = divmod(time_us, 1000)
     number = next(_NUMBERS) if number is None else number
-    return f"{milliseconds:012x}7{rest * 4096 // 1000:03x}8{number:015x}"
+    return f"{milliseconds:012x}7{-(-rest * 4096 // 1000):03x}8{number:015x}"
 
 
 def a_record(

@@ -176,7 +176,7 @@ def upgrade() -> None:
     op.create_table(
         "predictions",
         sa.Column("id", PredictionId(), nullable=False),
-        sa.Column("time_us", sa.BigInteger(), nullable=False),
+        sa.Column("time_us", sa.BigInteger(), nullable=False, comment="that is in the id"),
         sa.Column("model_id", sa.Integer(), nullable=False),
         sa.Column("request_id", sa.String(length=128), nullable=False),
         sa.Column("protocol", sa.String(length=8), nullable=False),
