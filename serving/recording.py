@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from ledger import spool
-from ledger.record import ErrorCount, Record
+from ledger.record import ErrorCount
 from ledger.supervisor import Supervisor
 from serving.prediction import Observers, Prediction
 from serving.settings import Settings
@@ -106,7 +106,7 @@ class Recorder:
                 records = [spool.encode_errors(ErrorCount(minute, *key, count)) for key, count in given.items()]
             else:
                 self._rows_taken += _rows(given)
-                records = [spool.encode(self._record(prediction)) for prediction in given]
+                records = [self._encoded(prediction) for prediction in given]
         except Exception:
             # A bug with one of them shall not end the recording of all that follow.
             logger.exception("predictions were not recorded", extra={"lost": len(given)})
@@ -114,9 +114,9 @@ class Recorder:
             return
         self._writer.append(records)
 
-    def _record(self, prediction: Prediction) -> Record:
+    def _encoded(self, prediction: Prediction) -> bytes:
         call = prediction.call
-        return Record(
+        return spool.encode(
             prediction.id,
             call.request_id,
             time_us(prediction.id),
