@@ -38,7 +38,7 @@ from contract.table import FloatMatrix
 from ledger.histogram import LATENCY_BUCKETS, latency_quantiles, sum_counts
 from ledger.schema import ERRORS, FEEDBACK, LABELS, MINUTES, MODELS, PREDICTIONS
 from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
-from ledger.values import unpack
+from ledger.values import columns_of, unpack
 
 MAXIMUM_LIMIT = 1000
 """Most predictions of one page."""
@@ -403,6 +403,25 @@ class Reader:
                 for minute, model, requests, rows in connection.execute(query)
             ]
 
+    def count_rows(self, since_us: int) -> dict[tuple[str, str], int]:
+        """The rows that were predicted from a time on, by model and version."""
+        minute = -(-since_us // MINUTE_US)
+        if minute < first_kept_minute(time.time_ns() // 1000):
+            minute += -minute % MINUTES_OF_HOUR
+        table = PREDICTIONS.c
+        # The sums have whole minutes: those of the first one that is not whole are added.
+        first = select(table.model_id, func.sum(table.rows)).where(
+            table.id >= first_id(since_us), table.time_us >= since_us, table.id < first_id(minute * MINUTE_US)
+        )
+        others = select(MINUTES.c.model_id, func.sum(MINUTES.c.rows)).where(MINUTES.c.minute >= minute)
+        rows: defaultdict[tuple[str, str], int] = defaultdict(int)
+        with self.engine.connect() as connection:
+            names = {row.id: (row.model, row.version) for row in connection.execute(select(MODELS))}
+            for query in (first.group_by(table.model_id), others.group_by(MINUTES.c.model_id)):
+                for number, count in connection.execute(query).tuples():
+                    rows[names[number]] += int(count)
+        return dict(rows)
+
     def rows_for(
         self,
         model: str,
@@ -529,7 +548,7 @@ def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
 
 
 def _matrix(content: bytes, rows: int) -> FloatMatrix:
-    return unpack(content, len(content) // 8 // rows)
+    return unpack(content, columns_of(content, rows))
 
 
 def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:

@@ -152,7 +152,8 @@ FEEDBACK = Table(
     Column("actual", Float, nullable=False, comment="the value, or the index of the class"),
     Column("predicted", Float, nullable=False, comment="the value, or the index of the likeliest class"),
     Column("probability", Float, comment="that was given to the actual class; NULL for regression"),
-    Index("feedback_by_model", "model_id", "predicted_us"),
+    # It holds all that live quality reads, so that the rows themselves are not read.
+    Index("feedback_by_model", "model_id", "predicted_us", "actual", "predicted", "probability"),
     comment="what came true, beside what was predicted",
 )
 
@@ -177,6 +178,16 @@ WAITING = Table(
     Column("actual", Text, nullable=False, comment="as it was sent: JSON"),
     Column("received_us", BigInteger, nullable=False),
     comment="feedback whose prediction is not here yet: kept for an hour",
+)
+
+QUALITY = Table(
+    "quality",
+    METADATA,
+    Column("model_id", Integer, ForeignKey("models.id"), primary_key=True),
+    Column("feedback_us", BigInteger, nullable=False, comment="when feedback on it last came"),
+    Column("computed_us", BigInteger, comment="NULL where it was not computed yet"),
+    Column("summary", Text, comment="by window: JSON"),
+    comment="live quality of each version that has feedback, computed by the drainer",
 )
 
 ACTIONS = Table(

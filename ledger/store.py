@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from contract import DATASETS
 from contract.dataset import Task
-from ledger import database, sums
+from ledger import database, retention, sums
 from ledger.histogram import bin_edges
 from ledger.record import ErrorCount, Record
+from ledger.retention import RECORD_BYTES, Forgotten, Pruned
 from ledger.schema import FORGOTTEN, MODELS, PREDICTIONS, SEGMENTS
 
 COLUMNS = ", ".join(column.name for column in PREDICTIONS.columns)
@@ -23,8 +24,6 @@ INSERT = f"INSERT INTO predictions ({COLUMNS}) VALUES ({', '.join('?' * len(PRED
 COPY = f"COPY predictions ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
 # The bytes of a uuid are those of a bytea: so no object is made for each.
 COPY_TYPES = ("bytea", "int8", "int4", "text", "text", "int4", "float8", "bytea", "bytea")
-RECORD_BYTES = 200
-"""What a record takes in the database beside its values, indexes included, about."""
 LOOKED_UP = 500
 """Ids in one query."""
 
@@ -79,6 +78,14 @@ class Store:
         """Forget a segment, after its file is deleted."""
         with database.transaction(self.engine) as connection:
             connection.execute(delete(SEGMENTS).where(SEGMENTS.c.name == segment))
+
+    def prune(self, keep_days: float, keep_bytes: int | None = None, *, seconds: float = 1.0) -> Pruned:
+        """Delete what is too old or too much, in short transactions, for about ``seconds``: see ``retention.prune``."""
+        return retention.prune(self.engine, keep_days, keep_bytes, seconds=seconds)
+
+    def forget(self, prediction_ids: Iterable[str]) -> Forgotten:
+        """Delete predictions with all that belongs to them, see ``retention.forget``."""
+        return retention.forget(self.engine, prediction_ids)
 
     def _know_model(self, record: Record) -> None:
         """Make the row of a model version at its first record, in a transaction of its own."""

@@ -50,8 +50,11 @@ class Supervisor:
         """Start a drainer if there is none. Call it about once a second."""
         if self._child is not None and self._child.poll() is not None:
             lived = time.monotonic() - self._started
-            failed = self._child.returncode != 0 and lived < SHORT_LIFE_SECONDS
-            self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS) if failed else 0.0
+            if self._child.returncode != 0 and lived < SHORT_LIFE_SECONDS:
+                self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS)
+                logger.error("the ledger's drainer failed", extra={"exit_status": self._child.returncode})
+            else:
+                self._backoff = 0.0
             self._child = None
         if self._child is None and time.monotonic() - self._started >= self._backoff:
             self._start()

@@ -66,6 +66,16 @@ class NotReady(BundleError):
     status = 503
 
 
+class DatabaseAway(BundleError):
+    """The ledger's database does not answer. ``retry_after`` is in whole seconds, as in the HTTP header."""
+
+    status = 503
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class DeadlineExceeded(BundleError):
     """No prediction within the time limit of the settings."""
 
@@ -79,7 +89,7 @@ def sentence(error: BundleError) -> str:
 
 def error_headers(error: BundleError) -> dict[str, str]:
     """The headers of an error's answer; in gRPC, its trailing metadata in lower case."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | DatabaseAway):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "gzip"}

@@ -119,6 +119,7 @@ class Settings(BaseModel):
     LEDGER_FEATURES: OnOff = Field(
         default="on", description="off: records have no features, only ids, outputs and times."
     )
+    LEDGER_MIN_LABELS: int = Field(default=30, ge=1, description="Labelled rows below which no live quality is shown.")
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +16,23 @@ MAXIMUM_DETAILS = 100
 """Maximum reasons listed in one answer; its sentence tells how many there are."""
 MAXIMUM_NAME = 60
 """Maximum characters of an unknown field name that are repeated in an answer."""
+
+
+class ErrorReason(BaseModel):
+    """One reason of a refusal."""
+
+    loc: list[str | int] = Field(
+        description="Where in the body: names and positions.", examples=[["rows", 3, "MedInc"]]
+    )
+    msg: str = Field(description="What is wrong, with the field.")
+    type: str = Field(description="Kind of the problem, for programs.", examples=["less_than_equal"])
+
+
+class Error(BaseModel):
+    """Every error: one sentence that names the field, and a detail for each reason."""
+
+    error: str = Field(description="What is wrong, and with which field.")
+    detail: list[ErrorReason] = Field(description="At most 100 reasons; empty where the sentence says all.")
 
 
 def refusal(error: ValidationError) -> InvalidInput:

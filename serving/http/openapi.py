@@ -1,10 +1,14 @@
 """The OpenAPI document."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.http import feedback
+from serving.http.errors import Error, ErrorReason
+from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
@@ -14,24 +18,6 @@ from serving.protocol.documents import (
     ProtocolError,
     ProtocolRoute,
 )
-
-
-class ErrorReason(BaseModel):
-    """One reason of a refusal."""
-
-    loc: list[str | int] = Field(
-        description="Where in the body: names and positions.", examples=[["rows", 3, "MedInc"]]
-    )
-    msg: str = Field(description="What is wrong, with the field.")
-    type: str = Field(description="Kind of the problem, for programs.", examples=["less_than_equal"])
-
-
-class Error(BaseModel):
-    """Every error: one sentence that names the field, and a detail for each reason."""
-
-    error: str = Field(description="What is wrong, and with which field.")
-    detail: list[ErrorReason] = Field(description="At most 100 reasons; empty where the sentence says all.")
-
 
 _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
@@ -47,6 +33,16 @@ _ERRORS = {
     ),
     "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
+}
+_LEDGER_ERRORS = {
+    **_ERRORS,
+    "400": ("A malformed body or parameter, or every entry is refused.", "[0].row: the prediction 019abf… has 1 row"),
+    "404": ("The ledger is off.", "The ledger is off (LEDGER=off): predictions are not recorded."),
+    "503": (
+        "The ledger's database does not answer. `Retry-After` has the seconds after which to try again.",
+        "The ledger's database does not answer. Predictions are recorded all the same; try again later.",
+    ),
+    "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
 }
 
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
@@ -94,6 +90,41 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         paths[path] = {
             "get": {"operationId": operation, "tags": ["operations"], "summary": route["summary"], "responses": answers}
         }
+    paths[feedback.PATH] = {
+        "post": {
+            "operationId": "feedback",
+            "tags": ["ledger"],
+            "summary": "What came true for earlier predictions: one entry, or a list of up to 10,000",
+            "requestBody": {
+                "description": _GZIP,
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "anyOf": [
+                                _reference(FeedbackEntry),
+                                {
+                                    "type": "array",
+                                    "items": _reference(FeedbackEntry),
+                                    "minItems": 1,
+                                    "maxItems": feedback.MAXIMUM_ENTRIES,
+                                },
+                            ]
+                        },
+                        "example": feedback.EXAMPLE,
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": (FeedbackResult.__doc__ or "").strip(), "content": _content(FeedbackResult)},
+                **{
+                    status: _error(status, Error, _LEDGER_ERRORS, detail=[])
+                    for status in ("400", "404", "413", "415", "503", "504")
+                },
+            },
+        }
+    }
+    bodies += [FeedbackEntry, FeedbackResult]
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
         protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
@@ -110,7 +141,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "info": {"title": title, "version": version, "description": description},
         # Relative to this document: a proxy may serve it under a path of its own.
         "servers": [{"url": "./"}],
-        "tags": [{"name": "predictions"}, {"name": "Open Inference Protocol"}, {"name": "operations"}],
+        "tags": [{"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations")],
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }
@@ -143,19 +174,25 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     return {"post": operation}
 
 
+def _reference(body: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{body.__name__}"}
+
+
 def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+    content: dict[str, Any] = {"schema": _reference(body)}
     if example is not None:
         content["example"] = example
     return {"application/json": content}
 
 
-def _error(status: str, body: type[BaseModel], **fields: object) -> dict[str, Any]:
-    description, sentence = _ERRORS[status]
+def _error(
+    status: str, body: type[BaseModel], errors: Mapping[str, tuple[str, str]] = _ERRORS, **fields: object
+) -> dict[str, Any]:
+    description, sentence = errors[status]
     answer: dict[str, Any] = {
         "description": description,
         "content": _content(body, {"error": sentence, **fields}),
     }
-    if status == "429":
+    if "Retry-After" in description:
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return answer

@@ -7,7 +7,9 @@ from starlette.types import ASGIApp
 
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.feedback import FeedbackApp
 from serving.http.predictions import PredictionApp, prediction_apis
+from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
 from serving.settings import Settings
@@ -30,6 +32,8 @@ def http_app(
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
     protocol = RestProtocol(inference, settings)
+    ledger = LedgerDatabase(settings)
+    quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
         return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
@@ -49,7 +53,9 @@ def http_app(
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
 
     async def models_info(_: HttpRequest) -> HttpResponse:
-        return json_response({"models": bundle.models_info()})
+        models = bundle.models_info()
+        live = await quality.of({name: info["version"] for name, info in models.items()})
+        return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})
 
     async def health(_: HttpRequest) -> HttpResponse:
         summary = bundle.health()
@@ -58,6 +64,7 @@ def http_app(
     routes = [
         *predictions,
         *protocol.routes.values(),
+        FeedbackApp(ledger, settings).route,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
         quiet_route("/health", health),
         quiet_route("/metrics", metrics),

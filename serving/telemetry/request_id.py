@@ -23,8 +23,8 @@ def begin(asked: str | None) -> str:
 
 
 def new() -> str:
-    """A new identifier of 32 hexadecimal digits.
+    """A new identifier of 32 hexadecimal digits: nanoseconds since 1970, then 64 random bits.
 
-    They begin with the milliseconds since 1970: the index of the ledger grows at its end, not all over.
+    The ledger has an index of them, and writes those that are in order at a third of the cost.
     """
-    return f"{time.time_ns() // 1_000_000:012x}{_RANDOM.getrandbits(80):020x}"
+    return f"{time.time_ns():016x}{_RANDOM.getrandbits(64):016x}"

@@ -92,6 +92,7 @@ LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
 )
 
+FEEDBACK = Counter("ml_ledger_feedback", "Entries of feedback that arrived over HTTP.", ["outcome"])
 # The drainer has series of its own: ledger/drainer.py.
 LEDGER_UNWRITTEN = Counter(
     "ml_ledger_unwritten", "Predictions that were answered but not recorded: the disk of the spool is full or fails."

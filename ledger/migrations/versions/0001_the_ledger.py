@@ -116,7 +116,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("prediction_id", "row"),
         comment="what came true, beside what was predicted",
     )
-    op.create_index("feedback_by_model", "feedback", ["model_id", "predicted_us"], unique=False)
+    op.create_index(
+        "feedback_by_model",
+        "feedback",
+        ["model_id", "predicted_us", "actual", "predicted", "probability"],
+        unique=False,
+    )
+    op.create_table(
+        "quality",
+        sa.Column("model_id", sa.Integer(), nullable=False),
+        sa.Column("feedback_us", sa.BigInteger(), nullable=False, comment="when feedback on it last came"),
+        sa.Column("computed_us", sa.BigInteger(), nullable=True, comment="NULL where it was not computed yet"),
+        sa.Column("summary", sa.Text(), nullable=True, comment="by window: JSON"),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"]),
+        sa.PrimaryKeyConstraint("model_id"),
+        comment="live quality of each version that has feedback, computed by the drainer",
+    )
     op.create_table(
         "labels",
         sa.Column("minute", sa.BigInteger(), nullable=False, comment="of the prediction, as in minutes"),
@@ -194,6 +209,7 @@ def downgrade() -> None:
     op.drop_table("predictions")
     op.drop_table("minutes")
     op.drop_table("labels")
+    op.drop_table("quality")
     op.drop_index("feedback_by_model", table_name="feedback")
     op.drop_table("feedback")
     op.drop_table("waiting")
