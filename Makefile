@@ -63,6 +63,10 @@ LOAD ?=
 .PHONY: ray
 ray: $(VENV)/.ray ## Add Ray to .venv, for batch prediction on a cluster
 
+.PHONY: demo
+demo: train $(VENV)/.dev ## Serve, send an hour's traffic in a minute, and what came true: for a look at /logs; stop with Ctrl-C
+	@exec python -m load_tests.demo
+
 .PHONY: load
 load: train $(VENV)/.dev ## Put load on a service of its own, report, check the thresholds; options: LOAD="…"
 	$(call step,Run the load test (Locust),python -m load_tests.run $(LOAD))

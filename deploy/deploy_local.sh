@@ -13,7 +13,7 @@ Usage: deploy/deploy_local.sh [--full] [--no-build]   build the image, start it,
        deploy/deploy_local.sh --rollback              back to the image before; once more: forth again
        deploy/deploy_local.sh --stop                  stop all; volumes and images stay
 
-  --full      Prometheus, Alertmanager, Grafana and MLflow too; DEPLOY_MONITORING=true says the same
+  --full      Prometheus, Alertmanager, Grafana, MLflow and PostgreSQL too; DEPLOY_MONITORING=true says the same
   --no-build  deploy the ml-prediction-bundle:latest that is there, and do not run `make image`
   --help      this text
 
@@ -23,6 +23,7 @@ and the exit status is 1. While one container replaces the other, for some secon
 Variables, in the environment or in .env (see .env.example): ports, passwords, and
   CONTAINER_ENGINE  docker or podman; by default the first that answers and has a compose
   READY_TIMEOUT     seconds that a start may take; by default 120
+  API_KEY           a key to verify with, if the service asks for one
 USAGE
 }
 
@@ -106,7 +107,7 @@ answers() { curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "
 
 check_passwords() {
     local name
-    for name in GRAFANA_ADMIN_PASSWORD POSTGRES_PASSWORD; do
+    for name in GRAFANA_ADMIN_PASSWORD POSTGRES_PASSWORD LEDGER_PASSWORD; do
         [[ -n $(setting "$name" "") ]] ||
             fail "$name is not set, and the full stack needs it. \`cp .env.example .env\`, and set it there."
     done
@@ -158,7 +159,7 @@ start() {
 # Through the published port, and, over gRPC, in the container, where its libraries are.
 verify() {
     python3 deploy/verify.py --http "$URL" &&
-        "$ENGINE" exec --interactive "$(container)" python3 - \
+        "$ENGINE" exec --interactive --env API_KEY "$(container)" python3 - \
             --http http://127.0.0.1:8000 --grpc 127.0.0.1:8001 <deploy/verify.py &&
         { listens "$GRPC_PORT" || { say "Nobody listens on port $GRPC_PORT."; return 1; }; }
 }
@@ -274,7 +275,11 @@ lock() {
 
 deploy() {
     lock
-    if [[ $FULL == true ]]; then check_passwords; fi
+    if [[ $FULL == true ]]; then
+        check_passwords
+        # The full stack has a PostgreSQL for the ledger.
+        if [[ -z $(setting DATABASE_URL "") ]]; then export DATABASE_URL=postgresql://ledger@postgres:5432/ledger; fi
+    fi
     check_ports
     remember
     if [[ $BUILD == true ]]; then
@@ -354,6 +359,8 @@ PROMETHEUS_PORT=$(setting PROMETHEUS_PORT 9090)
 READY_TIMEOUT=$(setting READY_TIMEOUT 120)
 TOOLS=$(setting BIND_ADDRESS 127.0.0.1)
 if [[ $TOOLS == 0.0.0.0 ]]; then TOOLS=127.0.0.1; fi
+API_KEY=$(setting API_KEY "")
+export API_KEY
 readonly PROJECT API_PORT GRPC_PORT PROMETHEUS_PORT READY_TIMEOUT TOOLS URL=http://127.0.0.1:$API_PORT
 find_compose
 "$ACTION"

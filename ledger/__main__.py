@@ -20,6 +20,8 @@ from contract.errors import BundleError
 from ledger import database, spool
 from ledger.errors import LedgerError
 from ledger.export import export as export_rows
+from ledger.feedback import Outcome
+from ledger.feedback_file import Columns, give_file, rejected_path
 from ledger.reader import QUANTILES, Reader
 from ledger.store import Store
 from ledger.times import from_iso, iso, now_us
@@ -247,6 +249,32 @@ def forget(prediction_ids: tuple[str, ...]) -> None:
     click.echo(f"{forgotten.deleted} deleted")
     for one in forgotten.unknown:
         click.echo(f"{one}: not there; it will be left out if it still comes")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--actual", required=True, metavar="COLUMN", help="What came true.")
+@click.option("--request-id", metavar="COLUMN", default="", help="Of the requests; without it prediction_id is read.")
+@click.option("--row", metavar="COLUMN", default="", help="Index of the row in a batch; 0 without it.")
+@click.option("--model", help="With --request-id: only predictions of this model.")
+def feedback(file: Path, actual: str, request_id: str, row: str, model: str | None) -> None:
+    """Keep what came true for earlier predictions, from FILE, a CSV file.
+
+    It may be given again: what is there already is left alone, and another value replaces the former. Lines that do not
+    fit are written beside it, with the reason.
+    """
+    columns = Columns(actual, "" if request_id else "prediction_id", request_id, row)
+    engine = open_database()
+    try:
+        counts = give_file(engine, file, columns, model, lambda lines: click.echo(f"{lines:,} lines", err=True))
+    finally:
+        engine.dispose()
+    told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in Outcome)
+    click.echo(f"{file}: {told}")
+    if counts[Outcome.WAITING]:
+        click.echo("Those that wait have no prediction on record: they are kept for an hour, and applied if it comes.")
+    if counts[Outcome.REFUSED]:
+        click.echo(f"The refused lines and their reasons are in {rejected_path(file)}", err=True)
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:

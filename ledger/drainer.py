@@ -21,11 +21,12 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, spool
+from ledger import database, locks, quality, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
 from ledger.store import Store
+from ledger.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +264,10 @@ def main(arguments: Sequence[str]) -> None:
         gc.freeze()
         return Store(engine)
 
-    Drainer(directory, open_store, server_lock).run()
+    drainer = Drainer(directory, open_store, server_lock)
+    upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]))
+    drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
+    drainer.run()
     engine.dispose()
 
 

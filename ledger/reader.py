@@ -349,15 +349,12 @@ class Reader:
             by_model: defaultdict[int, list[Any]] = defaultdict(list)
             for row in connection.execute(query.where(sums.minute >= first, sums.minute < last)):
                 by_model[row.model_id].append(row)
-            labels = dict(
-                connection.execute(
-                    select(LABELS.c.model_id, func.sum(LABELS.c.rows))
-                    .where(LABELS.c.minute >= first, LABELS.c.minute < last)
-                    .group_by(LABELS.c.model_id)
-                )
-                .tuples()
-                .all()
+            labelled = (
+                select(LABELS.c.model_id, func.sum(LABELS.c.rows))
+                .where(LABELS.c.minute >= first, LABELS.c.minute < last)
+                .group_by(LABELS.c.model_id)
             )
+            labels = {number: rows for number, rows in connection.execute(labelled)}  # noqa: C416 - a Row is no pair for mypy
             errors = ERRORS.c
             groups = (errors.model, errors.protocol, errors.status)
             counted = select(*groups, func.sum(errors.requests)).where(errors.minute >= first, errors.minute < last)

@@ -99,7 +99,7 @@ class Upkeep:
             newest.set(max(window.newest_us for window in one.windows.values()) / 1e6)
             shown.add(newest)
             for name, window in one.windows.items():
-                values = {LABELLED_ROWS.labels(*names, name): window.rows}
+                values: dict[Gauge, float] = {LABELLED_ROWS.labels(*names, name): window.rows}
                 values |= {LIVE_METRIC.labels(*names, name, metric): value for metric, value in window.metrics.items()}
                 values |= {LIVE_RECALL.labels(*names, name, label): value for label, value in window.recall.items()}
                 for gauge, value in values.items():

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from contract.dataset import Dataset
 from contract.table import FloatMatrix, check_matrix
@@ -29,12 +30,14 @@ class Traffic:
     Args:
         dataset: the contract.
         rows: what to draw from, ``[N, F]``.
+        targets: what came true for each, ``[N]``: the value, or the index of the class.
         seed: the same seed draws the same rows.
     """
 
-    def __init__(self, dataset: Dataset, rows: FloatMatrix, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, rows: FloatMatrix, targets: NDArray[np.float64], seed: int = 0) -> None:
         self.dataset = dataset
         self._rows = rows
+        self._targets = targets
         self._draw = np.random.default_rng(seed)
 
     @classmethod
@@ -50,7 +53,7 @@ class Traffic:
                 f"{path} is missing: the load tests send rows of the real test split. Run `make train`."
             )
         table = pyarrow.parquet.read_table(path)
-        missing = [name for name in dataset.feature_names if name not in table.column_names]
+        missing = [name for name in (*dataset.feature_names, dataset.target.name) if name not in table.column_names]
         if missing:
             raise LoadTestError(f"{path} lacks {', '.join(missing)}: it is of another contract. Run `make train`.")
         rows = np.column_stack([table[name].to_numpy() for name in dataset.feature_names]).astype(np.float64)
@@ -58,11 +61,16 @@ class Traffic:
         if broken or not len(rows):
             reason = broken[0].message if broken else "it has no rows."
             raise LoadTestError(f"{path} does not hold the contract: {reason} Run `make train`.")
-        return cls(dataset, rows, seed)
+        return cls(dataset, rows, table[dataset.target.name].to_numpy().astype(np.float64), seed)
 
     def rows(self, count: int) -> FloatMatrix:
         """Draw rows that fulfil the contract, ``[count, F]``."""
-        return self._rows[self._draw.integers(len(self._rows), size=count)]
+        return self.labelled(count)[0]
+
+    def labelled(self, count: int) -> tuple[FloatMatrix, NDArray[np.float64]]:
+        """Draw such rows, ``[count, F]``, and what came true for them, ``[count]``."""
+        drawn = self._draw.integers(len(self._rows), size=count)
+        return self._rows[drawn], self._targets[drawn]
 
     def bad_rows(self, count: int) -> BadRows:
         """Draw ``count`` rows and set one value to NaN, too small or too large."""

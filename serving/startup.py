@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -17,9 +18,11 @@ from ledger.errors import LedgerError
 from serving.models import load
 from serving.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
-    """Check the models, the place of the ledger, and that both ports are free.
+    """Check the models, the place of the ledger, the files of keys, and that both ports are free.
 
     The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
 
@@ -28,6 +31,8 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     """
     for dataset, reference in models.items():
         load(dataset, reference.resolve())
+    rings = settings.keys().rings
+    logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.

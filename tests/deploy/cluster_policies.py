@@ -6,8 +6,8 @@ import yaml
 
 from tests.deploy.manifests import KUBERNETES, Manifests, Object
 
-OUTWARD_PORTS = {53, 4318}
-"""DNS, and traces over OTLP."""
+OUTWARD_PORTS = {53, 4318, 5432}
+"""DNS, traces over OTLP, and the ledger's PostgreSQL."""
 INSIDE = ("/metrics", "/metrics/prometheus", "/livez", "/readyz")
 """Paths that are nobody's outside the cluster."""
 RESTRICTED = "pod-security.kubernetes.io/enforce"

@@ -108,7 +108,7 @@ def what_is_written_has_a_place(pod: Pod, manifests: Manifests) -> Iterator[str]
     if TEMPORARY not in places:
         yield f"{TEMPORARY} cannot be written"
     settings = manifests.settings(pod)
-    for name in ("BENTOML_HOME", "HOME"):
+    for name in ("BENTOML_HOME", "HOME", "STATE_DIR"):
         path = settings.get(name, "")
         if not any(path == place or path.startswith(f"{place}/") for place in places):
             yield f"{name}={path} cannot be written"

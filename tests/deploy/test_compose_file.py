@@ -21,6 +21,7 @@ OURS = "ml-prediction-bundle:latest"
 VARIABLES = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", TEXT))
 MONITORING = {"ml-api", "prometheus", "alertmanager", "alert-webhook", "grafana"}
 TRACKING = {"ml-api", "mlflow", "postgres"}
+LEDGER = {"ml-api", "postgres"}
 
 
 def compose(*arguments: str, **variables: str) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def compose(*arguments: str, **variables: str) -> dict[str, Any]:
         ([], {"ml-api"}),
         (["monitoring"], MONITORING),
         (["tracking"], TRACKING),
+        (["ledger"], LEDGER),
         (["full"], MONITORING | TRACKING),
     ],
 )
@@ -101,10 +103,11 @@ def test_what_is_mounted_is_there(name: str) -> None:
 
 
 def test_every_setting_of_the_service_passes_through() -> None:
-    fixed = {"API_PORT": "8000", "GRPC_PORT": "8001"}
+    fixed = {"API_PORT": "8000", "GRPC_PORT": "8001", "STATE_DIR": "/state"}
     # Inside the container: all addresses, the models of the image, and no file on a root that is read-only.
     inside = {"API_HOST", "MODELS_DIR", "LOG_FILE"}
-    environment = SERVICES["ml-api"]["environment"]
+    environment = dict(SERVICES["ml-api"]["environment"])
+    assert environment.pop("PGPASSWORD") == "${LEDGER_PASSWORD:-}"  # read by PostgreSQL's own library
     assert fixed.items() <= environment.items()
     assert environment.keys() == Settings.model_fields.keys() - inside
     # An empty text would undo the image's own setting.
@@ -132,7 +135,7 @@ def test_every_variable_is_in_the_example_with_its_default() -> None:
         assert listed[name] == default or name == "MLFLOW_ALLOWED_HOSTS", name
 
 
-@pytest.mark.parametrize("variable", ["GRAFANA_ADMIN_PASSWORD", "POSTGRES_PASSWORD"])
+@pytest.mark.parametrize("variable", ["GRAFANA_ADMIN_PASSWORD", "POSTGRES_PASSWORD", "LEDGER_PASSWORD"])
 def test_there_is_no_default_password(variable: str) -> None:
     assert VARIABLES[variable] == ""
     assert f"\n{variable}=\n" in EXAMPLE
@@ -142,13 +145,16 @@ def test_there_is_no_default_password(variable: str) -> None:
 @pytest.mark.parametrize(
     ("service", "given", "variable"),
     [
-        ("grafana", "GF_SECURITY_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"),
-        ("postgres", "POSTGRES_PASSWORD", "POSTGRES_PASSWORD"),
+        ("grafana", {"GF_SECURITY_ADMIN_PASSWORD": ""}, "GRAFANA_ADMIN_PASSWORD"),
+        ("postgres", {"POSTGRES_PASSWORD": "", "LEDGER_PASSWORD": "x"}, "POSTGRES_PASSWORD"),
+        ("postgres", {"POSTGRES_PASSWORD": "x", "LEDGER_PASSWORD": ""}, "LEDGER_PASSWORD"),
     ],
 )
-def test_a_missing_password_stops_the_container_with_its_name(service: str, given: str, variable: str) -> None:
+def test_a_missing_password_stops_the_container_with_its_name(
+    service: str, given: dict[str, str], variable: str
+) -> None:
     command = [part.replace("$$", "$") for part in SERVICES[service]["entrypoint"]]
-    ended = subprocess.run(command, env={given: ""}, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert ended.returncode
     assert variable in ended.stderr
     assert ".env.example" in ended.stderr

@@ -86,10 +86,10 @@ def test_docker_without_compose_gives_way_to_podman(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "file"])
-@pytest.mark.parametrize("missing", ["GRAFANA_ADMIN_PASSWORD", "POSTGRES_PASSWORD"])
+@pytest.mark.parametrize("missing", ["GRAFANA_ADMIN_PASSWORD", "POSTGRES_PASSWORD", "LEDGER_PASSWORD"])
 def test_the_full_stack_asks_for_its_passwords_first(clone: Path, how: str, missing: str) -> None:
     engine(clone, "docker", 'case "$1" in info | compose) ;; *) echo "docker $*" >&2; exit 1 ;; esac')
-    passwords = {"GRAFANA_ADMIN_PASSWORD": "one", "POSTGRES_PASSWORD": "other", missing: ""}
+    passwords = {"GRAFANA_ADMIN_PASSWORD": "one", "POSTGRES_PASSWORD": "other", "LEDGER_PASSWORD": "third", missing: ""}
     lines = [f"{name}={word}" for name, word in passwords.items()]
     lines += ["DEPLOY_MONITORING='true'"] if how == "file" else []
     (clone / ".env").write_text("\n".join(lines) + "\n")

@@ -59,7 +59,7 @@ BROKEN_PODS = [
     ("resources_fit_the_workers", f"{CONTAINER}resources.requests.memory", "64Mi", "may be taken away"),
     ("resources_fit_the_workers", f"{CONTAINER}resources.requests.cpu", None, "no request or no limit of cpu"),
     ("resources_fit_the_workers", f"{CONTAINER}resources.requests.cpu", "2500m", "more CPU"),
-    ("resources_fit_the_workers", f"{POD}volumes.0.emptyDir.sizeLimit", "1Gi", "beyond the limit"),
+    ("resources_fit_the_workers", f"{POD}volumes.0.emptyDir.sizeLimit", "2Gi", "beyond the limit"),
     ("workers_follow_the_limit", f"{CONTAINER}env.0", {"name": "WORKERS", "value": "4"}, "not taken from"),
     ("pod_is_restricted", f"{POD}securityContext.runAsNonRoot", False, "runs as root"),
     ("pod_is_restricted", f"{POD}securityContext.runAsUser", 0, "runs as root"),
@@ -73,6 +73,7 @@ BROKEN_PODS = [
     ("pod_is_restricted", f"{POD}volumes.0", {"name": "tmp", "hostPath": {"path": "/"}}, "mounts what"),
     ("what_is_written_has_a_place", f"{CONTAINER}volumeMounts.0.mountPath", "/var/tmp", "/tmp cannot be written"),  # noqa: S108
     ("what_is_written_has_a_place", f"{CONTAINER}env.1.value", "/home/bentoml", "cannot be written"),
+    ("what_is_written_has_a_place", f"{CONTAINER}env.3.value", "/var/lib/state", "STATE_DIR=/var/lib/state cannot"),
     ("pod_has_an_identity_without_rights", f"{POD}serviceAccountName", None, "the default one"),
     ("pod_has_an_identity_without_rights", f"{POD}automountServiceAccountToken", None, "mounts a token"),
     ("no_variable_comes_from_other_services", f"{POD}enableServiceLinks", None, "API_PORT"),
@@ -82,6 +83,7 @@ BROKEN_PODS = [
     ("settings_are_ours", f"{CONTAINER}env.1.name", "MAX_BATCHSIZE", "nobody reads MAX_BATCHSIZE"),
     ("settings_are_ours", f"{CONTAINER}ports.0.containerPort", 8080, "not those that the settings say"),
     ("secrets_are_references", f"{CONTAINER}env.1.name", "DATABASE_URL", "stands in the manifests"),
+    ("secrets_are_references", f"{CONTAINER}env.1.name", "ADMIN_KEYS", "stands in the manifests"),
     ("secrets_are_references", f"{CONTAINER}envFrom.1.secretRef.optional", False, "nothing starts"),
 ]
 

@@ -52,6 +52,7 @@ if [ ! -e "$PGDATA/PG_VERSION" ]; then
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     pg_ctl -w start -o "-c listen_addresses=''" >/dev/null
     createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
+    for script in /docker-entrypoint-initdb.d/*.sh; do "$script"; done
     pg_ctl -w stop >/dev/null
 fi
 exec "$@" -c listen_addresses='*'
@@ -82,7 +83,7 @@ class Image:
 def service_image(version: str, script: str = "exec python3 -m bentoml serve") -> Image:
     """The service of the clone, or a script that does something else in its place."""
     files = {"/entrypoint": f"#!/bin/sh\ncd /bundle && {script}\n"}
-    return Image('["/entrypoint"]', "1034", files=files, labels={"version": version})
+    return Image('["/entrypoint"]', "1034", own="/state", files=files, labels={"version": version})
 
 
 STAND_INS = {
@@ -158,6 +159,7 @@ class Containers:
             f"ENTRYPOINT {image.entrypoint}",
             f"USER {image.user}",
             "ENV HOME=/tmp",
+            "ENV STATE_DIR=/state",
             "ENV BENTOML_HOME=/tmp/bentoml",
         ]
         changes += [f"ENV PATH={sys.prefix}/bin:/stand-in:/usr/local/bin:/usr/bin:/bin"]

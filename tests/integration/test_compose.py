@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.iris import IRIS
 from tests.integration.conftest import Newcomer
 from tests.integration.local_containers import SERVICES, STAND_INS, Containers, local_containers, service_image
 from tests.integration.local_monitoring import wait_until
@@ -17,7 +18,7 @@ from tests.integration.own_network import names, own_network
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's own takes root")
 
-PASSWORDS = {"GRAFANA_ADMIN_PASSWORD": "a word", "POSTGRES_PASSWORD": "p@ss:/w%rd"}
+PASSWORDS = {"GRAFANA_ADMIN_PASSWORD": "a word", "POSTGRES_PASSWORD": "p@ss:/w%rd", "LEDGER_PASSWORD": "it's @nother"}
 MLFLOW = "http://localhost:5000"
 
 
@@ -138,6 +139,18 @@ def test_the_pipeline_tracks_on_the_server(stack: tuple[Containers, str], served
     assert figure.content.startswith(b"\x89PNG")
 
 
+def test_predictions_are_recorded_in_postgres(stack: tuple[Containers, str]) -> None:
+    containers, _ = stack
+    answer = httpx.post("http://localhost:8000/predict/iris", json=dict(IRIS.example)).raise_for_status().json()
+    query = f"select rows from predictions where id = '{answer['prediction_id']}'"  # noqa: S608 - the service's own id
+    psql = ("psql", "--username=ledger", "--dbname=ledger", "--tuples-only", "--no-align", f"--command={query}")
+    wait_until(
+        lambda: containers.podman("exec", containers.name("postgres"), *psql) == "1",
+        60,
+        lambda: containers.podman("logs", containers.name("ml-api")),
+    )
+
+
 @pytest.mark.usefixtures("stack")
 def test_mlflow_answers_by_its_names_alone() -> None:
     address = f"{MLFLOW}/api/2.0/mlflow/experiments/get?experiment_id=0"
@@ -164,7 +177,7 @@ def test_status_and_stop(stack: tuple[Containers, str]) -> None:
     assert '"status":"ok"' in containers.deploy("--status").stdout
     containers.deploy("--stop")
     assert containers.podman("ps", "--all", "--quiet") == ""
-    assert len(containers.podman("volume", "ls", "--quiet").splitlines()) == 5
+    assert len(containers.podman("volume", "ls", "--quiet").splitlines()) == 6
     ended = containers.deploy("--status", check=False)
     assert ended.returncode == 1
     assert "not ready" in ended.stdout
