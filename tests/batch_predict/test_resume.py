@@ -100,6 +100,49 @@ def test_a_part_that_is_not_whole_is_written_anew(predict: Predict, tmp_path: Pa
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_part_that_is_lost_before_the_end_is_told(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, target = write(plots(65), tmp_path / "in.parquet"), tmp_path / name
+    whole = processes.run
+
+    def lose(job: Job, parts: list[Part], *rest: object) -> None:
+        whole(job, parts, *rest)  # type: ignore[arg-type]
+        job.files.predictions(2).unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "run", lose)
+        with pytest.raises(PipelineError, match=r"Part 2 is no longer whole .* Run the same command again"):
+            predict(PLOTS, source, target, SETTINGS)
+    done = predict(PLOTS, source, target, SETTINGS)
+    assert done.rows + done.rejected == 65
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_restart_that_is_killed_while_it_clears_can_be_repeated(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, target = write(plots(65), tmp_path / "in.parquet"), tmp_path / name
+    predict(PLOTS, source, target, SETTINGS)
+    restarted = replace(SETTINGS, restart=True, all_columns=True)
+    unlink = Path.unlink
+    removed: list[Path] = []
+
+    def remove_one(path: Path, *, missing_ok: bool = False) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", remove_one)
+        with pytest.raises(KeyboardInterrupt):
+            predict(PLOTS, source, target, restarted)
+    predict(PLOTS, source, target, restarted)
+    assert "size" in read(target, Format.PARQUET).column_names
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("changed", "sentence"),
