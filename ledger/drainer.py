@@ -109,7 +109,7 @@ class Drainer:
             gone = self._gone.is_set()
             if gone or time.monotonic() >= self._retry_at:
                 self.drain()
-            self._report()
+            self.report()
             if gone:
                 return
             for task in self._tasks:
@@ -194,7 +194,8 @@ class Drainer:
         self._backoff = min(max(2 * self._backoff, POLL_SECONDS), MOST_BACKOFF_SECONDS)
         self._retry_at = time.monotonic() + self._backoff
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Write the gauges."""
         found = spool.segments(self._directory)
         if self._backoff:
             # Not reached yet: a segment is named by the time at which it was begun.
