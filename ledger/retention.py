@@ -211,9 +211,11 @@ def _give_back(engine: Engine, deadline: float) -> bool:
     """Give free pages of SQLite's file back to the file system; PostgreSQL reuses its own. False if time was up."""
     if engine.dialect.name != "sqlite":
         return True
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() > SPARE_PAGES:
+    with engine.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        while raw.execute("PRAGMA freelist_count").fetchone()[0] > SPARE_PAGES:
             if time.monotonic() >= deadline:
                 return False
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})").all()
+            # A script runs to its end; `execute` would give back the first page alone.
+            raw.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
     return True

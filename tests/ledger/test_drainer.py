@@ -255,7 +255,7 @@ def test_workers_keep_one_drainer_which_ends_with_them(tmp_path: Path, directory
     second.finish(30)
     running.kill()
     write(directory, more := [a_record() for _ in range(3)])
-    wait_until(lambda: first.tend() or running not in (left := server.drainers()) and left, "another one runs")
+    wait_until(lambda: first.tend() or (running not in (left := server.drainers()) and left), "another one runs")
     first.finish(30)
     assert server.drainers() == []
     assert segments(directory) == []
