@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, quality, spool
+from ledger import database, locks, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -36,6 +37,8 @@ FINISH_SECONDS = 8.0
 """Longest life after the last worker of the server: what is left then stays in the spool."""
 MOST_BACKOFF_SECONDS = 5.0
 """Longest time between two attempts to reach a database that is away."""
+PRUNE_SECONDS = 15.0
+"""Longest time that a round of upkeep deletes: it keeps up with twice what can be recorded."""
 NICENESS = 5
 """The drainer gives way to the workers: it may be late, they may not."""
 
@@ -109,7 +112,7 @@ class Drainer:
             gone = self._gone.is_set()
             if gone or time.monotonic() >= self._retry_at:
                 self.drain()
-            self._report()
+            self.report()
             if gone:
                 return
             for task in self._tasks:
@@ -194,7 +197,8 @@ class Drainer:
         self._backoff = min(max(2 * self._backoff, POLL_SECONDS), MOST_BACKOFF_SECONDS)
         self._retry_at = time.monotonic() + self._backoff
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Write the gauges."""
         found = spool.segments(self._directory)
         if self._backoff:
             # Not reached yet: a segment is named by the time at which it was begun.
@@ -264,7 +268,15 @@ def main(arguments: Sequence[str]) -> None:
         return Store(engine)
 
     drainer = Drainer(directory, open_store, server_lock)
-    upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]))
+    keep_bytes = os.environ["LEDGER_KEEP_BYTES"]
+    prune = partial(
+        retention.prune,
+        engine,
+        float(os.environ["LEDGER_KEEP_DAYS"]),
+        int(keep_bytes) if keep_bytes else None,
+        seconds=PRUNE_SECONDS,
+    )
+    upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
     drainer.run()
     engine.dispose()
