@@ -46,6 +46,17 @@ class ModelFigures:
 
 
 @dataclass(frozen=True)
+class QualityFigures:
+    """One metric of a model version: on the test split, and live in each window that has enough labelled rows."""
+
+    model: str
+    version: str
+    metric: str
+    test: float
+    live: dict[str, float]
+
+
+@dataclass(frozen=True)
 class DriftFigures:
     """The population stability index of one feature, or of the predictions, of a model, over ``rows`` rows."""
 
@@ -109,6 +120,25 @@ def models(change: Change) -> Iterator[ModelFigures]:
             shed=change.rate("ml_shed_requests_total", model=name),
             last_prediction=change.after.at - _value(change.after, "ml_last_prediction_timestamp_seconds", model=name),
         )
+
+
+def quality(snapshot: Snapshot) -> Iterator[QualityFigures]:
+    """The live metrics of all versions with enough feedback, by model, version and metric."""
+    live: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for labels, value in _labelled(snapshot, "ml_model_live_metric"):
+        live[labels["model"], labels["version"], labels["metric"]][labels["window"]] = value
+    for (model, version, metric), by_window in sorted(live.items()):
+        test = _value(snapshot, "ml_model_test_metric", model=model, version=version, metric=metric)
+        yield QualityFigures(model, version, metric, test, by_window)
+
+
+def labelled_rows(snapshot: Snapshot, model: str, version: str) -> dict[str, float]:
+    """Predicted rows whose truth is known, by window."""
+    return {
+        labels["window"]: value
+        for labels, value in _labelled(snapshot, "ml_model_labelled_rows")
+        if (labels["model"], labels["version"]) == (model, version)
+    }
 
 
 def drift(change: Change) -> Iterator[DriftFigures]:

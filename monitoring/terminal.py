@@ -32,6 +32,8 @@ from monitoring.snapshot import Change, Snapshot, ask, scrape
 WINDOW, DRIFT_WINDOW = 60.0, 900.0
 DRIFT_ROWS = 500
 """Minimum rows for a drift alert."""
+WINDOWS = ("1h", "24h", "7d")
+"""Windows of live quality."""
 LINES = 10
 """Maximum lines of a table: the busiest routes, or the most drifted features."""
 SLOW = 0.1
@@ -104,7 +106,15 @@ def frame(look: Look) -> Group:
     seconds = look.recent.seconds
     window = "rates follow with the next scrape" if math.isnan(seconds) else f"last {seconds:.0f} s"
     title = Text.assemble((clock, "bold"), f"  {look.source}, {window}, {_number(starts, 0)} worker starts")
-    return Group(title, *_alerts(look), _routes(look.recent), _models(look.recent), _drift(look.drift), _refused(look))
+    return Group(
+        title,
+        *_alerts(look),
+        _routes(look.recent),
+        _models(look.recent),
+        _quality(look.recent.after),
+        _drift(look.drift),
+        _refused(look),
+    )
 
 
 def _alerts(look: Look) -> list[Text]:
@@ -174,6 +184,23 @@ def _models(change: Change) -> Table:
     return table
 
 
+def _quality(snapshot: Snapshot) -> Table:
+    table = _table(
+        "Live quality", "model", "version", "metric", "test", *WINDOWS, *(f"{name} rows" for name in WINDOWS)
+    )
+    for figure in figures.quality(snapshot):
+        rows = figures.labelled_rows(snapshot, figure.model, figure.version)
+        table.add_row(
+            figure.model,
+            figure.version,
+            figure.metric,
+            _number(figure.test, 3),
+            *(_number(figure.live.get(name, math.nan), 3) for name in WINDOWS),
+            *(_number(rows.get(name, math.nan), 0) for name in WINDOWS),
+        )
+    return table
+
+
 def _drift(change: Change) -> Table:
     table = _table("Drift", "model", "feature", "PSI", "rows", "")
     for subject in islice(figures.drift(change), LINES):
@@ -199,7 +226,7 @@ def _refused(look: Look) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
-    numeric = ("/s", "ms", "PSI", "rows", "age", "last", "progress", "confidence", "/batch")
+    numeric = ("/s", "ms", "PSI", "rows", "age", "last", "progress", "confidence", "/batch", "test", *WINDOWS)
     for column in columns:
         table.add_column(column, justify="right" if column.endswith(numeric) else "left", header_style="dim")
     return table
