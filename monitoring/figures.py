@@ -46,17 +46,6 @@ class ModelFigures:
 
 
 @dataclass(frozen=True)
-class QualityFigures:
-    """One metric of a model version: on the test split, and live in each window that has enough labelled rows."""
-
-    model: str
-    version: str
-    metric: str
-    test: float
-    live: dict[str, float]
-
-
-@dataclass(frozen=True)
 class DriftFigures:
     """The population stability index of one feature, or of the predictions, of a model, over ``rows`` rows."""
 
@@ -64,6 +53,22 @@ class DriftFigures:
     subject: str
     index: float
     rows: float
+
+
+@dataclass(frozen=True)
+class QualityFigures:
+    """How good a version's predictions of a window are, as far as the truth is known.
+
+    Args:
+        rows: labelled rows.
+        metrics: the metric, live and on the test split (NaN if it is not known), by name; empty with too few rows.
+    """
+
+    model: str
+    version: str
+    window: str
+    rows: float
+    metrics: dict[str, tuple[float, float]]
 
 
 def routes(change: Change) -> Iterator[RouteFigures]:
@@ -123,22 +128,26 @@ def models(change: Change) -> Iterator[ModelFigures]:
 
 
 def quality(snapshot: Snapshot) -> Iterator[QualityFigures]:
-    """The live metrics of all versions with enough feedback, by model, version and metric."""
-    live: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    """Every window of every version that has labelled rows, the shortest window first."""
+    live: dict[tuple[str, str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
     for labels, value in _labelled(snapshot, "ml_model_live_metric"):
-        live[labels["model"], labels["version"], labels["metric"]][labels["window"]] = value
-    for (model, version, metric), by_window in sorted(live.items()):
+        model, version, window, metric = (labels[name] for name in ("model", "version", "window", "metric"))
         test = _value(snapshot, "ml_model_test_metric", model=model, version=version, metric=metric)
-        yield QualityFigures(model, version, metric, test, by_window)
-
-
-def labelled_rows(snapshot: Snapshot, model: str, version: str) -> dict[str, float]:
-    """Predicted rows whose truth is known, by window."""
-    return {
-        labels["window"]: value
-        for labels, value in _labelled(snapshot, "ml_model_labelled_rows")
-        if (labels["model"], labels["version"]) == (model, version)
-    }
+        live[model, version, window][metric] = value, test
+    found = [
+        QualityFigures(
+            labels["model"],
+            labels["version"],
+            labels["window"],
+            rows,
+            live[labels["model"], labels["version"], labels["window"]],
+        )
+        for labels, rows in _labelled(snapshot, "ml_model_labelled_rows")
+    ]
+    # "1h" comes before "24h", and hours before days.
+    yield from sorted(
+        found, key=lambda one: (one.model, one.version, one.window[-1] != "h", len(one.window), one.window)
+    )
 
 
 def drift(change: Change) -> Iterator[DriftFigures]:

@@ -32,8 +32,6 @@ from monitoring.snapshot import Change, Snapshot, ask, scrape
 WINDOW, DRIFT_WINDOW = 60.0, 900.0
 DRIFT_ROWS = 500
 """Minimum rows for a drift alert."""
-WINDOWS = ("1h", "24h", "7d")
-"""Windows of live quality."""
 LINES = 10
 """Maximum lines of a table: the busiest routes, or the most drifted features."""
 SLOW = 0.1
@@ -185,18 +183,18 @@ def _models(change: Change) -> Table:
 
 
 def _quality(snapshot: Snapshot) -> Table:
-    table = _table(
-        "Live quality", "model", "version", "metric", "test", *WINDOWS, *(f"{name} rows" for name in WINDOWS)
-    )
-    for figure in figures.quality(snapshot):
-        rows = figures.labelled_rows(snapshot, figure.model, figure.version)
+    table = _table("Live quality", "model", "version", "window", "labelled rows", "metrics (on the test split)")
+    for window in figures.quality(snapshot):
+        metrics = "  ".join(
+            f"{name} {live:.3f}" + ("" if math.isnan(test) else f" ({test:.3f})")
+            for name, (live, test) in sorted(window.metrics.items())
+        )
         table.add_row(
-            figure.model,
-            figure.version,
-            figure.metric,
-            _number(figure.test, 3),
-            *(_number(figure.live.get(name, math.nan), 3) for name in WINDOWS),
-            *(_number(rows.get(name, math.nan), 0) for name in WINDOWS),
+            window.model,
+            window.version,
+            window.window,
+            _number(window.rows, 0),
+            metrics or Text("too few labelled rows", "dim"),
         )
     return table
 
@@ -226,7 +224,7 @@ def _refused(look: Look) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
-    numeric = ("/s", "ms", "PSI", "rows", "age", "last", "progress", "confidence", "/batch", "test", *WINDOWS)
+    numeric = ("/s", "ms", "PSI", "rows", "age", "last", "progress", "confidence", "/batch")
     for column in columns:
         table.add_column(column, justify="right" if column.endswith(numeric) else "left", header_style="dim")
     return table

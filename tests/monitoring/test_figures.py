@@ -106,21 +106,3 @@ def test_drift_is_of_features_and_of_predictions() -> None:
     assert first.index > 1
     assert (second.subject, second.rows) == ("predictions", 600)
     assert second.index == pytest.approx(0)
-
-
-def test_live_quality_is_by_version_beside_its_test_metric() -> None:
-    of_one = {"model": "iris", "version": "v1"}
-    live = {**of_one, "metric": "accuracy"}
-    taken = snapshot(
-        0,
-        ("ml_model_live_metric", {**live, "window": "1h"}, 0.8),
-        ("ml_model_live_metric", {**live, "window": "24h"}, 0.9),
-        ("ml_model_live_metric", {**live, "version": "v2", "window": "1h"}, 0.5),
-        ("ml_model_test_metric", live, 0.95),
-        ("ml_model_labelled_rows", {**of_one, "window": "1h"}, 40),
-    )
-    first, second = figures.quality(taken)
-    assert (first.version, first.test, first.live) == ("v1", 0.95, {"1h": 0.8, "24h": 0.9})
-    assert (second.version, second.live) == ("v2", {"1h": 0.5})
-    assert math.isnan(second.test)
-    assert figures.labelled_rows(taken, "iris", "v1") == {"1h": 40}
