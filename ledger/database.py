@@ -26,6 +26,8 @@ BUSY_SECONDS = 10
 _POSTGRESQL_DEFAULTS = {
     "application_name": "ml-prediction-ledger",
     "connect_timeout": "5",
+    # To compile a query takes longer than any of ours.
+    "options": "-c jit=off",
     # A server that vanishes without a word is noticed within 20 seconds.
     "keepalives_idle": "10",
     "keepalives_interval": "5",

@@ -1,8 +1,8 @@
-"""What the drainer does beside draining: feedback that waited, and live quality."""
+"""What the drainer does beside draining: feedback that waited, live quality, and what is too old."""
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Counter, Gauge
 from sqlalchemy import Engine
@@ -49,10 +49,12 @@ class Upkeep:
     Args:
         engine: of the ledger's database.
         minimum_rows: live quality of fewer labelled rows is not shown.
+        prune: deletes what is too old or too much.
     """
 
-    def __init__(self, engine: Engine, minimum_rows: int) -> None:
+    def __init__(self, engine: Engine, minimum_rows: int, prune: Callable[[], object] = lambda: None) -> None:
         self._engine = engine
+        self._prune = prune
         self._minimum_rows = minimum_rows
         self._thread: threading.Thread | None = None
         self._shown: set[Gauge] = set()
@@ -66,7 +68,7 @@ class Upkeep:
             self._thread.start()
 
     def round(self) -> None:
-        """Apply feedback that waited, compute what has changed, and show it as metrics.
+        """Apply feedback that waited, compute what has changed and show it as metrics; delete what is too old.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the database is away.
@@ -81,6 +83,7 @@ class Upkeep:
             logger.warning("no prediction came for feedback that waited", extra={"entries": applied.expired})
         quality.refresh(self._engine)
         self._show(quality.read(self._engine, self._minimum_rows))
+        self._prune()
 
     def _run(self) -> None:
         try:

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 from ledger import spool
 from ledger.record import ErrorCount
-from ledger.supervisor import Supervisor
+from ledger.supervisor import SERVER_LOCK, Supervisor
 from serving.prediction import Observers, Prediction
 from serving.settings import Settings
 from serving.telemetry import directory, series
@@ -52,10 +52,12 @@ class Recorder:
         self._failed = 0
         self._counted_unwritten = 0
         self._counted_dropped = 0
-        self._thread = threading.Thread(target=self._run, name="recorder")
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self, observers: Observers) -> None:
         """Record from now on."""
+        # Made by the server's first worker, and never written to.
+        series.LEDGER_SINCE.set((Path(os.environ[directory.VARIABLE]) / SERVER_LOCK).stat().st_mtime)
         self._thread.start()
         observers.add(self)
         FAILURES.listeners.append(self.failed)

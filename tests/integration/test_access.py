@@ -93,12 +93,16 @@ def service(tmp_path_factory: pytest.TempPathFactory, key: str) -> Iterator[Serv
         "WORKERS": "2",
         "GRPC_PORT": str(port),
         "LOG_LEVEL": "DEBUG",
+        "LEDGER": "on",
         "API_KEYS_FILE": str(directory / "api.keys"),
         "ADMIN_KEYS": hash_of(ADMIN),
         "METRICS_KEYS": hash_of(METRICS),
     }
     log = directory / "service.log"
-    with running_service(environment=environment, log=log) as url:
+    with pytest.MonkeyPatch.context() as patched, ExitStack() as stack:
+        # Of another service, of whoever starts this one; it would stop the start.
+        patched.setenv("METRICS_KEYS_FILE", "/nowhere")
+        url = stack.enter_context(running_service(environment=environment, log=log))
         yield Service(url, f"127.0.0.1:{port}", secret, log)
 
 
@@ -231,6 +235,22 @@ def test_a_person_opens_the_page_with_a_key_and_tries_a_prediction(service: Serv
         assert '"label": "setosa"' in page.run(f"document.querySelector('{row}').innerText")
         # The browser asked once.
         assert page.asked == [f"{service.url}/docs"]
+
+
+def test_a_person_opens_the_logs_with_a_key(service: Service, key: str) -> None:
+    with browser(key) as page:
+        page.open(f"{service.url}/logs")
+        page.wait_for("document.body.innerText.includes('Reset')")
+        assert page.asked == [f"{service.url}/logs"]
+        assert page.run("fetch('./logs/recent').then(answer => answer.status)") == 200
+
+
+def test_a_client_cannot_take_another_address_for_each_wrong_key(service: Service) -> None:
+    statuses = set()
+    for number in range(50):
+        headers = {"authorization": f"Bearer {new_key()}", "x-forwarded-for": f"192.0.2.{number}"}
+        statuses.add(httpx.get(service.url, headers=headers).status_code)
+    assert statuses == {401, 429}
 
 
 def test_keys_are_rotated_and_revoked_without_a_restart(service: Service, key: str) -> None:

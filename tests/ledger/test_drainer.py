@@ -183,9 +183,6 @@ def test_it_runs_until_its_server_is_gone_and_calls_what_is_due(
     directory: Path, draining: Drainer, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drainer, "POLL_SECONDS", 0.02)
-    exits: list[int] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    monkeypatch.setattr(drainer, "FINISH_SECONDS", 0.0)
     calls: list[str] = []
 
     def fails() -> None:

@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ CLASSES = ("setosa", "versicolor", "virginica")
 DRAWS = np.random.default_rng(0)
 
 
-def label(engine: Engine, store: Store, age_us: int, outputs: FloatMatrix, actuals: FloatMatrix, **record: str) -> None:
+def label(engine: Engine, store: Store, age_us: int, outputs: FloatMatrix, actuals: FloatMatrix, **record: Any) -> None:
     """Store a prediction of some time ago, and what came true."""
     made = a_record(now_us() - age_us, outputs=outputs, **record)
     store.insert(f"segment-{made.id}", 1, [made], [])

@@ -73,7 +73,7 @@ def test_settings_are_frozen() -> None:
 
 @pytest.mark.parametrize("text", ["mysql://user:secret@host/name", "secret"])
 def test_a_wrong_database_url_is_refused_without_showing_it(text: str) -> None:
-    with pytest.raises(StartupError, match="DATABASE_URL.*sqlite:///") as refused:
+    with pytest.raises(StartupError, match=r"DATABASE_URL.*sqlite:///") as refused:
         Settings.from_environment({"DATABASE_URL": text})
     assert "secret" not in str(refused.value)
 

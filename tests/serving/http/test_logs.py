@@ -69,6 +69,8 @@ def iso(time_us: int) -> str:
 def test_rows_are_by_name_of_feature_and_class(filled: Filled) -> None:
     newest, house = recent(filled.client, limit=2)["predictions"]
     record = filled.flowers
+    features = record.rows
+    assert features is not None
     rows = newest.pop("rows")
     assert newest == {
         "prediction_id": record.id,
@@ -88,7 +90,7 @@ def test_rows_are_by_name_of_feature_and_class(filled: Filled) -> None:
     assert [row.get("actual") for row in rows] == ["setosa", None, "setosa"]
     assert rows[1] == {
         "row": 1,
-        "features": dict(zip(IRIS.feature_names, record.rows[1].tolist(), strict=True)),
+        "features": dict(zip(IRIS.feature_names, features[1].tolist(), strict=True)),
         "prediction": "versicolor",
         "probabilities": {"setosa": 0.1, "versicolor": 0.8, "virginica": 0.1},
     }
@@ -208,7 +210,7 @@ def test_a_bad_parameter_is_refused_by_name(recorded: Recorded, path: str, query
     if path == "recent":
         page = recorded.client.get(f"/logs?{query}")
         assert page.status_code == 400
-        assert f"{field}: " in page.text
+        assert any(f"{name}: " in page.text for name in httpx.QueryParams(query))
 
 
 @pytest.mark.parametrize("query", ["a=1&" * 2000, "%ff=%fe", "=&=", "&&", "since=%00"])
