@@ -64,9 +64,10 @@ class Recorder:
 
     def stop(self) -> None:
         """Write what was handed over; if this is the server's last worker, wait until the spool is drained."""
-        FAILURES.listeners.remove(self.failed)
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            FAILURES.listeners.remove(self.failed)
+            self._queue.put(None)
+            self._thread.join()
 
     def predicted(self, predictions: Sequence[Prediction]) -> None:
         """Hand predictions to the thread."""
