@@ -12,7 +12,7 @@ from batch_predict import processes
 from batch_predict.output import Done
 from batch_predict.part_worker import Job
 from batch_predict.parts import Part
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
@@ -21,7 +21,7 @@ from training.errors import PipelineError
 
 predict = tiny_batches.predict  # a fixture
 
-SETTINGS = Settings(part_rows=10, processes=1)
+SETTINGS = Options(part_rows=10, processes=1)
 Interrupt = Callable[[int], None]
 
 

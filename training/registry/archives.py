@@ -88,4 +88,4 @@ def _without_gaps(file: bytes) -> bytes:
     content = np.zeros(array.nbytes, dtype=np.uint8)
     for name in array.dtype.names:
         content.view(array.dtype)[name] = array[name]
-    return file[: -content.size] + content.tobytes()
+    return file[: len(file) - content.size] + content.tobytes()
