@@ -7,6 +7,7 @@ that make it the only one. It ends when no worker holds the lock of the server a
 import gc
 import logging
 import logging.config
+import math
 import os
 import signal
 import sqlite3
@@ -266,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     # Who stops a server may signal all of its processes; the workers still write then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    for gauge in (LAG, DATABASE_UP, SPOOL_BYTES):
+        gauge.set(math.nan)  # Not known yet: a scrape leaves it out.
     engine = database.connect(os.environ["DATABASE_URL"])
 
     def open_store() -> Store:
