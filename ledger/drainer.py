@@ -20,7 +20,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, spool
+from ledger import database, drift, locks, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -253,7 +253,13 @@ def main(arguments: Sequence[str]) -> None:
     directory, server_lock = map(Path, arguments)
     os.nice(NICENESS)
     _configure_logging()
+    engine = database.connect(os.environ["DATABASE_URL"])
+
+    def publish_drift() -> None:
+        drift.publish(engine)
+
     drainer = Drainer(directory, _open_store, server_lock)
+    drainer.every(drift.PUBLISH_SECONDS, publish_drift)
     signal.signal(signal.SIGTERM, lambda _, __: drainer.stop())
     drainer.run()
 

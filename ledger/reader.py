@@ -198,6 +198,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows, in the same order."""
+        return Rows(
+            self.model,
+            self.ids[rows],
+            self.index[rows],
+            self.request_ids[rows],
+            self.protocols[rows],
+            self.time_us[rows],
+            self.features[rows],
+            self.outputs[rows],
+            self.actuals[rows],
+        )
+
 
 class Reader:
     """Queries of the ledger. Threads may share it.
@@ -349,15 +363,12 @@ class Reader:
             by_model: defaultdict[int, list[Any]] = defaultdict(list)
             for row in connection.execute(query.where(sums.minute >= first, sums.minute < last)):
                 by_model[row.model_id].append(row)
-            labels = dict(
-                connection.execute(
-                    select(LABELS.c.model_id, func.sum(LABELS.c.rows))
-                    .where(LABELS.c.minute >= first, LABELS.c.minute < last)
-                    .group_by(LABELS.c.model_id)
-                )
-                .tuples()
-                .all()
+            labelled = (
+                select(LABELS.c.model_id, func.sum(LABELS.c.rows))
+                .where(LABELS.c.minute >= first, LABELS.c.minute < last)
+                .group_by(LABELS.c.model_id)
             )
+            labels = {number: rows for number, rows in connection.execute(labelled)}  # noqa: C416 - a Row is no pair for mypy
             errors = ERRORS.c
             groups = (errors.model, errors.protocol, errors.status)
             counted = select(*groups, func.sum(errors.requests)).where(errors.minute >= first, errors.minute < last)
@@ -424,6 +435,35 @@ class Reader:
         """
         window = _Window.of(since_us, until_us)
         return self._chunks(self.models(model, version), window, labelled=labelled)
+
+    def begin_of_newest(self, model: ModelVersion, rows: int, *, until_us: int) -> int | None:
+        """The time of the first call of the newest, which have so many rows together; None if there is no call.
+
+        Args:
+            rows: of the calls together; of all calls, if they have fewer.
+            until_us: before these microseconds since 1970.
+        """
+        window = _Window.of(None, until_us)
+        table = PREDICTIONS.c
+        pair = tuple_(table.model_id, table.id)
+        query = (
+            select(table.time_us, table.rows)
+            .where(
+                pair >= _pair(table.model_id, model.id, _FIRST_ID),
+                pair <= _pair(table.model_id, model.id, window.last),
+                *window.conditions(),
+            )
+            .order_by(table.model_id.desc(), table.id.desc())
+            .limit(rows)
+        )
+        begin = None
+        with self.engine.connect() as connection:
+            for row in connection.execute(query):
+                begin = row.time_us
+                rows -= row.rows
+                if rows <= 0:
+                    break
+        return begin
 
     def _chunks(self, models: list[ModelVersion], window: "_Window", *, labelled: bool) -> Iterator[Rows]:
         for model in models:
