@@ -17,8 +17,9 @@ from contract.errors import BundleError
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """A server empties this directory when it starts, so each needs its own."""
-NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL")
-"""Not passed on: what is predicted here does not belong into anybody's ledger."""
+KEYS = tuple(f"{ring}_KEYS{end}" for ring in ("API", "ADMIN", "METRICS") for end in ("", "_FILE"))
+NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL", *KEYS)
+"""Not passed on: what is predicted here belongs into nobody's ledger, and whoever starts a service has no key to it."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
 _PORTS = range(20_000, 32_000)
@@ -40,7 +41,8 @@ def running_service(
 
     Args:
         environment: variables added to those of this process. HTTP and gRPC get free ports unless ``API_PORT`` and
-            ``GRPC_PORT`` are given, and the ledger is kept in a temporary directory unless ``STATE_DIR`` is.
+            ``GRPC_PORT`` are given, the ledger is kept in a temporary directory unless ``STATE_DIR`` is, and the
+            service asks for no keys unless some are.
         ready_within: seconds to wait until the service is ready.
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from contract import DATASETS
 from serving import host
+from serving.access import Gate
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
@@ -42,14 +43,15 @@ class PredictionService:
 
     def __init__(self) -> None:
         with startup_errors():
+            self.gate = Gate(SETTINGS.keys())
             self.bundle = load_bundle(MODELS, SETTINGS)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
-        self.grpc = GrpcServer(self.inference, SETTINGS)
+        self.grpc = GrpcServer(self.inference, SETTINGS, self.gate)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
     def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
         """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
-        return http_app(self.inference, SETTINGS, document, behind)
+        return http_app(self.inference, SETTINGS, document, behind, self.gate)
 
     @bentoml.on_deployment
     @staticmethod

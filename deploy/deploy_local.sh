@@ -23,6 +23,7 @@ and the exit status is 1. While one container replaces the other, for some secon
 Variables, in the environment or in .env (see .env.example): ports, passwords, and
   CONTAINER_ENGINE  docker or podman; by default the first that answers and has a compose
   READY_TIMEOUT     seconds that a start may take; by default 120
+  API_KEY           a key to verify with, if the service asks for one
 USAGE
 }
 
@@ -158,7 +159,7 @@ start() {
 # Through the published port, and, over gRPC, in the container, where its libraries are.
 verify() {
     python3 deploy/verify.py --http "$URL" &&
-        "$ENGINE" exec --interactive "$(container)" python3 - \
+        "$ENGINE" exec --interactive --env API_KEY "$(container)" python3 - \
             --http http://127.0.0.1:8000 --grpc 127.0.0.1:8001 <deploy/verify.py &&
         { listens "$GRPC_PORT" || { say "Nobody listens on port $GRPC_PORT."; return 1; }; }
 }
@@ -358,6 +359,8 @@ PROMETHEUS_PORT=$(setting PROMETHEUS_PORT 9090)
 READY_TIMEOUT=$(setting READY_TIMEOUT 120)
 TOOLS=$(setting BIND_ADDRESS 127.0.0.1)
 if [[ $TOOLS == 0.0.0.0 ]]; then TOOLS=127.0.0.1; fi
+API_KEY=$(setting API_KEY "")
+export API_KEY
 readonly PROJECT API_PORT GRPC_PORT PROMETHEUS_PORT READY_TIMEOUT TOOLS URL=http://127.0.0.1:$API_PORT
 find_compose
 "$ACTION"

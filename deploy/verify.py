@@ -1,12 +1,14 @@
 """Real predictions of a service that runs: ``python deploy/verify.py --http URL [--grpc HOST:PORT]``.
 
-It asks the service which models it has and makes a row of each decile of their training data. Over HTTP it needs
-nothing but Python; over gRPC it needs what the service's image has, so ``deploy_local.sh`` runs it in there.
+It asks the service which models it has and makes a row of each decile of their training data. ``API_KEY`` is a key, if
+the service asks for one. Over HTTP it needs nothing but Python; over gRPC it needs what the service's image has, so
+``deploy_local.sh`` runs it in there.
 """
 
 import argparse
 import json
 import math
+import os
 import struct
 import sys
 import urllib.error
@@ -16,6 +18,7 @@ from typing import Any
 
 TIMEOUT_SECONDS = 10
 # A proxy of the environment has no business with a service of this machine.
+AUTHORIZATION = {"authorization": f"Bearer {key}"} if (key := os.environ.get("API_KEY")) else {}
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -89,7 +92,9 @@ def _infer(address: str, model: str, rows: list[list[float]]) -> list[float]:
     request.raw_input_contents.append(struct.pack(f"<{len(values)}d", *values))
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            answer = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=TIMEOUT_SECONDS)
+            answer = GRPCInferenceServiceStub(channel).ModelInfer(
+                request, metadata=tuple(AUTHORIZATION.items()), timeout=TIMEOUT_SECONDS
+            )
         except grpc.RpcError as error:
             raise VerificationFailed(
                 f"{model} over gRPC at {address}: {error.code().name}: {error.details()}"
@@ -101,7 +106,8 @@ def _infer(address: str, model: str, rows: list[list[float]]) -> list[float]:
 
 def _json(url: str, body: dict[str, float] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})  # noqa: S310 - the caller's URL
+    headers = {"content-type": "application/json", **AUTHORIZATION}
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - the caller's URL
     try:
         with OPENER.open(request, timeout=TIMEOUT_SECONDS) as response:
             answer: dict[str, Any] = json.load(response)

@@ -138,6 +138,8 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
         "temp_store = MEMORY",
         # After a large transaction the log gets small again.
         "journal_size_limit = 67108864",
+        # 16 MB: a page that is written by several commits is moved to the file once.
+        "wal_autocheckpoint = 4000",
     ):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -4,6 +4,7 @@
 that make it the only one. It ends when no worker holds the lock of the server and the spool is drained.
 """
 
+import gc
 import logging
 import logging.config
 import os
@@ -28,7 +29,7 @@ from ledger.store import Store
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.8
 """Between two looks into the spool."""
 FINISH_SECONDS = 8.0
 """Longest life after the last worker of the server: what is left then stays in the spool."""
@@ -114,10 +115,6 @@ class Drainer:
                 if self._sink is not None:
                     task.tend()
             self._gone.wait(POLL_SECONDS)
-
-    def stop(self) -> None:
-        """End as if the server were gone."""
-        self._gone.set()
 
     def drain(self) -> None:
         """Move what is in the spool; if the database is away, note it."""
@@ -208,7 +205,7 @@ class Drainer:
 
     def _watch(self) -> None:
         """In a thread: notice that the server is gone, and see to it that this process does not outlive it for long."""
-        while not self._gone.wait(POLL_SECONDS / 2):
+        while not self._gone.wait(0.25):
             if not locks.is_held(self._server_lock):
                 self._gone.set()
         time.sleep(FINISH_SECONDS)
@@ -253,21 +250,25 @@ def main(arguments: Sequence[str]) -> None:
     directory, server_lock = map(Path, arguments)
     os.nice(NICENESS)
     _configure_logging()
+    # Who stops a server may signal all of its processes; the workers still write then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     engine = database.connect(os.environ["DATABASE_URL"])
+
+    def open_store() -> Store:
+        database.migrate(engine)
+        # What is loaded by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        return Store(engine)
 
     def publish_drift() -> None:
         drift.publish(engine)
 
-    drainer = Drainer(directory, _open_store, server_lock)
+    drainer = Drainer(directory, open_store, server_lock)
     drainer.every(drift.PUBLISH_SECONDS, publish_drift)
-    signal.signal(signal.SIGTERM, lambda _, __: drainer.stop())
     drainer.run()
-
-
-def _open_store() -> Sink:
-    engine = database.connect(os.environ["DATABASE_URL"])
-    database.migrate(engine)
-    return Store(engine)
+    engine.dispose()
 
 
 def _configure_logging() -> None:

@@ -88,7 +88,7 @@ class Applied:
     """What became of feedback that waited."""
 
     applied: int = 0
-    refused: Sequence[str] = ()
+    refused: tuple[str, ...] = ()
     """A sentence for each."""
     expired: int = 0
 
@@ -157,7 +157,7 @@ def apply_waiting(engine: Engine) -> Applied:
     with database.transaction(engine) as connection:
         late = delete(WAITING).where(WAITING.c.received_us < now - WAIT_SECONDS * 1_000_000)
         expired = connection.execute(late).rowcount
-    return Applied(applied, refused, expired)
+    return Applied(applied, tuple(refused), expired)
 
 
 class _Judged(NamedTuple):

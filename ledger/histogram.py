@@ -21,22 +21,41 @@ BUCKETS_PER_DOUBLING = 8
 LATENCY_BUCKETS = 24 * BUCKETS_PER_DOUBLING
 """Up to 168 seconds; what takes longer is in the last one."""
 
-_COUNT_BITS = 48
+_COUNT_BITS = np.uint64(48)
+_COUNT_MASK = np.uint64((1 << 48) - 1)
 
 
 def pack_counts(counts: Counts) -> bytes:
     """The bytes of counts ``[B]``."""
     (buckets,) = np.nonzero(counts)
-    pairs: NDArray[np.uint64] = (buckets.astype("<u8") << _COUNT_BITS) | counts[buckets].astype("<u8")
-    return pairs.tobytes()
+    return _pack(buckets.astype("<u8"), counts[buckets])
+
+
+def add_packed(packed: Iterable[bytes]) -> bytes:
+    """The bytes of the sum of packed counts."""
+    buckets, counts = _unpack(packed)
+    found, places = np.unique(buckets, return_inverse=True)
+    sums = np.zeros(len(found), dtype=np.int64)
+    np.add.at(sums, places, counts)
+    return _pack(found, sums)
 
 
 def sum_counts(packed: Iterable[bytes], buckets: int) -> Counts:
     """The sum ``[B]`` of packed counts; ``buckets`` is B."""
+    sums = np.zeros(buckets, dtype=np.int64)
+    np.add.at(sums, *_unpack(packed))
+    return sums
+
+
+def _pack(buckets: NDArray[np.uint64], counts: Counts) -> bytes:
+    pairs: NDArray[np.uint64] = (buckets << _COUNT_BITS) | counts.astype("<u8")
+    return pairs.tobytes()
+
+
+def _unpack(packed: Iterable[bytes]) -> tuple[NDArray[np.uint64], Counts]:
+    """Buckets and their counts, ``[P]`` each; a bucket may be there several times."""
     pairs = np.frombuffer(b"".join(packed), dtype="<u8")
-    counts = np.zeros(buckets, dtype=np.int64)
-    np.add.at(counts, pairs >> _COUNT_BITS, (pairs & ((1 << _COUNT_BITS) - 1)).astype(np.int64))
-    return counts
+    return pairs >> _COUNT_BITS, (pairs & _COUNT_MASK).astype(np.int64)
 
 
 def count_latencies(milliseconds: ArrayLike) -> Counts:

@@ -22,7 +22,6 @@ from uuid import uuid4
 
 from ledger import locks
 from ledger.record import ErrorCount, Record
-from ledger.values import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +41,19 @@ WARN_SECONDS = 60.0
 
 _MARK = b"\xf1LR\x01"
 _HEAD = struct.Struct("<4sII")
-_PREDICTION = struct.Struct("<B16sqdIHHH")
-"""Kind, id, time, milliseconds; number of rows, of features (``_NOT_KEPT``), bytes of the source, of the request id."""
+_PREDICTION = struct.Struct("<B16sqdIIHH")
+"""Kind, id, time, milliseconds, rows; bytes of the features (or ``_NOT_KEPT``), of the source, of the request id."""
 _ERRORS = struct.Struct("<BqHI")
 """Kind, minute, status, requests; then the source."""
 _IS_PREDICTION, _IS_ERRORS = 1, 2
-_NOT_KEPT = 0xFFFF
+_NOT_KEPT = 0xFFFFFFFF
 
 
 def encode(record: Record) -> bytes:
     """A prediction as a record of a segment."""
     source = _source(record.model, record.version, record.protocol)
     request_id = record.request_id.encode()
-    rows = record.rows
+    features = record.feature_bytes
     content = b"".join(
         (
             _PREDICTION.pack(
@@ -62,15 +61,15 @@ def encode(record: Record) -> bytes:
                 bytes.fromhex(record.id),
                 record.time_us,
                 record.milliseconds,
-                len(record.outputs),
-                _NOT_KEPT if rows is None else rows.shape[1],
+                record.count,
+                _NOT_KEPT if features is None else len(features),
                 len(source),
                 len(request_id),
             ),
             source,
             request_id,
-            b"" if rows is None else pack(rows),
-            pack(record.outputs),
+            features or b"",
+            record.output_bytes,
         )
     )
     return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
@@ -116,79 +115,80 @@ def read_segment(path: Path, position: int, *, finished: bool, most: int | None 
     Raises:
         FileNotFoundError: it was dropped.
     """
-    part = Part([], [], position, 0)
+    records: list[Record] = []
+    errors: list[ErrorCount] = []
     torn = 0
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(position)
         content = file.read(PART_BYTES)
-        view = memoryview(content)
         whole = position + len(content) >= size
         offset = len(MAGIC) if position == 0 and content.startswith(MAGIC) else 0
-        while most is None or len(part.records) + len(part.errors) < most:
-            stop = _end_of_record(view, offset)
-            if stop is not None:
-                _decode(view[offset + _HEAD.size : stop], part)
-                offset = stop
+        while most is None or len(records) + len(errors) < most:
+            body = _body(content, offset)
+            if body is not None:
+                if body[0] == _IS_PREDICTION:
+                    records.append(_prediction(body))
+                else:
+                    errors.append(_errors(body))
+                offset += _HEAD.size + len(body)
             elif not whole:
-                if not part.empty:
+                if records or errors:
                     break  # The next part begins with this record.
                 # It is longer than a part, or damaged: the rest of the segment tells.
                 content += file.read()
-                view = memoryview(content)
                 whole = True
             elif offset == len(content):
                 break
             else:
-                following = _next_record(content, view, offset + 1)
+                following = _next_record(content, offset + 1)
                 if following is None and not finished:
                     break  # It may still be completed.
                 torn += 1
                 offset = len(content) if following is None else following
-    return Part(part.records, part.errors, position + offset, torn)
+    return Part(records, errors, position + offset, torn)
 
 
-def _end_of_record(view: memoryview, offset: int) -> int | None:
-    """Where the record at this offset ends; None if there is no whole one."""
+def _body(content: bytes, offset: int) -> bytes | None:
+    """The record at this offset without its head; None if there is no whole one."""
     start = offset + _HEAD.size
-    if start > len(view):
+    if start > len(content):
         return None
-    mark, length, checksum = _HEAD.unpack_from(view, offset)
-    stop: int = start + length
-    if mark != _MARK or stop > len(view) or zlib.crc32(view[start:stop]) != checksum:
-        return None
-    return stop
+    mark, length, checksum = _HEAD.unpack_from(content, offset)
+    body = content[start : start + length]
+    return body if mark == _MARK and len(body) == length and zlib.crc32(body) == checksum else None
 
 
-def _next_record(content: bytes, view: memoryview, start: int) -> int | None:
+def _next_record(content: bytes, start: int) -> int | None:
     offset = content.find(_MARK, start)
     while offset >= 0:
-        if _end_of_record(view, offset) is not None:
+        if _body(content, offset) is not None:
             return offset
         offset = content.find(_MARK, offset + 1)
     return None
 
 
-def _decode(content: memoryview, part: Part) -> None:
-    if content[0] == _IS_ERRORS:
-        _, minute, status, requests = _ERRORS.unpack_from(content)
-        model, _, protocol = _source_of(bytes(content[_ERRORS.size :]))
-        part.errors.append(ErrorCount(minute, model, protocol, status, requests))
-        return
-    _, identifier, time_us, milliseconds, count, features, source_length, id_length = _PREDICTION.unpack_from(content)
-    source_end = _PREDICTION.size + source_length
-    id_end = source_end + id_length
-    model, version, protocol = _source_of(bytes(content[_PREDICTION.size : source_end]))
-    request_id = str(content[source_end:id_end], "utf-8")
-    rows_end = id_end
-    rows = None
-    if features != _NOT_KEPT:
-        rows_end += count * features * 8
-        rows = unpack(content[id_end:rows_end], features)
-    outputs = unpack(content[rows_end:], (len(content) - rows_end) // (count * 8))
-    part.records.append(
-        Record(identifier.hex(), request_id, time_us, model, version, protocol, milliseconds, rows, outputs)
+def _prediction(body: bytes) -> Record:
+    _, identifier, time_us, milliseconds, count, length, source_length, id_length = _PREDICTION.unpack_from(body)
+    id_start = _PREDICTION.size + source_length
+    id_end = id_start + id_length
+    identity = (
+        identifier.hex(),
+        body[id_start:id_end].decode(),
+        time_us,
+        *_source_of(body[_PREDICTION.size : id_start]),
+        milliseconds,
     )
+    if length == _NOT_KEPT:
+        return Record.of_bytes(identity, count, None, body[id_end:])
+    end = id_end + length
+    return Record.of_bytes(identity, count, body[id_end:end], body[end:])
+
+
+def _errors(body: bytes) -> ErrorCount:
+    _, minute, status, requests = _ERRORS.unpack_from(body)
+    model, _, protocol = _source_of(body[_ERRORS.size :])
+    return ErrorCount(minute, model, protocol, status, requests)
 
 
 @cache

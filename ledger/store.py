@@ -13,19 +13,17 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from contract import DATASETS
 from contract.dataset import Task
-from ledger import database, sums
+from ledger import database, retention, sums
 from ledger.histogram import bin_edges
 from ledger.record import ErrorCount, Record
+from ledger.retention import RECORD_BYTES, Forgotten, Pruned
 from ledger.schema import FORGOTTEN, MODELS, PREDICTIONS, SEGMENTS
-from ledger.values import pack
 
 COLUMNS = ", ".join(column.name for column in PREDICTIONS.columns)
 INSERT = f"INSERT INTO predictions ({COLUMNS}) VALUES ({', '.join('?' * len(PREDICTIONS.columns))})"  # noqa: S608
 COPY = f"COPY predictions ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
 # The bytes of a uuid are those of a bytea: so no object is made for each.
 COPY_TYPES = ("bytea", "int8", "int4", "text", "text", "int4", "float8", "bytea", "bytea")
-RECORD_BYTES = 200
-"""What a record takes in the database beside its values, indexes included, about."""
 LOOKED_UP = 500
 """Ids in one query."""
 
@@ -36,31 +34,6 @@ class _Model:
 
     id: int
     edges: list[float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A record as it is written."""
-
-    record: Record
-    model_id: int
-    features: bytes | None
-    outputs: bytes
-
-    def values(self) -> tuple[Any, ...]:
-        """In the order of the table's columns."""
-        record = self.record
-        return (
-            bytes.fromhex(record.id),
-            record.time_us,
-            self.model_id,
-            record.request_id,
-            record.protocol,
-            len(record.outputs),
-            record.milliseconds,
-            self.features,
-            self.outputs,
-        )
 
 
 class Store:
@@ -106,6 +79,14 @@ class Store:
         with database.transaction(self.engine) as connection:
             connection.execute(delete(SEGMENTS).where(SEGMENTS.c.name == segment))
 
+    def prune(self, keep_days: float, keep_bytes: int | None = None, *, seconds: float = 1.0) -> Pruned:
+        """Delete what is too old or too much, in short transactions, for about ``seconds``: see ``retention.prune``."""
+        return retention.prune(self.engine, keep_days, keep_bytes, seconds=seconds)
+
+    def forget(self, prediction_ids: Iterable[str]) -> Forgotten:
+        """Delete predictions with all that belongs to them, see ``retention.forget``."""
+        return retention.forget(self.engine, prediction_ids)
+
     def _know_model(self, record: Record) -> None:
         """Make the row of a model version at its first record, in a transaction of its own."""
         if (record.model, record.version) in self._models:
@@ -117,34 +98,51 @@ class Store:
         edges = None if row.bins is None else json.loads(row.bins)
         self._models[record.model, record.version] = _Model(row.id, edges)
 
-    def _write(self, connection: Connection, records: Sequence[Record]) -> list[_Row]:
+    def _write(self, connection: Connection, records: Sequence[Record]) -> Sequence[Record]:
         """Write the records that are not there yet, and return them."""
-        rows = [
-            _Row(
-                record,
-                self._models[record.model, record.version].id,
-                None if record.rows is None else pack(record.rows),
-                pack(record.outputs),
-            )
-            for record in records
-        ]
         try:
             with connection.begin_nested():
-                _bulk_insert(connection, rows)
+                self._bulk_insert(connection, records)
         except (sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
             # A segment was read again after its position was lost: rare, so nothing is looked up before.
-            rows = list(_new(connection, rows))
-            _bulk_insert(connection, rows)
-        return rows
+            records = list(_new(connection, records))
+            self._bulk_insert(connection, records)
+        return records
 
-    def _add_sums(self, connection: Connection, rows: Iterable[_Row]) -> None:
+    def _bulk_insert(self, connection: Connection, records: Iterable[Record]) -> None:
+        raw: Any = connection.connection.driver_connection
+        rows = map(self._row, records)
+        if connection.dialect.name == "sqlite":
+            raw.executemany(INSERT, rows)
+            return
+        with raw.cursor() as cursor, cursor.copy(COPY) as copy:
+            copy.set_types(COPY_TYPES)
+            for row in rows:
+                copy.write_row(row)
+
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        """A record in the order of the table's columns."""
+        return (
+            bytes.fromhex(record.id),
+            record.time_us,
+            self._models[record.model, record.version].id,
+            record.request_id,
+            record.protocol,
+            record.count,
+            record.milliseconds,
+            record.feature_bytes,
+            record.output_bytes,
+        )
+
+    def _add_sums(self, connection: Connection, records: Iterable[Record]) -> None:
         predicted: defaultdict[sums.PredictedKey, sums.Predicted] = defaultdict(sums.Predicted)
-        for row in rows:
-            record = row.record
-            minute = predicted[record.time_us // sums.MINUTE_US, row.model_id, record.protocol]
+        for record in records:
+            model_id = self._models[record.model, record.version].id
+            minute = predicted[record.time_us // sums.MINUTE_US, model_id, record.protocol]
             minute.milliseconds.append(record.milliseconds)
-            minute.outputs.append(record.outputs)
-            minute.bytes += RECORD_BYTES + len(row.features or b"") + len(row.outputs)
+            minute.rows += record.count
+            minute.outputs.append(record.output_bytes)
+            minute.bytes += RECORD_BYTES + len(record.feature_bytes or b"") + len(record.output_bytes)
         sums.add_predictions(connection, predicted, {model.id: model.edges for model in self._models.values()})
 
 
@@ -154,10 +152,10 @@ def _described(record: Record) -> dict[str, Any]:
     What was recorded by an older contract, whose columns are others, has their numbers as names.
     """
     dataset = DATASETS.get(record.model)
-    outputs = record.outputs.shape[1]
+    outputs, rows = record.outputs.shape[1], record.rows
     names: Sequence[str] = dataset.feature_names if dataset else ()
-    if record.rows is not None and record.rows.shape[1] != len(names):
-        names = [str(number) for number in range(record.rows.shape[1])]
+    if rows is not None and rows.shape[1] != len(names):
+        names = [str(number) for number in range(rows.shape[1])]
     target = dataset.target if dataset else None
     classes: Sequence[str] = target.classes if target else ()
     if outputs > 1 and len(classes) != outputs:
@@ -196,20 +194,9 @@ def _without_forgotten(connection: Connection, records: Sequence[Record]) -> Seq
     return [record for record in records if record.id not in forgotten] if forgotten else records
 
 
-def _bulk_insert(connection: Connection, rows: Iterable[_Row]) -> None:
-    raw: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite":
-        raw.executemany(INSERT, map(_Row.values, rows))
-        return
-    with raw.cursor() as cursor, cursor.copy(COPY) as copy:
-        copy.set_types(COPY_TYPES)
-        for row in rows:
-            copy.write_row(row.values())
-
-
-def _new(connection: Connection, rows: Sequence[_Row]) -> Iterator[_Row]:
-    """The rows whose ids are not in the database, each id once."""
-    by_id = {row.record.id: row for row in reversed(rows)}
+def _new(connection: Connection, records: Sequence[Record]) -> Iterator[Record]:
+    """The records whose ids are not in the database, each id once."""
+    by_id = {record.id: record for record in reversed(records)}
     ids = sorted(by_id)
     for start in range(0, len(ids), LOOKED_UP):
         some = ids[start : start + LOOKED_UP]

@@ -3,15 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, Engine, and_, delete, insert, select, update
 
-from contract.table import FloatMatrix
 from ledger import database
-from ledger.histogram import LATENCY_BUCKETS, count_latencies, count_predictions, pack_counts, sum_counts
+from ledger.histogram import add_packed, count_latencies, count_predictions, pack_counts
 from ledger.record import ErrorCount
 from ledger.schema import ERRORS, LABELS, MINUTES
+from ledger.values import columns_of, unpack
 
 MINUTE_US = 60_000_000
 """Microseconds of a minute."""
@@ -32,12 +32,14 @@ class Predicted:
 
     Args:
         milliseconds: of each call, ``[R]``.
-        outputs: of each call, ``[N, K]``.
+        rows: of all calls.
+        outputs: of each call, as bytes.
         bytes: that they take in the database, about.
     """
 
     milliseconds: list[float] = field(default_factory=list)
-    outputs: list[FloatMatrix] = field(default_factory=list)
+    rows: int = 0
+    outputs: list[bytes] = field(default_factory=list)
     bytes: int = 0
 
 
@@ -61,9 +63,10 @@ def add_predictions(
     # In order: two that add to the same minutes wait for each other, and never both.
     for key in sorted(predicted):
         row = predicted[key]
-        outputs = np.concatenate(row.outputs)
-        latency = count_latencies(row.milliseconds)
-        distribution = count_predictions(outputs, edges[key[1]])
+        content = b"".join(row.outputs)
+        outputs = unpack(content, columns_of(content, row.rows))
+        latency = pack_counts(count_latencies(row.milliseconds))
+        distribution = pack_counts(count_predictions(outputs, edges[key[1]]))
         names = dict(zip(("minute", "model_id", "protocol"), key, strict=True))
         empty = {"requests": 0, "rows": 0, "bytes": 0, "latency": b"", "distribution": b""}
         connection.execute(database.insert(connection, MINUTES).values(names | empty).on_conflict_do_nothing())
@@ -71,16 +74,15 @@ def add_predictions(
         former = connection.execute(
             select(MINUTES.c.latency, MINUTES.c.distribution).where(where).with_for_update()
         ).one()
-        size = len(distribution)
         connection.execute(
             update(MINUTES)
             .where(where)
             .values(
                 requests=MINUTES.c.requests + len(row.milliseconds),
-                rows=MINUTES.c.rows + len(outputs),
+                rows=MINUTES.c.rows + row.rows,
                 bytes=MINUTES.c.bytes + row.bytes,
-                latency=pack_counts(latency + sum_counts([former.latency], LATENCY_BUCKETS)),
-                distribution=pack_counts(distribution + sum_counts([former.distribution], size)),
+                latency=add_packed([former.latency, latency]),
+                distribution=add_packed([former.distribution, distribution]),
             )
         )
 
@@ -117,3 +119,38 @@ def add_labels(connection: Connection, labels: Mapping[tuple[int, int], int]) ->
                 set_={"rows": LABELS.c.rows + statement.excluded.rows},
             )
         )
+
+
+def add_up_hours(engine: Engine, now_us: int) -> None:
+    """Add the minutes that are older than two days up to hours, a short transaction for each hour."""
+    kept = first_kept_minute(now_us)
+    hours: set[int] = set()
+    with engine.connect() as connection:
+        for table in (MINUTES, ERRORS, LABELS):
+            minute = table.c.minute
+            within = minute % MINUTES_OF_HOUR
+            hours.update(connection.scalars(select(minute - within).where(minute < kept, within != 0).distinct()))
+    for hour in sorted(hours):
+        with database.transaction(engine) as connection:
+            _add_up(connection, hour)
+
+
+def _add_up(connection: Connection, hour: int) -> None:
+    for table in (MINUTES, ERRORS, LABELS):
+        this_hour = table.c.minute.between(hour, hour + MINUTES_OF_HOUR - 1)
+        rows = connection.execute(select(table).where(this_hour).order_by(*table.primary_key).with_for_update()).all()
+        keys = [column.name for column in table.primary_key if column is not table.c.minute]
+        by_key: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(list)
+        for row in rows:
+            by_key[tuple(getattr(row, name) for name in keys)].append(row)
+        connection.execute(delete(table).where(this_hour))
+        for key, some in by_key.items():
+            values = dict(zip(keys, key, strict=True))
+            for column in table.columns:
+                if not column.primary_key:
+                    values[column.name] = _total([getattr(row, column.name) for row in some])
+            connection.execute(insert(table).values(minute=hour, **values))
+
+
+def _total(values: Sequence[Any]) -> int | bytes:
+    return add_packed(values) if isinstance(values[0], bytes) else sum(values)

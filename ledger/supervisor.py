@@ -65,10 +65,14 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         if self._others():
             return
+        self._wait_for_drainer(deadline)
         if spool.segments(self._directory):
-            self._backoff = 0.0
-            self.tend()
-        # Where services share a spool, the drainer may be another's, which goes on.
+            # There was none, or it died. Where services share the spool, it may also be the drainer of another: then
+            # none is started, and it goes on.
+            self._start()
+            self._wait_for_drainer(deadline)
+
+    def _wait_for_drainer(self, deadline: float) -> None:
         while locks.is_held(self._server / OWN_DRAINER_LOCK):
             if time.monotonic() > deadline:
                 logger.warning("the spool is not drained: the next start goes on with it")
@@ -76,6 +80,7 @@ class Supervisor:
             time.sleep(_POLL_SECONDS)
         if self._child is not None:
             self._child.wait()
+            self._child = None
 
     def _others(self) -> bool:
         """Whether other workers of this server are there."""

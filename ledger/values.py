@@ -16,10 +16,15 @@ def pack(matrix: FloatMatrix) -> bytes:
     return np.ascontiguousarray(matrix, dtype=FLOAT64).tobytes()
 
 
-def unpack(content: bytes | memoryview, columns: int) -> FloatMatrix:
+def unpack(content: bytes, columns: int) -> FloatMatrix:
     """The matrix ``[N, C]`` of these bytes; ``columns`` is C.
 
     Raises:
         ValueError: the bytes are not of whole rows.
     """
     return np.frombuffer(content, FLOAT64).reshape(-1, columns)
+
+
+def columns_of(content: bytes, rows: int) -> int:
+    """How many columns a matrix of so many rows has, by its bytes."""
+    return len(content) // (rows * FLOAT64.itemsize)

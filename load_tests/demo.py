@@ -108,7 +108,7 @@ class Demo:
         progress.update(labelling, completed=seconds + TRUTH_DELAY[1])
 
     async def _request(self, loop: asyncio.AbstractEventLoop) -> None:
-        traffic = self._traffic[self._draw.integers(len(self._traffic))]
+        traffic = self._traffic[int(self._draw.integers(len(self._traffic)))]
         protocol = str(self._draw.choice(list(PROTOCOLS), p=list(PROTOCOLS.values())))
         count = int(self._draw.integers(*BATCH_ROWS)) if protocol == "batch" else 1
         async with self._room:

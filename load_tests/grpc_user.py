@@ -12,11 +12,12 @@ from contract.dataset import Dataset
 from contract.table import FloatMatrix
 from load_tests.answers import Asked, WrongAnswer, check_refusal, shortened
 from load_tests.grpc_protocol import check_response, infer_request
-from load_tests.users import TIMEOUT_SECONDS, LoadUser, Prepared
+from load_tests.users import AUTHORIZATION, TIMEOUT_SECONDS, LoadUser, Prepared
 
 # After Locust has patched the standard library, and before the first channel.
 grpc.experimental.gevent.init_gevent()
 
+METADATA = tuple(AUTHORIZATION.items())
 CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 """One connection for each user. By default, channels to one address share one, and so reach only one worker."""
 
@@ -48,7 +49,7 @@ class GrpcUser(LoadUser):
         error: grpc.Call | None = None
         started = perf_counter()
         try:
-            response = self._stub.ModelInfer(request.content, timeout=TIMEOUT_SECONDS)
+            response = self._stub.ModelInfer(request.content, metadata=METADATA, timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as raised:
             error = cast(grpc.Call, raised)  # it is both
         elapsed_ms = (perf_counter() - started) * 1000

@@ -1,6 +1,6 @@
 """Run a load test: start ``bentoml serve``, run Locust against it, stop the service.
 
-With ``--host`` it loads that service and starts none.
+With ``--host`` it loads that service and starts none; ``API_KEY`` is a key, if that one asks for one.
 
 ``python -m load_tests.run [--ui] [options of Locust and of locustfile.py]``; see ``make load`` and ``make load-ui``.
 """

@@ -3,6 +3,7 @@
 Importing Locust patches the standard library for gevent: this module is for Locust's process alone.
 """
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ TIMEOUT_SECONDS = 10.0
 POOL_ROWS = 25_000
 """Rows in the requests that a class prepares for a dataset: encoding them during the run would be measured."""
 LARGEST_POOL, SMALLEST_POOL = 500, 10
+AUTHORIZATION = {"authorization": f"Bearer {key}"} if (key := os.environ.get("API_KEY")) else {}
+"""Sent with every request, as a header or as metadata: the key in ``API_KEY``."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class HttpLoadUser(LoadUser, FastHttpUser):
 
     abstract = True
     network_timeout = connection_timeout = TIMEOUT_SECONDS
+    default_headers = AUTHORIZATION
 
     protocol: ClassVar[HttpProtocol]
 

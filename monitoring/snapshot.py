@@ -52,7 +52,10 @@ def scrape(client: httpx.Client) -> Snapshot:
         MonitoringError: it does not answer, or not with metrics.
     """
     try:
-        response = client.get("/metrics").raise_for_status()
+        response = client.get("/metrics")
+        if response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise MonitoringError(f"{client.base_url} asks for another key: set API_KEY to one that opens /metrics.")
+        response.raise_for_status()
         families = list(text_string_to_metric_families(response.text))
     except (httpx.HTTPError, ValueError) as error:
         raise MonitoringError(

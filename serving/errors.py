@@ -11,6 +11,18 @@ INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the
 """The sentence that a client gets if we have a bug."""
 
 
+class Unauthenticated(BundleError):
+    """No key, or one that nobody has."""
+
+    status = 401
+
+
+class PermissionDenied(BundleError):
+    """A key that does not open this route."""
+
+    status = 403
+
+
 class NotFound(BundleError):
     """An unknown path, model or version."""
 
@@ -56,6 +68,16 @@ class Overloaded(BundleError):
         self.retry_after = retry_after
 
 
+class TooManyAttempts(BundleError):
+    """Too many wrong keys from one client. ``retry_after`` is in whole seconds, as in the HTTP header."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class InferenceFailed(BundleError):
     """The model raised, or answered with the wrong number of rows."""
 
@@ -89,8 +111,10 @@ def sentence(error: BundleError) -> str:
 
 def error_headers(error: BundleError) -> dict[str, str]:
     """The headers of an error's answer; in gRPC, its trailing metadata in lower case."""
-    if isinstance(error, Overloaded | DatabaseAway):
+    if isinstance(error, Overloaded | TooManyAttempts | DatabaseAway):
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "gzip"}
     return {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}

@@ -6,9 +6,6 @@ every request that outlives it, and has the raw path as a label of its metrics.
 """
 
 import os
-import shutil
-import tempfile
-from atexit import register
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,10 +53,7 @@ def take_metrics_directory() -> None:
     this before the server starts. A directory that the user has set is used as it is.
     """
     taken = os.environ.get(directory.VARIABLE)
-    if taken is None:
-        taken = tempfile.mkdtemp(prefix="bentoml-metrics-")
-        register(shutil.rmtree, taken, ignore_errors=True)
-    BentoMLContainer.prometheus_multiproc_dir.set(taken)
+    BentoMLContainer.prometheus_multiproc_dir.set(directory.temporary() if taken is None else taken)
 
 
 def bento_version() -> str:

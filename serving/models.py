@@ -2,11 +2,14 @@
 
 import json
 import logging
+import tarfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from lzma import LZMAError
 from pathlib import Path
 
 import bentoml
+from bentoml.exceptions import BentoMLException
 from bentoml.exceptions import NotFound as NotInStore
 
 from contract.dataset import Dataset
@@ -34,12 +37,11 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
         directory: where the pipeline leaves ``deployed.json`` and ``store/{name}.bentomodel``.
 
     Raises:
-        StartupError: the model is neither in the store nor exported.
+        StartupError: the model is neither in the store nor exported, or a file of the pipeline is damaged.
     """
-    tag = f"{name}:latest"
     deployed = directory / DEPLOYED_FILE
-    if deployed.exists():
-        tag = json.loads(deployed.read_text()).get(name, tag)
+    latest = f"{name}:latest"
+    tag = _deployed_tags(deployed).get(name, latest) if deployed.exists() else latest
     try:
         found = bentoml.models.get(tag)
     except NotInStore:
@@ -49,10 +51,29 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
                 f"The model {tag} is not in the BentoML store, and {exported} does not exist. "
                 "Run `make train` (or `dvc repro`) to train and import it."
             ) from None
-        found = bentoml.models.import_model(str(exported))
+        try:
+            found = bentoml.models.import_model(str(exported))
+        except (BentoMLException, OSError, EOFError, LZMAError, tarfile.TarError) as error:
+            raise StartupError(
+                f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({error}). "
+                "Run `dvc repro -f -s import_models`."
+            ) from error
+        if tag not in {latest, str(found.tag)}:
+            raise StartupError(
+                f"{deployed} names {tag}, but {exported} holds {found.tag}. Run `dvc repro -f -s import_models`."
+            ) from None
         fields = {"model": name, "version": str(found.tag.version), "file": exported.name}
         logger.info("model imported into the BentoML store", extra=fields)
     return bentoml.models.BentoModel(found.tag)
+
+
+def _deployed_tags(deployed: Path) -> dict[str, str]:
+    try:
+        return {name: str(tag) for name, tag in json.loads(deployed.read_text()).items()}
+    except (AttributeError, ValueError) as error:
+        raise StartupError(
+            f"{deployed} must be a JSON object of model names and tags ({error}). Run `dvc repro -f -s import_models`."
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

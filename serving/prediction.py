@@ -96,7 +96,7 @@ class Observers:
             try:
                 observer.predicted(pending)
             except Exception:
-                # Neither the callers nor the other observers shall pay for a bug of this one.
+                # A bug of one observer must affect neither the callers nor the other observers.
                 logger.exception("observer failed", extra={"observer": type(observer).__name__})
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
 
 from contract.errors import StartupError
 from ledger.database import default_url
+from serving.keys import Key, Keys, Ring, hashes
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The root of the project, or of the source in a built Bento."""
@@ -33,9 +33,25 @@ def address_of(host: str) -> str:
     return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
+def networks_of(text: str) -> str:
+    """Addresses and networks, separated by commas; ``*`` for all.
+
+    Raises:
+        ValueError: one is neither.
+    """
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if word != "*":
+            try:
+                ipaddress.ip_network(word)
+            except ValueError:
+                raise ValueError("takes addresses and networks, as in 10.0.0.0/8, separated by commas") from None
+    return text
+
+
 Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+Hashes = Annotated[tuple[Key, ...], BeforeValidator(hashes)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lower)]
 OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
 
@@ -101,8 +117,10 @@ class Settings(BaseModel):
         default=PROJECT / "state",
         description="Where the ledger keeps its spool and its SQLite file.",
     )
+    # repr=False: a value that may be secret is never shown, not in errors either.
     DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
+        repr=False,
         description="Database of the ledger: postgresql://user:password@host/name; default: a file in STATE_DIR.",
     )
     LEDGER_SPOOL_BYTES: int = Field(
@@ -129,6 +147,27 @@ class Settings(BaseModel):
         default=1.0, ge=0, le=1, description="Share of traces to keep, unless the caller has decided."
     )
 
+    API_KEYS: Hashes | None = Field(
+        default=None,
+        repr=False,
+        description="SHA-256 hashes of the keys of clients, between commas; unset: none is needed.",
+    )
+    API_KEYS_FILE: Path | None = Field(default=None, description="File of such hashes, one a line, reread on change.")
+    ADMIN_KEYS: Hashes | None = Field(
+        default=None, repr=False, description="Hashes of keys for every route; unset: admin routes answer 403."
+    )
+    ADMIN_KEYS_FILE: Path | None = Field(default=None, description="File of such hashes, one a line, reread on change.")
+    METRICS_KEYS: Hashes | None = Field(
+        default=None, repr=False, description="Hashes of keys for `/metrics`; unset: it takes the API keys."
+    )
+    METRICS_KEYS_FILE: Path | None = Field(
+        default=None, description="File of such hashes, one a line, reread on change."
+    )
+    FORWARDED_ALLOW_IPS: Annotated[str, AfterValidator(networks_of)] = Field(
+        default="",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
+    )
+
     @property
     def spool(self) -> Path:
         """The directory of the ledger's spool."""
@@ -150,24 +189,34 @@ class Settings(BaseModel):
             "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
         }
 
+    def keys(self) -> Keys:
+        """The keys of all rings, those of files as they are now.
+
+        Raises:
+            StartupError: a file cannot be used.
+        """
+        given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
+        files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
+        return Keys(given, files)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings. A variable that is unset or empty keeps its default.
 
         Raises:
-            StartupError: names each wrong variable, its value and what is wrong with it.
+            StartupError: names each wrong variable, its value unless it may be secret, and what is wrong with it.
         """
         known = {name: environment[name] for name in cls.model_fields if environment.get(name)}
         try:
             return cls.model_validate(known)
         except ValidationError as error:
             problems = "; ".join(
-                f"{problem['loc'][0]}={_shown(problem)}: {problem['msg'].removeprefix('Value error, ').lower()}"
+                cls._told(str(problem["loc"][0]), problem["input"], problem["msg"].removeprefix("Value error, "))
                 for problem in error.errors()
             )
-            raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from error
+            raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from None
 
-
-def _shown(problem: ErrorDetails) -> str:
-    """A wrong value as text; not one that may hold a password."""
-    return "'…'" if problem["loc"][0] == "DATABASE_URL" else repr(problem["input"])
+    @classmethod
+    def _told(cls, name: str, value: object, problem: str) -> str:
+        shown = f"{name}={value!r}" if cls.model_fields[name].repr else name
+        return f"{shown}: {problem[0].lower()}{problem[1:]}"

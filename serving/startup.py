@@ -19,7 +19,7 @@ from serving.settings import Settings
 
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
-    """Check the models, the place of the ledger, and that both ports are free.
+    """Check the models, the place of the ledger, the files of keys, and that both ports are free.
 
     The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
 
@@ -28,6 +28,7 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     """
     for dataset, reference in models.items():
         load(dataset, reference.resolve())
+    settings.keys()
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.

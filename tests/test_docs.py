@@ -41,6 +41,7 @@ def test_every_route_is_listed() -> None:
         "README.md",
         "CONTRIBUTING.md",
         "data/README.md",
+        "docs/access.md",
         "docs/batching.md",
         "docs/capacity.md",
         "docs/kubernetes.md",

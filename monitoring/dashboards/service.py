@@ -139,6 +139,7 @@ DASHBOARD = (
             _failed("grpc", _GRPC_RATE, 'grpc_code=~"' + "|".join(GRPC_FAILED) + '"'),
             unit="percentunit",
             limits=[(0.001, YELLOW)],
+            width=6,
         )
     )
     .with_panel(
@@ -154,6 +155,20 @@ DASHBOARD = (
                 "{{endpoint}} {{http_response_code}}",
             ),
             unit="reqps",
+            width=6,
+        )
+    )
+    .with_panel(
+        lines(
+            "Refused for want of a key",
+            "Calls without a key, with a wrong one, or with one for something else; limited: too many wrong ones came "
+            "from one address.",
+            (
+                or_none('sum by (reason) (rate(ml_access_refused_total{job="ml-api"}[$__rate_interval]))', "reason"),
+                "{{reason}}",
+            ),
+            unit="reqps",
+            width=6,
         )
     )
     .with_panel(
@@ -164,6 +179,7 @@ DASHBOARD = (
             unit="none",
             limits=[(1, YELLOW), (14.4, RED)],
             none="no traffic",
+            width=6,
         )
     )
     .with_row(Row("Latency"))

@@ -4,7 +4,7 @@ It does so itself, not with Starlette's middlewares, routes and response classes
 prediction's time. BentoML's application is behind it, and gets only the requests of the routes in ``BENTOML_ROUTES``.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import BundleError
+from serving.access import HEADER, Access, Gate
+from serving.actions import ActionLog
 from serving.draining import DRAINING
-from serving.errors import INTERNAL_ERROR, NotFound, error_headers
+from serving.errors import INTERNAL_ERROR, NotFound, Unauthenticated, error_headers
 from serving.http.body import check_method, header
 from serving.http.errors import flat_error
 from serving.telemetry import UNKNOWN, request_id
@@ -25,7 +27,11 @@ from serving.telemetry.request_log import RequestLog
 JSON = "application/json"
 BENTOML_ROUTES = ("/livez", "/healthz", "/readyz", "/schema.json")
 """Routes that BentoML's application answers: the probes, and the schema that its clients read."""
+PROBES = ("/livez", "/healthz", "/readyz")
 _REQUEST_ID = request_id.HEADER.encode()
+_AUTHORIZATION = HEADER.encode()
+_BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="any name, and a key as the password", charset="UTF-8"')
+"""Makes a browser ask; in a header of its own, since browsers do not take a list apart."""
 
 
 class HttpRequest(NamedTuple):
@@ -63,17 +69,25 @@ class Route:
         handler: answers; None where BentoML's application does.
         method: the only one it takes; a route that takes GET takes HEAD too. None for any.
         error_body: what a client is told of an error, as plain data.
+        access: which keys open it.
+        page: people open it in a browser, which asks them for a key.
     """
 
     endpoint: Endpoint
     handler: Handler | None
     method: str | None = "GET"
     error_body: Callable[[BundleError], Any] = flat_error
+    access: Access = Access.API
+    page: bool = False
 
 
-def quiet_route(path: str, handler: Handler | None) -> Route:
+def quiet_route(path: str, handler: Handler | None, access: Access = Access.API, *, page: bool = False) -> Route:
     """A route of probes, scrapes and pages: it is not counted, and logged only if it has a bug."""
-    return Route(Endpoint(path, "http"), handler)
+    return Route(Endpoint(path, "http"), handler, access=access, page=page)
+
+
+def _of_bentoml(path: str) -> Route:
+    return quiet_route(path, None, Access.PUBLIC if path in PROBES else Access.API)
 
 
 class HttpApp:
@@ -84,6 +98,8 @@ class HttpApp:
         find_route: finds the route of a path that is not in ``routes``, or None.
         behind: BentoML's application.
         log: writes a line for each request that is worth one.
+        gate: decides who may call what.
+        actions: records who called admin routes.
     """
 
     def __init__(
@@ -92,11 +108,15 @@ class HttpApp:
         find_route: Callable[[str], Route | None],
         behind: ASGIApp,
         log: RequestLog,
+        gate: Gate,
+        actions: ActionLog,
     ) -> None:
-        self.routes = {**routes, **{path: quiet_route(path, None) for path in BENTOML_ROUTES}}
+        self.routes = {**routes, **{path: _of_bentoml(path) for path in BENTOML_ROUTES}}
         self._find_route = find_route
         self._behind = behind
         self._log = log
+        self._gate = gate
+        self._actions = actions
         self._unknown = Route(Endpoint(UNKNOWN, "http", counter=http_counter(UNKNOWN)), not_found, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,10 +127,37 @@ class HttpApp:
         route = self.route(scope["path"])
         with Call(route.endpoint, header(scope, _REQUEST_ID), self._log) as call:
             call.scope = scope
-            if route.handler is None:
+            # Before the body is read, and before a wrong method or an unknown path is told from a right one.
+            if self._gate.needs_key(route.access) and (refused := self._refused(route, call, scope)):
+                extra = (_BASIC_CHALLENGE,) if route.page and refused.status == Unauthenticated.status else ()
+                await _send(send, refused, call, extra)
+            elif route.handler is None:
                 await self._pass_on(scope, receive, send, call)
             else:
-                await _send(send, await _answer(route, route.handler, HttpRequest(scope, receive, call)), call)
+                request = HttpRequest(scope, receive, call)
+                answer = _answer if route.access is not Access.ADMIN else self._answer_recorded
+                await _send(send, await answer(route, route.handler, request), call)
+
+    def _refused(self, route: Route, call: Call, scope: Scope) -> HttpResponse | None:
+        """The answer to a caller who may not pass; None for others."""
+        reads = scope["method"] in {"GET", "HEAD"}
+        refusal = self._gate.refusal(route.access, _authorization(scope), reads=reads)
+        if refusal is None:
+            return None
+        error = self._gate.count(refusal, client_of(scope), route.endpoint.protocol)
+        return _error(error, call, route.error_body)
+
+    async def _answer_recorded(self, route: Route, handler: Handler, request: HttpRequest) -> HttpResponse:
+        """Answer on an admin route, and put on record who called it."""
+        scope = request.scope
+        # Now: its file may lose the key meanwhile.
+        holder = self._gate.holder(_authorization(scope) or b"")
+        if holder is None:
+            raise RuntimeError("an admin route was reached without a key")
+        try:
+            return await _answer(route, handler, request)
+        finally:
+            await self._actions.record(request.call, holder.key, client_of(scope))
 
     def route(self, path: str) -> Route:
         """The route of a path; all paths that are not served have one."""
@@ -141,8 +188,7 @@ async def _answer(route: Route, handler: Handler, request: HttpRequest) -> HttpR
             check_method(request.scope, route.method)
         response = await handler(request)
     except BundleError as error:
-        call.error = error
-        response = HttpResponse(to_json(route.error_body(error)), headers=error_headers(error), status=error.status)
+        return _error(error, call, route.error_body)
     except ClientDisconnect:
         # Nobody is there to read the answer.
         response = HttpResponse(b"", status=CLIENT_CLOSED_REQUEST)
@@ -152,11 +198,11 @@ async def _answer(route: Route, handler: Handler, request: HttpRequest) -> HttpR
     return response
 
 
-async def _send(send: Send, response: HttpResponse, call: Call) -> None:
+async def _send(send: Send, response: HttpResponse, call: Call, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
     content = response.content
     headers = [(b"content-type", response.media_type.encode()), (b"content-length", b"%d" % len(content))]
     headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
-    headers += _call_headers(call)
+    headers += [*extra, *_call_headers(call)]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
@@ -168,10 +214,30 @@ def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
     return [identifier, (b"connection", b"close")] if DRAINING.begun else [identifier]
 
 
+def _error(error: BundleError, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
+    call.error = error
+    call.status = error.status
+    return HttpResponse(to_json(body(error)), headers=error_headers(error), status=error.status)
+
+
 def _internal_error(error: Exception, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
     call.error = error
     call.status = BundleError.status
     return HttpResponse(to_json(body(BundleError(INTERNAL_ERROR))), status=BundleError.status)
+
+
+def client_of(scope: Scope) -> str:
+    """The address of whoever sent a request; uvicorn has heeded ``FORWARDED_ALLOW_IPS``. "" if it is not known."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _authorization(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == _AUTHORIZATION:
+            found: bytes = value
+            return found
+    return None
 
 
 async def not_found(request: HttpRequest) -> HttpResponse:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from contract.errors import ErrorDetail, InvalidInput
 from ledger import feedback
 from ledger.feedback import Answer, Outcome, Truth, canonical_id
+from serving.access import Access
 from serving.errors import UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, json_response
 from serving.http.body import media_type, read_body
@@ -98,7 +99,7 @@ class FeedbackApp:
     @property
     def route(self) -> Route:
         """The route."""
-        return Route(Endpoint(PATH, "http", counter=http_counter(PATH)), self.answer, "POST")
+        return Route(Endpoint(PATH, "http", counter=http_counter(PATH)), self.answer, "POST", access=Access.LEDGER)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Body to entries to what became of them."""

@@ -11,6 +11,7 @@ It adds three things to uvicorn's own class:
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ DRAIN_SECONDS = 5.0
 def install(settings: Settings) -> None:
     """Make uvicorn use ``Guard`` for the servers that are configured from now on."""
     Guard.keep_alive_seconds = settings.HTTP_KEEP_ALIVE_SECONDS
+    # uvicorn by itself believes every process of this machine.
+    os.environ["FORWARDED_ALLOW_IPS"] = settings.FORWARDED_ALLOW_IPS
     config.HTTP_PROTOCOLS["auto"] = f"{Guard.__module__}:{Guard.__qualname__}"
 
 

@@ -15,6 +15,7 @@ from contract.table import FloatMatrix
 from ledger.feedback import canonical_id
 from ledger.reader import MAXIMUM_LIMIT, SHOWN_ROWS, Bin, Logged, ModelVersion, Page, Reader, Stats
 from ledger.times import from_iso, iso, now_us
+from serving.access import Access
 from serving.http.app import HttpRequest, HttpResponse, Route
 from serving.http.errors import refusal
 from serving.ledger_database import LedgerDatabase
@@ -180,7 +181,7 @@ class LogsApp:
     def routes(self) -> list[Route]:
         """The routes."""
         return [
-            Route(Endpoint(path, "http", counter=http_counter(path)), handler)
+            Route(Endpoint(path, "http", counter=http_counter(path)), handler, access=Access.LEDGER)
             for path, handler in ((RECENT, self.recent), (STATS, self.stats))
         ]
 

@@ -21,6 +21,11 @@ from serving.protocol.documents import (
 
 _ERRORS = {
     "400": ("A malformed body or a refused value.", "MedInc: input should be less than or equal to 50, not 1000.0"),
+    "401": (
+        "No key, or a wrong one. Where the service has keys, all but the probes needs one.",
+        "This needs a key: send `Authorization: Bearer <key>`.",
+    ),
+    "403": ("A key for something else.", "This key does not open this; one of ADMIN_KEYS or API_KEYS does."),
     "404": ("There is no such model, or not in this version.", "There is no model wine; there are housing, iris."),
     "413": ("The body is too large.", "The body is larger than 4194304 bytes; send the rows in several requests."),
     "415": (
@@ -28,7 +33,7 @@ _ERRORS = {
         "The body must be application/json, not text/plain.",
     ),
     "429": (
-        "Shed: an answer would take too long. `Retry-After` has the seconds after which to try again.",
+        "Shed: an answer would take too long; or too many wrong keys. `Retry-After`: seconds until the next try.",
         "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
     ),
     "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
@@ -44,6 +49,20 @@ _LEDGER_ERRORS = {
     ),
     "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
 }
+
+_PREDICTION_ERRORS = ("400", "413", "415", "429", "503", "504")
+_CHALLENGE = {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}}
+_RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_HEADERS = {"401": _CHALLENGE, "429": _RETRY}
+BEARER = "key"
+"""Name of the scheme: what ``Authorize`` asks for."""
+_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key, where the service asks for one (docs/access.md).",
+}
+PUBLIC = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
+"""Routes that never ask for a key."""
 
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
 
@@ -80,7 +99,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
                 "requestBody": {"description": _GZIP, "required": True, "content": _content(api.takes, api.example)},
                 "responses": {
                     "200": {"description": (api.gives.__doc__ or "").strip(), "content": _content(api.gives)},
-                    **{status: _error(status, Error, detail=[]) for status in _ERRORS if status != "404"},
+                    **{status: _error(status, Error, detail=[]) for status in _PREDICTION_ERRORS},
                 },
             }
         }
@@ -128,6 +147,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
         protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
+    _add_access(paths)
     _, schemas = models_json_schema(
         [
             *((body, "serialization") for body in dict.fromkeys(bodies)),
@@ -143,7 +163,9 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "servers": [{"url": "./"}],
         "tags": [{"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations")],
         "paths": paths,
-        "components": {"schemas": schemas["$defs"]},
+        # Or none, where the service has no keys: the document is the same.
+        "security": [{BEARER: []}, {}],
+        "components": {"schemas": schemas["$defs"], "securitySchemes": {BEARER: _SCHEME}},
     }
 
 
@@ -194,5 +216,20 @@ def _error(
         "content": _content(body, {"error": sentence, **fields}),
     }
     if "Retry-After" in description:
-        answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+        answer["headers"] = _RETRY
+    elif status in _HEADERS:
+        answer["headers"] = _HEADERS[status]
     return answer
+
+
+def _add_access(paths: dict[str, Any]) -> None:
+    """Say of each operation whether it takes a key, and how it refuses those without one."""
+    for path, item in paths.items():
+        for operation in item.values():
+            if path in PUBLIC:
+                operation["security"] = []
+                continue
+            body: type[BaseModel] = ProtocolError if path.startswith("/v2") else Error
+            fields: dict[str, Any] = {} if body is ProtocolError else {"detail": []}
+            refused = {status: _error(status, body, _ERRORS, **fields) for status in ("401", "403")}
+            operation["responses"] = {**operation["responses"], **refused}

@@ -5,9 +5,13 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from serving.access import Access, Gate
+from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
 from serving.http.feedback import FeedbackApp
+from serving.http.logs import LogsApp
+from serving.http.logs_page import LogsPage
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
@@ -19,7 +23,11 @@ from serving.telemetry.request_log import RequestLog
 
 
 def http_app(
-    inference: Inference, settings: Settings, document: Callable[[], dict[str, Any]], behind: ASGIApp
+    inference: Inference,
+    settings: Settings,
+    document: Callable[[], dict[str, Any]],
+    behind: ASGIApp,
+    gate: Gate,
 ) -> HttpApp:
     """The HTTP application of a worker.
 
@@ -28,11 +36,12 @@ def http_app(
         settings: the limits of size and time.
         document: makes the OpenAPI document.
         behind: BentoML's application.
+        gate: decides who may call what.
     """
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
     protocol = RestProtocol(inference, settings)
-    ledger = LedgerDatabase(settings)
+    ledger = LedgerDatabase.of(settings)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
@@ -65,14 +74,18 @@ def http_app(
         *predictions,
         *protocol.routes.values(),
         FeedbackApp(ledger, settings).route,
+        *LogsApp(ledger).routes,
+        *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
-        quiet_route("/health", health),
-        quiet_route("/metrics", metrics),
-        quiet_route("/metrics/prometheus", metrics),
-        quiet_route("/", page),
-        quiet_route("/docs", page),
+        quiet_route("/health", health, Access.PUBLIC),
+        quiet_route("/metrics", metrics, Access.METRICS),
+        quiet_route("/metrics/prometheus", metrics, Access.METRICS),
+        quiet_route("/", page, page=True),
+        quiet_route("/docs", page, page=True),
         quiet_route("/docs.json", openapi),
         *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
-    return HttpApp({route.endpoint.name: route for route in routes}, protocol.find, behind, log)
+    return HttpApp(
+        {route.endpoint.name: route for route in routes}, protocol.find, behind, log, gate, ActionLog(ledger)
+    )

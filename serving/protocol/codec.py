@@ -126,7 +126,7 @@ class Codec:
         for tensor in tensors:
             if tensor.shape not in {(count,), (count, 1)}:
                 raise InvalidInput(
-                    f"The input {tensor.name!r} has shape {list(tensor.shape)}; a tensor of one feature is [N] or "
+                    f"The input {tensor.name!r} has shape {_shown(tensor.shape)}; a tensor of one feature is [N] or "
                     f"[N, 1], and {first.name!r} has {count} rows."
                 )
             matrix[:, self._position[tensor.name]] = numbers(tensor, partial(Place, tensor.name))
@@ -143,7 +143,7 @@ class Codec:
                 )
             shape = list(unknown.shape)
             hint = f" (one row is [1, {shape[0]}])" if shape == [len(self._position)] else ""
-            raise InvalidInput(f"The input {unknown.name[:60]!r} has shape {shape}{hint}; {self._takes()}.")
+            raise InvalidInput(f"The input {unknown.name[:60]!r} has shape {_shown(shape)}{hint}; {self._takes()}.")
         if len(set(names)) < len(names):
             repeated = next(name for index, name in enumerate(names) if name in names[:index])
             raise InvalidInput(f"{repeated}: there are two inputs of this name.")
@@ -160,10 +160,15 @@ class Codec:
         )
 
 
+def _shown(value: object) -> str:
+    """A shape or a dimension for an error message: a dimension in JSON may have thousands of digits."""
+    return str(list(value) if isinstance(value, tuple) else value)[:60]
+
+
 def _check_count(count: int) -> None:
     if not count:
         raise InvalidInput("There are no rows: the first dimension of the shape is 0.")
     if count > MAXIMUM_BATCH_ROWS:
         raise InvalidInput(
-            f"There are {count} rows, at most {MAXIMUM_BATCH_ROWS} are taken; send them in several requests."
+            f"There are {_shown(count)} rows, at most {MAXIMUM_BATCH_ROWS} are taken; send them in several requests."
         )

@@ -66,6 +66,9 @@ class InferenceResponse(BaseModel):
     model_name: str
     model_version: str
     id: str | None = None
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="`prediction_id`: a UUIDv7 of 32 hexadecimal digits."
+    )
     outputs: list[ResponseOutput]
 
 
@@ -152,7 +155,7 @@ _INFER = ProtocolRoute(
     {"inputs": [{"name": ONNX_INPUT, "datatype": "FP64", "shape": [2, len(EXAMPLE.features)], "data": _ROWS}]},
     ("400", "404", "413", "415", "429", "503", "504"),
 )
-_INDEX = ProtocolRoute("Every model with its state", RepositoryIndex, IndexRequest, {}, ("400", "413", "415"))
+_INDEX = ProtocolRoute("Every model with its state", RepositoryIndex, IndexRequest, {}, ("400", "413", "415", "504"))
 _METADATA = ProtocolRoute("A model's versions, inputs and outputs", ModelMetadata, errors=("404",))
 _MODEL_READY = ProtocolRoute("Does the model take requests?", Ready, errors=("404", "503"))
 

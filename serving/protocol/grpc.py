@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from open_inference.grpc import protocol as pb
 
 from contract.errors import BundleError, InvalidInput, StartupError
+from serving.access import HEADER, Access, Gate, Proxies, Refusal
 from serving.errors import (
     INTERNAL_ERROR,
     DeadlineExceeded,
@@ -25,6 +27,9 @@ from serving.errors import (
     NotReady,
     Overloaded,
     PayloadTooLarge,
+    PermissionDenied,
+    TooManyAttempts,
+    Unauthenticated,
     UnsupportedMediaType,
     error_headers,
     sentence,
@@ -50,7 +55,13 @@ A server accepts one call at a time, and waits for its thread before the next. O
 """
 
 
+PROBES = (f"/{health.NAME}/", f"/{SERVICE.full_name}/ServerLive", f"/{SERVICE.full_name}/ServerReady")
+"""The methods that need no key begin with one of these."""
+
 STATUS_CODES: dict[type[BundleError], grpc.StatusCode] = {
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    TooManyAttempts: grpc.StatusCode.RESOURCE_EXHAUSTED,
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -66,9 +77,11 @@ STATUS_CODES: dict[type[BundleError], grpc.StatusCode] = {
 class GrpcServer:
     """The gRPC server of one worker; all workers listen on one port."""
 
-    def __init__(self, inference: Inference, settings: Settings) -> None:
+    def __init__(self, inference: Inference, settings: Settings, gate: Gate) -> None:
         self._inference = inference
         self._settings = settings
+        self._gate = gate
+        self._proxies = Proxies(settings.FORWARDED_ALLOW_IPS)
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._servers: list[grpc.aio.Server] = []
@@ -109,6 +122,9 @@ class GrpcServer:
         # The generated code of health and reflection adds each method twice: as a generic and as a registered handler.
         # At every call, grpc.aio waits anew for each registered method, which takes 4 % of an empty call.
         server.add_registered_method_handlers = _register_none  # type: ignore[method-assign]
+        if self._gate.needs_key(Access.API):
+            # Before all others: the first that takes a call has it.
+            server.add_generic_rpc_handlers((_Refuse(self._gate, self._refuse),))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE.full_name, health.NAME, reflection.SERVICE_NAME), server)
@@ -171,6 +187,23 @@ class GrpcServer:
         context.set_trailing_metadata(trailing)
         return content
 
+    async def _refuse(self, method: str, refusal: Refusal, _: object, context: Context) -> None:
+        """Answer a call that may not pass. Its message is not read, and so it is about no model."""
+        metadata = context.invocation_metadata() or ()
+        told = [value for key, value in metadata if key == "x-forwarded-for" and isinstance(value, str)]
+        client = self._proxies.client(_peer_address(context.peer()), told)
+        error = self._gate.count(refusal, client, "grpc")
+        asked = next((value for key, value in metadata if key == request_id.HEADER), None)
+        name = method.removeprefix(f"/{SERVICE.full_name}/")
+        # As ever, only calls of ours are counted as such; reflection and unknown methods are not.
+        endpoint = self._endpoint(name, UNKNOWN) if name in SERVICE.methods_by_name else Endpoint(UNKNOWN, "grpc")
+        code = _status_code(error)
+        with Call(endpoint, asked if isinstance(asked, str) else None, self._log) as call:
+            call.status, call.error, call.code = error.status, error, code.name
+        headers = error_headers(error)
+        trailing = ((request_id.HEADER, call.request_id), *((key.lower(), value) for key, value in headers.items()))
+        await context.abort(code, sentence(error), trailing)
+
     def _endpoint(self, method: str, model: str) -> Endpoint:
         """The endpoint of a method and a model. Both come from the registry, so there are few."""
         if (method, model) not in self._endpoints:
@@ -222,6 +255,36 @@ class GrpcServer:
         response = pb.ModelInferResponse(model_name=request.model_name, model_version=prediction.version, id=request.id)
         response.parameters["prediction_id"].string_param = prediction.id
         return write_response(response, outputs, asked)
+
+
+class _Refuse(grpc.GenericRpcHandler):
+    """Takes the calls that may not pass, without reading their messages.
+
+    Args:
+        gate: decides who may pass.
+        refuse: answers a method, and why it is refused.
+    """
+
+    def __init__(self, gate: Gate, refuse: Callable[[str, Refusal, object, Context], Awaitable[None]]) -> None:
+        self._gate = gate
+        self._answer = refuse
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """What answers a call; None for those that may pass."""
+        method = handler_call_details.method
+        if method.startswith(PROBES):
+            return None
+        header = next((value for key, value in handler_call_details.invocation_metadata if key == HEADER), None)
+        refusal = self._gate.refusal(Access.API, header.encode() if isinstance(header, str) else header)
+        if refusal is None:
+            return None
+        # As if messages streamed in: they are read when they are asked for, which nobody does.
+        return grpc.stream_unary_rpc_method_handler(partial(self._answer, method, refusal))
+
+
+def _peer_address(peer: str) -> str:
+    """The address in ``ipv4:127.0.0.1:5000`` or ``ipv6:[::1]:5000``, whose brackets may be escaped."""
+    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _status_code(error: BundleError) -> grpc.StatusCode:

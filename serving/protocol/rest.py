@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from contract.errors import BundleError, InvalidInput
+from serving.access import Access
 from serving.errors import UnsupportedMediaType, sentence
 from serving.http.app import JSON, Handler, HttpRequest, HttpResponse, Route, json_response, not_found
 from serving.http.body import header, media_type, read_body
@@ -57,8 +58,8 @@ class RestProtocol:
 
     def _all(self) -> Iterator[Route]:
         yield self._route(_counted(PREFIX), self._server)
-        yield self._route(_quiet(f"{PREFIX}/health/live"), self._live)
-        yield self._route(_quiet(f"{PREFIX}/health/ready"), self._ready)
+        yield self._route(_quiet(f"{PREFIX}/health/live"), self._live, access=Access.PUBLIC)
+        yield self._route(_quiet(f"{PREFIX}/health/ready"), self._ready, access=Access.PUBLIC)
         yield self._route(_counted(f"{PREFIX}/repository/index"), self._index, "POST")
         for model, predictor in self._inference.bundle.predictors.items():
             path = f"{PREFIX}/models/{model}"
@@ -78,8 +79,10 @@ class RestProtocol:
         }[what]
         return self._route(endpoint, partial(handler, model=model, version=version), method)
 
-    def _route(self, endpoint: Endpoint, handler: Handler, method: str | None = "GET") -> Route:
-        return Route(endpoint, handler, method, _error_body)
+    def _route(
+        self, endpoint: Endpoint, handler: Handler, method: str | None = "GET", access: Access = Access.API
+    ) -> Route:
+        return Route(endpoint, handler, method, _error_body, access)
 
     async def _infer(self, request: HttpRequest, *, model: str, version: str) -> HttpResponse:
         inference, call = self._inference, request.call

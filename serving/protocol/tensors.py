@@ -96,7 +96,7 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
         or not 0 < len(shape) <= MAXIMUM_DIMENSIONS
         or not all(type(size) is int and size >= 0 for size in shape)
     ):
-        raise InvalidInput(f"The input {name!r} needs a shape: a list of whole numbers, not {repr(shape)[:60]}.")
+        raise InvalidInput(f"The input {name[:60]!r} needs a shape: a list of whole numbers, not {repr(shape)[:60]}.")
     return tuple(shape)
 
 
@@ -113,7 +113,7 @@ def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
     dtype = NUMBERS.get(tensor.datatype)
     if dtype is None:
         raise InvalidInput(
-            f"The input {tensor.name!r} is {tensor.datatype[:20]}; it must be FP64, FP32 or an integer datatype."
+            f"The input {tensor.name[:60]!r} is {tensor.datatype[:20]}; it must be FP64, FP32 or an integer datatype."
         )
     if isinstance(tensor.values, bytes | memoryview):
         array = _from_raw(tensor, tensor.values, dtype)
@@ -134,7 +134,7 @@ def _from_raw(tensor: InputTensor, raw: bytes | memoryview, dtype: np.dtype[Any]
     needed = math.prod(tensor.shape) * dtype.itemsize
     if len(raw) != needed:
         raise InvalidInput(
-            f"The input {tensor.name!r} has {len(raw)} bytes; {tensor.datatype} of shape {list(tensor.shape)} "
+            f"The input {tensor.name[:60]!r} has {len(raw)} bytes; {tensor.datatype} of shape {list(tensor.shape)} "
             f"takes {needed}."
         )
     return np.frombuffer(raw, dtype)
@@ -146,11 +146,14 @@ def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
     if len(shape) == 2 and values and isinstance(values[0], list):
         rows, width = shape
         if len(values) != rows or not all(isinstance(row, list) and len(row) == width for row in values):
-            raise InvalidInput(f"The data of the input {tensor.name!r} is not nested as its shape {list(shape)} says.")
+            raise InvalidInput(
+                f"The data of the input {tensor.name[:60]!r} is not nested as its shape {list(shape)} says."
+            )
         return list(chain.from_iterable(values))
     if len(values) != math.prod(shape):
         raise InvalidInput(
-            f"The input {tensor.name!r} has {len(values)} values; the shape {list(shape)} takes {math.prod(shape)}."
+            f"The input {tensor.name[:60]!r} has {len(values)} values; "
+            f"the shape {list(shape)} takes {math.prod(shape)}."
         )
     return values
 

@@ -15,6 +15,13 @@ METRICS = (".db", ".sock", ".lock")
 """Endings of the files that a server leaves in it."""
 
 
+def temporary() -> str:
+    """A new directory, which is removed when this process ends."""
+    name = tempfile.mkdtemp(prefix="bentoml-metrics-")
+    atexit.register(shutil.rmtree, name, ignore_errors=True)
+    return name
+
+
 def prepare(environment: MutableMapping[str, str]) -> None:
     """Make sure that metrics can be written to the directory, if the variable is set. It is made if it does not exist.
 
@@ -28,8 +35,7 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     if name is None:
         return
     if not name:
-        environment[VARIABLE] = name = tempfile.mkdtemp(prefix="bentoml-metrics-")
-        atexit.register(shutil.rmtree, name, ignore_errors=True)
+        environment[VARIABLE] = name = temporary()
     directory = Path(name)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ class LineFormatter(JsonFormatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, logger, event, fields: ``12:30:01.123 WARNING serving.telemetry.logs draining left=3``."""
+    """Time, level, logger, event, fields: ``12:30:01.123 INFO serving.bundle model loaded model='iris'``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, followed by the stack if there is one."""

@@ -1,6 +1,7 @@
 """Request identifiers: each is in the answer, and in every log line of the request."""
 
 import re
+import time
 from contextvars import ContextVar
 from random import Random
 
@@ -22,5 +23,8 @@ def begin(asked: str | None) -> str:
 
 
 def new() -> str:
-    """A new identifier of 32 hexadecimal digits."""
-    return f"{_RANDOM.getrandbits(128):032x}"
+    """A new identifier of 32 hexadecimal digits: nanoseconds since 1970, then 64 random bits.
+
+    The ledger has an index of them, and writes those that are in order at a third of the cost.
+    """
+    return f"{time.time_ns():016x}{_RANDOM.getrandbits(64):016x}"

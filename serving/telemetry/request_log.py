@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from contract.errors import BundleError, InvalidInput
+from serving.errors import TooManyAttempts
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class RequestLog:
             error: what it was refused or failed with, if known.
             fields: of the line; the request id comes by itself.
         """
-        level, event = _event(status, slow=seconds >= self.slow_seconds)
+        level, event = _event(status, error, slow=seconds >= self.slow_seconds)
         extra = {**fields, "duration_ms": round(seconds * 1000, 3)}
         if logging.DEBUG < level < logging.ERROR and not logger.isEnabledFor(logging.DEBUG):
             limit = self._limits.setdefault(event, _Limit())
@@ -69,11 +70,11 @@ class RequestLog:
         logger.log(level, event, extra=extra, exc_info=stack)
 
 
-def _event(status: int, *, slow: bool) -> tuple[int, str]:
+def _event(status: int, error: BaseException | None, *, slow: bool) -> tuple[int, str]:
     if status >= 500:
         # 503 and 504 come from the load or a restart; any other 5xx is a bug.
         return (logging.WARNING if status in {503, 504} else logging.ERROR), "request failed"
-    if status == 429:
+    if status == 429 and not isinstance(error, TooManyAttempts):
         return logging.WARNING, "request shed"
     if status >= 400:
         return logging.INFO, "request refused"

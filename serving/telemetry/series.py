@@ -52,6 +52,10 @@ GRPC_IN_PROGRESS = Gauge(
     multiprocess_mode="livesum",
 )
 
+ACCESS_REFUSED = Counter(
+    "ml_access_refused", "Calls refused for want of a right key, by reason.", ["protocol", "reason"]
+)
+
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = Histogram(
     "ml_batch_rows", "Rows of a batch that the model was given.", ["model"], buckets=[2**power for power in range(10)]

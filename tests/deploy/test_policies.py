@@ -83,6 +83,7 @@ BROKEN_PODS = [
     ("settings_are_ours", f"{CONTAINER}env.1.name", "MAX_BATCHSIZE", "nobody reads MAX_BATCHSIZE"),
     ("settings_are_ours", f"{CONTAINER}ports.0.containerPort", 8080, "not those that the settings say"),
     ("secrets_are_references", f"{CONTAINER}env.1.name", "DATABASE_URL", "stands in the manifests"),
+    ("secrets_are_references", f"{CONTAINER}env.1.name", "ADMIN_KEYS", "stands in the manifests"),
     ("secrets_are_references", f"{CONTAINER}envFrom.1.secretRef.optional", False, "nothing starts"),
 ]
 

@@ -15,9 +15,10 @@ from contract import DATASETS
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import free_port, running_service
-from serving.models import load
+from serving.models import LoadedModel, load
 from serving.settings import Settings
 from tests.serving import tiny_models
+from tests.serving.locked import settings_with_keys
 from tests.serving.worker import LocalWorker
 
 
@@ -85,10 +86,23 @@ def client(started: Started) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def worker(stored: dict[str, str]) -> Iterator[LocalWorker]:
+def loaded(stored: dict[str, str]) -> dict[str, LoadedModel]:
+    """The tiny models, for workers in this process."""
+    return {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
+
+
+@pytest.fixture(scope="session")
+def worker(loaded: dict[str, LoadedModel]) -> Iterator[LocalWorker]:
     """A worker in this process."""
-    models = {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
     settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port())
-    local = LocalWorker(models, settings)
+    local = LocalWorker(loaded, settings)
+    with local.running():
+        yield local
+
+
+@pytest.fixture(scope="session")
+def locked(loaded: dict[str, LoadedModel]) -> Iterator[LocalWorker]:
+    """A worker in this process that asks for the keys of ``tests/serving/locked.py``."""
+    local = LocalWorker(loaded, settings_with_keys())
     with local.running():
         yield local

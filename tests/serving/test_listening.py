@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from serving.settings import Settings
 from serving.startup import check_deployment
 from serving.telemetry import directory
 from tests.serving import tiny_models
+from tests.serving.running import wait_until
 
 
 @contextmanager
@@ -37,8 +37,10 @@ def started(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        yield process
-        process.terminate()
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize(
@@ -55,11 +57,8 @@ def test_both_protocols_listen_on_the_host(tmp_path: Path, stored: dict[str, str
         directory.VARIABLE: str(tmp_path / "not" / "yet"),
     }
     with started(environment) as service, httpx.Client(base_url=f"http://{address}:{port}") as client:
-        deadline = time.monotonic() + 60
-        while healthcheck.problem(environment):
-            assert service.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: service.poll() is not None or not healthcheck.problem(environment), "ready")
+        assert service.poll() is None
         client.post("/predict/iris", json=IRIS.example).raise_for_status()
         assert 'endpoint="/predict/iris"' in client.get("/metrics").text
         with grpc.insecure_channel(f"{address}:{grpc_port}") as channel:

@@ -11,7 +11,7 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
-from serving.models import ARTIFACT_FOLDER, deployed_model, load
+from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE, deployed_model, load
 from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 
@@ -91,15 +91,47 @@ def test_the_pipelines_word_comes_before_the_latest(tmp_path: Path) -> None:
     assert deployed_model("iris", tmp_path).tag == first.tag
 
 
-def test_a_model_that_the_store_lacks_is_imported_from_the_exported_file(tmp_path: Path) -> None:
+def exported(directory: Path) -> bentoml.Model:
+    """A stored model of Iris, and its exported file in a folder."""
     stored = tiny_models.store(IRIS)
-    (tmp_path / "store").mkdir()
-    bentoml.models.export_model(stored.tag, str(tmp_path / "store" / "iris.bentomodel"))
+    (directory / "store").mkdir()
+    bentoml.models.export_model(stored.tag, str(directory / "store" / "iris.bentomodel"))
+    return stored
+
+
+def test_a_model_that_the_store_lacks_is_imported_from_the_exported_file(tmp_path: Path) -> None:
+    stored = exported(tmp_path)
     tiny_models.pin(tmp_path, {"iris": str(stored.tag.version)})
     bentoml.models.delete(stored.tag)
     reference = deployed_model("iris", tmp_path)
     assert reference.tag == stored.tag
     assert load(IRIS, reference.resolve()).version == stored.tag.version
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in the store", "exported only"])
+def test_another_model_than_the_deployed_one_is_never_served(tmp_path: Path, kept: bool) -> None:
+    stored = exported(tmp_path)
+    if not kept:
+        bentoml.models.delete(stored.tag)
+    tiny_models.pin(tmp_path, {"iris": "gone"})
+    with pytest.raises(StartupError, match=rf"iris:gone.*iris\.bentomodel.*{stored.tag}.*import_models"):
+        deployed_model("iris", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"xx"])
+def test_a_damaged_export_stops_with_a_sentence(tmp_path: Path, content: bytes) -> None:
+    bentoml.models.delete(exported(tmp_path).tag)
+    (tmp_path / "store" / "iris.bentomodel").write_bytes(content)
+    tiny_models.pin(tmp_path, {"iris": "gone"})
+    with pytest.raises(StartupError, match=r"iris\.bentomodel cannot be imported .*import_models"):
+        deployed_model("iris", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_list_of_deployed_models_stops_with_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / DEPLOYED_FILE).write_text(content)
+    with pytest.raises(StartupError, match=r"deployed\.json must be a JSON object"):
+        deployed_model("iris", tmp_path)
 
 
 def test_a_model_that_is_nowhere_stops_with_the_way_out(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, cast
 
 import grpc
@@ -25,6 +26,7 @@ from serving.prediction import Prediction, new_id
 from serving.telemetry import bulk
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, tensor
+from tests.serving.running import wait_until
 from tests.serving.worker import LocalWorker
 
 
@@ -104,12 +106,13 @@ async def flush() -> None:
 
 
 @pytest.fixture
-def recorder(worker: LocalWorker) -> Recorder:
+def recorder(worker: LocalWorker) -> Iterator[Recorder]:
     made = Recorder()
     worker.bundle.observers.add(made)
     worker.call(flush())
     made.seen.clear()
-    return made
+    yield made
+    worker.bundle.observers.remove(made)
 
 
 @pytest.mark.parametrize("ask", FORMS, ids=lambda ask: ask.__name__)
@@ -141,12 +144,13 @@ def test_a_broken_observer_harms_neither_callers_nor_the_others(
     observers = worker.bundle.observers
     broken, recorder = Broken(), Recorder()
     observers.add(broken)
-    observers.add(recorder)
+    observers.add(recorder)  # behind the broken one
     try:
         answered = caller.flat(tiny_models.table(IRIS).features[0])
         worker.call(flush())
     finally:
         observers.remove(broken)
+        observers.remove(recorder)
     assert [seen.id for seen in recorder.seen] == [answered.id]
     assert any(record.getMessage() == "observer failed" and record.exc_info for record in caplog.records)
 
@@ -191,16 +195,21 @@ def test_a_model_is_replaced_under_load(worker: LocalWorker, recorder: Recorder)
                 answers.append((index, FORMS[form % len(FORMS)](made, rows[index])))
         return answers
 
+    def has_answered(version: str, before: int) -> bool:
+        worker.call(flush())
+        return sum(seen.version == version for seen in recorder.seen[before:]) >= 20
+
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(load_up, form) for form in range(8)]
-        for model in [second, first] * 5:
-            served = len(recorder.seen)
-            worker.call(predictor.replace(model))
-            assert predictor.version == model.version
-            # Only when the new one has answered some does the next one come.
-            while sum(seen.version == model.version for seen in recorder.seen[served:]) < 20:
-                worker.call(flush())
-        stop.set()
+        try:
+            for model in [second, first] * 5:
+                served = len(recorder.seen)
+                worker.call(predictor.replace(model))
+                assert predictor.version == model.version
+                # Only when the new one has answered some does the next one come.
+                wait_until(partial(has_answered, model.version, served), "the new model answers")
+        finally:
+            stop.set()
         answers = [answer for future in running for answer in future.result()]
     for index, answered in answers:
         assert answered.probabilities == expected[answered.version][index]

@@ -13,8 +13,10 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from serving.access import Gate
 from serving.bundle import Bundle
 from serving.http.app import HttpApp
+from serving.http.guard import Guard
 from serving.http.openapi import document
 from serving.http.routes import http_app
 from serving.models import LoadedModel
@@ -32,9 +34,18 @@ class LocalWorker:
         self.bundle = Bundle(models, settings)
         self.document = document("test", "1", "A test.")
         inference = Inference(self.bundle, "test", "1")
-        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette())
-        self.grpc = GrpcServer(inference, settings)
-        config = uvicorn.Config(self.app, host="127.0.0.1", port=settings.API_PORT, lifespan="off", log_config=None)
+        self.gate = Gate(settings.keys())
+        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate)
+        self.grpc = GrpcServer(inference, settings, self.gate)
+        config = uvicorn.Config(
+            self.app,
+            host="127.0.0.1",
+            port=settings.API_PORT,
+            http=Guard,
+            lifespan="off",
+            log_config=None,
+            forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
+        )
         self._server = uvicorn.Server(config)
         self.url = f"http://127.0.0.1:{settings.API_PORT}"
         self.target = f"127.0.0.1:{settings.GRPC_PORT}"

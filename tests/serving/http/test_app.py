@@ -6,8 +6,12 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from serving.access import Gate
+from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response
+from serving.keys import Keys
+from serving.ledger_database import LedgerDatabase
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 from tests.serving.worker import LocalWorker
@@ -37,6 +41,8 @@ APP = HttpApp(
     lambda _: None,
     behind,
     RequestLog(slow_seconds=60),
+    Gate(Keys({}, {})),
+    ActionLog(LedgerDatabase(None)),
 )
 
 

@@ -79,6 +79,12 @@ def connected(client: httpx.Client) -> Iterator[Connection]:
         yield Connection(stream)
 
 
+def fields(content: bytes) -> object:
+    """The names in a JSON object, or a list as it is: the identifier of a prediction differs from call to call."""
+    parsed = json.loads(content)
+    return set(parsed) if isinstance(parsed, dict) else parsed
+
+
 @pytest.mark.parametrize("offer", OFFERS, ids=["h2c", "websocket", "several"])
 @pytest.mark.parametrize("path", POSTS)
 def test_an_offer_to_upgrade_changes_nothing(connection: Connection, path: str, offer: str) -> None:
@@ -88,7 +94,7 @@ def test_an_offer_to_upgrade_changes_nothing(connection: Connection, path: str, 
     offered = connection.answer()
     assert offered[0] == plain[0] == 200
     assert offered[1].keys() == plain[1].keys()
-    assert json.loads(offered[2]).keys() == json.loads(plain[2]).keys() if path != "/v2/repository/index" else True
+    assert fields(offered[2]) == fields(plain[2])
 
 
 @pytest.mark.parametrize("cut", [1, 40, 10_000], ids=["bytes", "pieces", "whole"])

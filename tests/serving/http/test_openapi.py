@@ -10,6 +10,7 @@ from openapi_spec_validator import validate
 from contract import DATASETS
 from contract.dataset import Dataset
 from serving.protocol.documents import PROTOCOL_ROUTES
+from tests.serving.worker import LocalWorker
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,11 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
         declared = operation["responses"]["200"]["content"]
         assert answer.headers["content-type"].partition(";")[0] in declared
         if "application/json" in declared:
-            check(document, declared["application/json"]["schema"], answer.json())
+            schema = declared["application/json"]["schema"]
+            check(document, schema, answer.json())
+            component = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+            if "properties" in component:
+                assert set(answer.json()) <= set(component["properties"]), path
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
@@ -121,3 +126,26 @@ def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
 
 def test_names_of_the_framework_do_not_leak(document: dict[str, Any]) -> None:
     assert not [name for name in document["components"]["schemas"] if "IODescriptor" in name]
+
+
+def test_the_page_can_ask_for_a_key(document: dict[str, Any]) -> None:
+    (name,) = document["components"]["securitySchemes"]
+    assert document["components"]["securitySchemes"][name].items() >= {"type": "http", "scheme": "bearer"}.items()
+    # With a key or, where the service has none, without.
+    assert document["security"] == [{name: []}, {}]
+
+
+def test_a_route_is_public_or_says_how_it_refuses(locked: LocalWorker) -> None:
+    with httpx.Client(base_url=locked.url) as client:
+        for path, verb, operation in operations(locked.document):
+            answer = client.request(verb, path.format(model_name="iris", model_version="1"))
+            if operation.get("security") == []:
+                assert answer.status_code != 401
+                continue
+            assert answer.status_code == 401, path
+            declared = operation["responses"]["401"]
+            assert set(declared["headers"]) == {"WWW-Authenticate"}
+            for status in ("401", "403"):
+                content = operation["responses"][status]["content"]["application/json"]
+                check(locked.document, content["schema"], content["example"])
+            check(locked.document, declared["content"]["application/json"]["schema"], answer.json())

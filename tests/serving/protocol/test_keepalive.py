@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from local_service import free_port
+from serving.access import Gate
 from serving.bundle import Bundle
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
@@ -26,7 +27,7 @@ async def server(keepalive_seconds: float) -> AsyncIterator[tuple[GrpcServer, gr
     """A server without models, and a client that pings it every ``PING_SECONDS``, in a call or not."""
     port = free_port()
     settings = Settings(API_HOST="127.0.0.1", GRPC_PORT=port, GRPC_KEEPALIVE_SECONDS=keepalive_seconds)
-    started = GrpcServer(Inference(Bundle({}, settings), "test", "1"), settings)
+    started = GrpcServer(Inference(Bundle({}, settings), "test", "1"), settings, Gate(settings.keys()))
     await started.start()
     started.open()
     options = [

@@ -56,6 +56,8 @@ BODIES: dict[str, tuple[Any, str]] = {
     "parameters a list": ({"inputs": [GOOD], "parameters": []}, "parameters"),
     "no name": ({"inputs": [changed(name=None)]}, "needs a name"),
     "name a number": ({"inputs": [changed(name=3)]}, "needs a name"),
+    "name long": ({"inputs": [changed(name="x" * 5000, data=ROW[:3])]}, "3 values"),
+    "name long, no shape": ({"inputs": [changed(name="x" * 5000, shape=None)]}, "needs a shape"),
     "no datatype": ({"inputs": [changed(datatype=None)]}, "needs a datatype"),
     "datatype a number": ({"inputs": [changed(datatype=64)]}, "needs a datatype"),
     "datatype unknown": ({"inputs": [changed(datatype="FP128")]}, "FP128"),
@@ -70,6 +72,8 @@ BODIES: dict[str, tuple[Any, str]] = {
     "shape of booleans": ({"inputs": [changed(shape=[True, 4])]}, "needs a shape"),
     "shape of text": ({"inputs": [changed(shape=["1", "4"])]}, "needs a shape"),
     "shape huge": ({"inputs": [changed(shape=[10**30, 4])]}, "rows"),
+    "shape of many digits": ({"inputs": [changed(shape=[10**4000, 4])]}, "rows"),
+    "shape of many digits, without a row": ({"inputs": [changed(shape=[10**4000] * 8)]}, "has shape [1000"),
     "shape with no rows": ({"inputs": [changed(shape=[0, 4], data=[])]}, "no rows"),
     "shape [F] is ambiguous": ({"inputs": [changed(shape=[4])]}, "one row is [1, 4]"),
     "shape too wide": ({"inputs": [changed(shape=[1, 5], data=[*ROW, 1.0])]}, "[1, 5]"),
@@ -317,6 +321,7 @@ MESSAGES: dict[str, tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = {
     "shape huge": (of_shape(2**62, 4), INVALID, "rows"),
     "no rows": (of_shape(0, 4), INVALID, "no rows"),
     "datatype unknown": (message("iris", GOOD, raw=True), INVALID, "FP128"),
+    "name long": (message("iris", changed(name="x" * 50_000, data=ROW[:3])), INVALID, "3 values"),
     "a feature missing": (message("iris", *without("petal_width")), INVALID, "petal_width"),
     "a feature twice": (message("iris", *NAMED, NAMED[0]), INVALID, "sepal_length: there are two"),
     "output unknown": (
@@ -337,6 +342,7 @@ def test_a_malformed_message_is_refused(
     told, sentence = refusal(lambda: stub.ModelInfer(request_, timeout=20))
     assert told is code
     assert part in sentence
+    assert len(sentence) < 600
     assert "Traceback" not in sentence
 
 

@@ -1,0 +1,57 @@
+"""Who did what on an admin route: a row of the ledger, or a line of the log where there is no ledger."""
+
+import logging
+import time
+from dataclasses import asdict
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from contract.errors import BundleError
+from ledger.actions import Action, record_action
+from serving.keys import Key
+from serving.ledger_database import LedgerDatabase
+from serving.telemetry.call import Call
+
+logger = logging.getLogger(__name__)
+
+
+class ActionLog:
+    """Records actions, each before its answer is sent: whoever was answered is on record.
+
+    Args:
+        ledger: the database to record them in.
+    """
+
+    def __init__(self, ledger: LedgerDatabase) -> None:
+        self._ledger = ledger
+
+    async def record(self, call: Call, key: Key, client: str) -> None:
+        """Record what a call did.
+
+        If the database does not take it, the log has a warning with all of it.
+
+        Args:
+            call: an answered call of an admin route.
+            key: what it was let in with.
+            client: the address it came from.
+        """
+        action = Action(
+            time_us=time.time_ns() // 1000,
+            route=call.endpoint.name,
+            key=key.label,
+            client=client,
+            request_id=call.request_id,
+            status=call.status,
+        )
+        # The request id is in every line.
+        fields = {name: value for name, value in asdict(action).items() if name != "request_id"}
+        if key.name:
+            fields["key_name"] = key.name
+        if self._ledger.off:
+            logger.info("admin action", extra=fields)
+            return
+        try:
+            await self._ledger.run(lambda engine: record_action(engine, action))
+        except (BundleError, SQLAlchemyError) as error:
+            reason = type(error).__name__
+            logger.warning("admin action not in the ledger", extra={**fields, "reason": reason})

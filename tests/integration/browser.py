@@ -1,0 +1,109 @@
+"""Chromium with a person in front of it, who knows a key: https://chromedevtools.github.io/devtools-protocol/."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import websocket
+
+SECONDS = 60
+
+
+class Page:
+    """A tab. When the server asks for a user and a password, the person types ``any`` and the key.
+
+    ``asked`` are the addresses for which it did.
+    """
+
+    def __init__(self, address: str, key: str) -> None:
+        self._socket = websocket.create_connection(address, timeout=1, suppress_origin=True)
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._key = key
+        self.asked: list[str] = []
+        self._do("Fetch.enable", handleAuthRequests=True)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def open(self, url: str) -> None:
+        """Go to an address; its scripts may still be running."""
+        self._do("Page.navigate", url=url)
+
+    def run(self, script: str) -> Any:
+        """The value of an expression on the page; None where it raises."""
+        return self._do("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def type(self, text: str) -> None:
+        """Type text where the cursor is."""
+        self._do("Input.insertText", text=text)
+
+    def wait_for(self, script: str) -> Any:
+        """Wait until an expression is true, and return its value."""
+        deadline = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, f"not within {SECONDS} s: {script}"
+            self._read(0.1)
+        return value
+
+    def _do(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = self._send(method, parameters)
+        deadline = time.monotonic() + SECONDS
+        while number not in self._answers:
+            assert time.monotonic() < deadline, f"no answer to {method}"
+            self._read(1)
+        return self._answers.pop(number)
+
+    def _send(self, method: str, parameters: dict[str, Any]) -> int:
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        return number
+
+    def _read(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        try:
+            message = json.loads(self._socket.recv())
+        except websocket.WebSocketTimeoutException:
+            return
+        told = message.get("params", {})
+        if message.get("method") == "Fetch.requestPaused":
+            self._send("Fetch.continueRequest", {"requestId": told["requestId"]})
+        elif message.get("method") == "Fetch.authRequired":
+            self.asked.append(told["request"]["url"])
+            answer = {"response": "ProvideCredentials", "username": "any", "password": self._key}
+            self._send("Fetch.continueWithAuth", {"requestId": told["requestId"], "authChallengeResponse": answer})
+        elif "id" in message:
+            self._answers[message["id"]] = message.get("result", message)
+
+
+@contextmanager
+def browser(key: str) -> Iterator[Page]:
+    """A browser with one empty page."""
+    program = shutil.which("chromium")
+    assert program, "the integration tests need chromium: apt-get install chromium"
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+    with tempfile.TemporaryDirectory() as profile:
+        command = [program, *flags, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                written = Path(profile) / "DevToolsActivePort"
+                deadline = time.monotonic() + SECONDS
+                while not (written.exists() and written.read_text().count("\n")):
+                    assert time.monotonic() < deadline, "the browser does not start"
+                    time.sleep(0.05)
+                port = written.read_text().splitlines()[0]
+                targets = httpx.get(f"http://127.0.0.1:{port}/json/list").json()
+                page = Page(next(one["webSocketDebuggerUrl"] for one in targets if one["type"] == "page"), key)
+                yield page
+                page.close()
+            finally:
+                process.terminate()
+                process.wait(timeout=30)

@@ -1,0 +1,177 @@
+"""Admin routes: who may call them, and the record of who did."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine, select
+from starlette.applications import Starlette
+
+from contract.errors import InvalidInput
+from ledger.database import connect, default_url, migrate
+from ledger.schema import ACTIONS
+from serving.access import Access, Gate
+from serving.actions import ActionLog
+from serving.http.app import HttpApp, HttpRequest, HttpResponse, Route, json_response
+from serving.keys import Keys, Ring, digest, new_key
+from serving.ledger_database import LedgerDatabase
+from serving.telemetry.call import Endpoint, http_counter
+from serving.telemetry.request_log import RequestLog
+from tests.serving.locked import KEYS, settings_with_keys
+
+API, ADMIN = KEYS[Ring.API], KEYS[Ring.ADMIN]
+LABEL = digest(ADMIN.encode()).hex()[:16]
+
+
+async def done(_: HttpRequest) -> HttpResponse:
+    return json_response({"done": True})
+
+
+async def wrong(_: HttpRequest) -> HttpResponse:
+    raise InvalidInput("no such version")
+
+
+async def buggy(_: HttpRequest) -> HttpResponse:
+    raise KeyError("the bug")
+
+
+ROUTES = {
+    path: Route(Endpoint(path, "http", counter=http_counter(path)), handler, "POST", access=Access.ADMIN)
+    for path, handler in (("/models/reload", done), ("/wrong", wrong), ("/buggy", buggy))
+}
+
+
+def app(keys: Keys, engine: Engine | None = None) -> HttpApp:
+    return HttpApp(
+        ROUTES,
+        lambda _: None,
+        Starlette(),
+        RequestLog(60),
+        Gate(keys),
+        ActionLog(LedgerDatabase((lambda: engine) if engine else None)),
+    )
+
+
+def ask(app: HttpApp, key: str | None, path: str = "/models/reload", client: str = "192.0.2.7") -> httpx.Response:
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(app, client=(client, 1234))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as opened:
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            return await opened.post(path, headers={**headers, "x-request-id": "order-9"})
+
+    return asyncio.run(post())
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Engine:
+    engine = connect(default_url(tmp_path))
+    migrate(engine)
+    return engine
+
+
+def actions(engine: Engine) -> list[tuple[str, str, str, str, int]]:
+    table = ACTIONS.c
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(table.route, table.key, table.client, table.request_id, table.status).order_by(table.id)
+        )
+        return [tuple(row) for row in found]
+
+
+@pytest.mark.parametrize("key", [None, API, ADMIN, "wrong"])
+@pytest.mark.parametrize("rings", [(Ring.API,), (Ring.METRICS,)])
+def test_without_admin_keys_admin_routes_are_closed_and_say_why(rings: tuple[Ring, ...], key: str | None) -> None:
+    refused = ask(app(settings_with_keys(*rings).keys()), key)
+    assert refused.status_code == 403
+    assert refused.json()["detail"] == []
+    assert "no ADMIN_KEYS" in refused.json()["error"]
+    assert "python -m serving.keys new" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 401), (new_key(), 401), (API, 403), (ADMIN, 200)])
+@pytest.mark.parametrize("rings", [(Ring.API, Ring.ADMIN), (Ring.ADMIN,)])
+def test_only_an_admin_key_opens_admin_routes(rings: tuple[Ring, ...], key: str | None, status: int) -> None:
+    if key == API and Ring.API not in rings:
+        status = 401  # nobody's key here
+    answer = ask(app(settings_with_keys(*rings).keys()), key)
+    assert answer.status_code == status
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+def test_who_did_what_goes_into_the_ledger_before_the_answer(ledger: Engine) -> None:
+    served = app(settings_with_keys().keys(), ledger)
+    before = time.time_ns() // 1000
+    assert ask(served, ADMIN).status_code == 200
+    assert ask(served, ADMIN, "/wrong", client="2001:db8::1").status_code == 400
+    assert ask(served, ADMIN, "/buggy").status_code == 500
+    # Refused before they did anything.
+    assert ask(served, API).status_code == 403
+    assert ask(served, None).status_code == 401
+    assert actions(ledger) == [
+        ("/models/reload", LABEL, "192.0.2.7", "order-9", 200),
+        ("/wrong", LABEL, "2001:db8::1", "order-9", 400),
+        ("/buggy", LABEL, "192.0.2.7", "order-9", 500),
+    ]
+    with ledger.connect() as connection:
+        times = connection.scalars(select(ACTIONS.c.time_us)).all()
+    assert before <= min(times) <= max(times) <= time.time_ns() // 1000
+
+
+def unmigrated(directory: Path) -> Engine:
+    return connect(default_url(directory))
+
+
+def unreachable(_: Path) -> Engine:
+    return connect("postgresql://nobody@127.0.0.1:9/ledger")
+
+
+def read_only(directory: Path) -> Engine:
+    engine = connect(default_url(directory))
+    migrate(engine)
+    engine.dispose()
+    return connect(f"{default_url(directory).replace('sqlite:///', 'sqlite:///file:')}?mode=ro&uri=true")
+
+
+@pytest.mark.parametrize("away", [unmigrated, unreachable, read_only])
+def test_an_action_that_the_database_does_not_take_is_in_the_log(
+    tmp_path: Path, away: Callable[[Path], Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ask(app(settings_with_keys().keys(), away(tmp_path)), ADMIN).status_code == 200
+    (record,) = [record for record in caplog.records if record.name == "serving.actions"]
+    fields = {"route": "/models/reload", "key": LABEL, "client": "192.0.2.7", "status": 200}
+    assert record.levelno == logging.WARNING
+    assert vars(record) | fields == vars(record)
+    assert ADMIN not in str(vars(record))
+
+
+def test_without_a_ledger_an_action_is_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{digest(ADMIN.encode()).hex()} the operator\n")
+    with caplog.at_level(logging.INFO):
+        assert ask(app(Keys({}, {Ring.ADMIN: file})), ADMIN).status_code == 200
+    (record,) = [record for record in caplog.records if record.name == "serving.actions"]
+    fields = {"route": "/models/reload", "key": LABEL, "key_name": "the operator", "client": "192.0.2.7", "status": 200}
+    assert (record.levelno, record.getMessage()) == (logging.INFO, "admin action")
+    assert vars(record) | fields == vars(record)
+
+
+def test_a_key_that_is_revoked_while_it_works_is_still_on_record(tmp_path: Path, ledger: Engine) -> None:
+    file = tmp_path / "keys"
+    file.write_text(digest(ADMIN.encode()).hex())
+
+    async def revoke(_: HttpRequest) -> HttpResponse:
+        file.write_text(digest(b"another").hex())
+        assert gate._keys.reread()
+        return json_response({})
+
+    gate = Gate(Keys({}, {Ring.ADMIN: file}))
+    route = Route(Endpoint("/revoke", "http"), revoke, "POST", access=Access.ADMIN)
+    served = HttpApp(
+        {"/revoke": route}, lambda _: None, Starlette(), RequestLog(60), gate, ActionLog(LedgerDatabase(lambda: ledger))
+    )
+    assert ask(served, ADMIN, "/revoke").status_code == 200
+    assert [(row[0], row[1]) for row in actions(ledger)] == [("/revoke", LABEL)]
