@@ -191,20 +191,21 @@ class Detector:
         ]
         return sorted(changes, key=lambda change: (not change.drift, -change.effect))
 
-    def trace(
+    def detect_window(
         self,
-        drift: Drift,
+        version: str,
         time_us: NDArray[np.int64],
         features: FloatMatrix | None,
         outputs: FloatMatrix,
+        requests: Requests | None = None,
     ) -> Drift:
-        """The same drift with its ``parts``, and since when each change is there.
+        """Compare rows with the reference, and find out since when they differ.
 
         Args:
-            drift: of these rows, by ``detect``.
             time_us: of each row, ascending, in microseconds since 1970, UTC: ``[N]``.
-            features, outputs: as for ``detect``.
+            version, features, outputs, requests: as for ``detect``.
         """
+        drift = self.detect(version, features, outputs, requests)
         rows = len(time_us)
         if not rows:
             return drift

@@ -10,6 +10,7 @@ from ledger.record import ErrorCount, Record
 from ledger.store import Store
 from ledger.sums import MINUTE_US
 from ledger.times import now_us
+from ledger.values import pack
 from tests.ledger.records import a_record
 
 SECOND = 1_000_000
@@ -31,12 +32,14 @@ def first_values(found: windows.RecentRows) -> list[float]:
 
 
 def counting(count: int, every_us: int, **others: object) -> list[Record]:
-    """Records whose first feature is their number; the last one is just before ``NOW_US``."""
+    """Records whose first feature is their number, their second that of the row; the last is just before ``NOW_US``."""
     records = []
     for number in range(count):
         record = a_record(NOW_US - (count - number) * every_us, **others)
         assert record.rows is not None
-        record.rows[:, 0] = number
+        rows = record.rows.copy()
+        rows[:, 0], rows[:, 1] = number, np.arange(len(rows))
+        record.feature_bytes = pack(rows)
         records.append(record)
     return records
 
@@ -59,11 +62,7 @@ def test_the_rows_of_the_last_hours_and_the_newest_rows(store: Store, reader: Re
 
 
 def test_of_a_batch_the_newest_rows_are_its_last(store: Store, reader: Reader) -> None:
-    records = counting(3, SECOND, rows=10)
-    for record in records:
-        assert record.rows is not None
-        record.rows[:, 1] = np.arange(10)
-    fill(store, records)
+    fill(store, counting(3, SECOND, rows=10))
     found = windows.newest(reader, "housing", "v1", 14, until_us=NOW_US)
     assert found is not None
     assert found.features is not None
@@ -116,15 +115,13 @@ def test_refused_requests_are_counted_beside_the_answered(store: Store, reader: 
 
 def test_without_features_there_are_outputs(store: Store, reader: Reader) -> None:
     fill(store, [a_record(NOW_US - SECOND, rows=3), a_record(NOW_US - SECOND)])
-    fill(store, [Record(**{**vars_of(a_record(NOW_US - SECOND)), "rows": None})])
+    without = a_record(NOW_US - SECOND)
+    without.feature_bytes = None
+    fill(store, [without])
     found = windows.newest(reader, "housing", "v1", 10, until_us=NOW_US)
     assert found is not None
     assert found.features is None
     assert found.outputs.shape == (5, 1)
-
-
-def vars_of(record: Record) -> dict[str, object]:
-    return {name: getattr(record, name) for name in Record.__dataclass_fields__}
 
 
 def test_results_are_kept_and_the_newest_is_found(
