@@ -67,6 +67,10 @@ class Change(_Frozen):
     """How a feature, the prediction or the share of refused requests differs from training."""
 
     name: str = Field(description="The feature; `prediction`; or `refused`, the share of refused requests.")
+    rows: int = Field(
+        description="Rows that were compared: all, or the newest quarter of a window where only that has drifted; "
+        "of `refused`, requests."
+    )
     drift: bool = Field(description="Whether the difference is both certain and large.")
     effect: float = Field(
         description="How large it is, in units of what counts as large: the larger of PSI / 0.1 and |shift| / 0.2; "
@@ -152,8 +156,6 @@ class Detector:
         features: FloatMatrix | None,
         outputs: FloatMatrix,
         requests: Requests | None = None,
-        *,
-        minimum_rows: int = MINIMUM_ROWS,
     ) -> Drift:
         """Compare rows with the reference.
 
@@ -163,9 +165,18 @@ class Detector:
             outputs: ``[N, K]``, the model's answers to the same rows.
             requests: of the same time; None where they are not known.
         """
-        rows = len(outputs)
-        few = rows < minimum_rows
-        changes = [] if few else self._changes(features, outputs, requests)
+        return self._judged(version, len(outputs), [(features, outputs)], requests)
+
+    def _judged(
+        self,
+        version: str,
+        rows: int,
+        samples: Sequence[tuple[FloatMatrix | None, FloatMatrix]],
+        requests: Requests | None,
+    ) -> Drift:
+        """The verdict on samples of the same rows, of which the first has all."""
+        few = rows < MINIMUM_ROWS
+        changes = [] if few else self._changes(samples, requests)
         drift = any(change.drift for change in changes)
         return Drift(
             model=self.card.name,
@@ -173,23 +184,27 @@ class Detector:
             verdict=Verdict.TOO_FEW_ROWS if few else Verdict.DRIFT if drift else Verdict.NO_DRIFT,
             rows=rows,
             reference_rows=len(self.reference.target),
-            minimum_rows=minimum_rows,
             changes=changes,
         )
 
-    def _changes(self, features: FloatMatrix | None, outputs: FloatMatrix, requests: Requests | None) -> list[Change]:
+    def _changes(
+        self, samples: Sequence[tuple[FloatMatrix | None, FloatMatrix]], requests: Requests | None = None
+    ) -> list[Change]:
+        """One change for each name, worst first: of the samples, that in which it has drifted most."""
         found = []
-        if features is not None:
-            found = [one.compare(column) for one, column in zip(self._features, features.T, strict=True)]
-        found.append(self._prediction.compare(outputs))
+        for features, outputs in samples:
+            if features is not None:
+                found += [one.compare(column) for one, column in zip(self._features, features.T, strict=True)]
+            found.append(self._prediction.compare(outputs))
         if requests is not None and requests.total:
             found.append(_compare_refused(requests))
-        adjusted = statistics.holm([one["p_value"] for one in found])
-        changes = [
-            Change(adjusted_p_value=p_value, drift=p_value < LEVEL and one["effect"] >= 1, **one)
-            for one, p_value in zip(found, adjusted, strict=True)
-        ]
-        return sorted(changes, key=lambda change: (not change.drift, -change.effect))
+        worst: dict[str, Change] = {}
+        for one, p_value in zip(found, statistics.holm([one["p_value"] for one in found]), strict=True):
+            drift = p_value < LEVEL and one["effect"] >= 1
+            former = worst.get(one["name"])
+            if former is None or (drift and (not former.drift or one["effect"] > former.effect)):
+                worst[one["name"]] = Change(adjusted_p_value=p_value, drift=drift, **one)
+        return sorted(worst.values(), key=lambda change: (not change.drift, -change.effect))
 
     def detect_window(
         self,
@@ -199,24 +214,28 @@ class Detector:
         outputs: FloatMatrix,
         requests: Requests | None = None,
     ) -> Drift:
-        """Compare rows with the reference, and find out since when they differ.
+        """Compare rows with the reference, all of them and the newest quarter, and find out since when they differ.
+
+        In the whole of a window, what began a while ago is diluted by what was before.
 
         Args:
             time_us: of each row, ascending, in microseconds since 1970, UTC: ``[N]``.
             version, features, outputs, requests: as for ``detect``.
         """
-        drift = self.detect(version, features, outputs, requests)
         rows = len(time_us)
+        samples = [(features, outputs)]
+        if rows // 4 >= MINIMUM_ROWS:
+            newest = slice(rows - rows // 4, rows)
+            samples.append((None if features is None else features[newest], outputs[newest]))
+        drift = self._judged(version, rows, samples, requests)
         if not rows:
             return drift
         count = max(1, min(PARTS, rows // MINIMUM_ROWS))
         parts = []
         for inside in np.array_split(np.arange(rows), count):
             chosen = slice(inside[0], inside[-1] + 1)
-            few = len(inside) < MINIMUM_ROWS
-            changes = (
-                [] if few else self._changes(None if features is None else features[chosen], outputs[chosen], None)
-            )
+            sample = (None if features is None else features[chosen], outputs[chosen])
+            changes = [] if len(inside) < MINIMUM_ROWS else self._changes([sample])
             parts.append(
                 Part(
                     since=_iso(time_us[inside[0]]),
@@ -283,7 +302,7 @@ class _Numbers:
         # A constant of training has no deviation: the index tells then.
         shift = (mean - self._mean) / self._std if self._std > 0 else 0.0
         return {
-            **_tested(self._name, Test.KOLMOGOROV_SMIRNOV, outcome),
+            **_tested(self._name, len(values), Test.KOLMOGOROV_SMIRNOV, outcome),
             "effect": max(psi / PSI_LIMIT, abs(shift) / SHIFT_LIMIT),
             "psi": psi,
             "shift": shift,
@@ -307,7 +326,7 @@ class _Classes:
         shares = (self._counts / self._counts.sum()).tolist()
         psi = statistics.population_stability_index(counts, shares)
         return {
-            **_tested(self._name, Test.CHI_SQUARE, statistics.chi_square(counts, self._counts)),
+            **_tested(self._name, len(probabilities), Test.CHI_SQUARE, statistics.chi_square(counts, self._counts)),
             "effect": psi / PSI_LIMIT,
             "psi": psi,
             "shift": None,
@@ -326,7 +345,7 @@ def _compare_refused(requests: Requests) -> dict[str, Any]:
     share = requests.refused / requests.total
     p_value = statistics.binomial_tail(requests.refused, requests.total, REFUSED_SHARE)
     return {
-        **_tested(REFUSED, Test.BINOMIAL, Outcome(float(requests.refused), p_value)),
+        **_tested(REFUSED, requests.total, Test.BINOMIAL, Outcome(float(requests.refused), p_value)),
         "effect": share / REFUSED_LIMIT,
         "psi": None,
         "shift": None,
@@ -337,5 +356,5 @@ def _compare_refused(requests: Requests) -> dict[str, Any]:
     }
 
 
-def _tested(name: str, test: Test, outcome: Outcome) -> dict[str, Any]:
-    return {"name": name, "test": test, "statistic": outcome.statistic, "p_value": outcome.p_value}
+def _tested(name: str, rows: int, test: Test, outcome: Outcome) -> dict[str, Any]:
+    return {"name": name, "rows": rows, "test": test, "statistic": outcome.statistic, "p_value": outcome.p_value}
