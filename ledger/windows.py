@@ -148,7 +148,7 @@ def _joined(
     time_us = np.concatenate([chunk.time_us for chunk in chunks]) if chunks else np.empty(0, dtype=np.int64)
     complete = not np.isnan(features).any()
     stats = reader.stats(since_us=since_us, until_us=max(until_us, since_us + 1), model=model.model)
-    requests = sum(one.requests for one in (*stats.versions, *stats.errors))
+    requests = sum(one.requests for one in stats.versions) + sum(one.requests for one in stats.errors)
     refused = sum(one.requests for one in stats.errors if one.status == REFUSED_STATUS)
     return RecentRows(
         model, since_us, until_us, total, time_us, features if complete else None, outputs, requests, refused

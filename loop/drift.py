@@ -23,7 +23,7 @@ from loop import drift_report
 from loop.deployed import connect_ledger, deployed_model
 from loop.drift_report import Search
 from loop.errors import LoopError
-from model.drift import Change, Detector, Drift, Requests, Test, Verdict
+from model.drift import Change, Detector, Drift, Method, Requests, Verdict
 from model.reference import Reference
 from training import console
 from training.files import write_text
@@ -87,7 +87,7 @@ def _line(change: Change) -> tuple[str, ...]:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    form = ".2%" if change.test is Test.BINOMIAL else ".4g"
+    form = ".2%" if change.test is Method.BINOMIAL else ".4g"
     return (
         change.name,
         "yes" if change.drift else "no",

@@ -12,12 +12,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
 from contract.table import FloatMatrix
 from ledger.windows import RecentRows
-from model.drift import LEVEL, PREDICTION, PSI_LIMIT, REFUSED, REFUSED_LIMIT, SHIFT_LIMIT, Change, Drift, Test, Verdict
+from model.drift import (
+    LEVEL,
+    PREDICTION,
+    PSI_LIMIT,
+    REFUSED,
+    REFUSED_LIMIT,
+    SHIFT_LIMIT,
+    Change,
+    Drift,
+    Method,
+    Verdict,
+)
 from model.reference import Reference
 from training import params
 from training.evaluation import page
@@ -122,13 +134,13 @@ def _row(dataset: Dataset, change: Change) -> _Row:
         _value(change, change.recent),
         _value(change, change.reference),
         f"{change.rows:,}",
-        _time(change.since) if change.since else "",
+        f"{datetime.fromisoformat(change.since):%b %d, %H:%M}" if change.since else "",
     )
 
 
 def _what(dataset: Dataset, change: Change) -> str:
     if change.name == PREDICTION:
-        return "predicted class" if change.test is Test.CHI_SQUARE else f"predicted value, {dataset.target.unit}"
+        return "predicted class" if change.test is Method.CHI_SQUARE else f"predicted value, {dataset.target.unit}"
     if change.name == REFUSED:
         return "share of requests that were refused"
     return next(feature.unit for feature in dataset.features if feature.name == change.name)
@@ -198,7 +210,7 @@ def _pictures(search: Search) -> Iterator[_Picture]:
         for change in drift.changes:
             if change.name == REFUSED:
                 continue
-            if change.test is Test.CHI_SQUARE:
+            if change.test is Method.CHI_SQUARE:
                 _draw_classes(search, change, image)
             else:
                 _draw_numbers(search, change, image)
@@ -364,7 +376,8 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
     margin = 0.03 * max(north - south, east - west, 0.01)
     # A degree of longitude is shorter than one of latitude by the cosine of the latitude.
     stretch = float(1 / np.cos(np.radians((south + north) / 2)))
-    extent = (west - margin, east + margin, south - margin, north + margin)
+    # West of the land is room for the names of places.
+    extent = (west - 0.14 * (east - west), east + margin, south - margin, north + margin)
     with canvas(path, 4.4) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.scatter(*reference.T, s=5, color="#C9C9C9", linewidths=0, label="training")
@@ -391,9 +404,10 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
         cells.set_clim(-limit, limit)
         bar = figure.colorbar(cells, ax=right, shrink=0.75, aspect=26, extend="both")
         bar.outline.set_visible(False)
-        bar.set_label("share of recent rows minus that of training, in %")
+        bar.set_label("recent minus training share (%)")
         for axes in (left, right):
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect=stretch)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter("{x:g}°")
             axes.yaxis.set_major_formatter("{x:g}°")
             for name, (latitude, longitude) in area.places.items():

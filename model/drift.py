@@ -43,7 +43,7 @@ PREDICTION, REFUSED = "prediction", "refused"
 """The names of what is no feature."""
 
 
-class Test(StrEnum):
+class Method(StrEnum):
     """How two samples are compared."""
 
     KOLMOGOROV_SMIRNOV = "kolmogorov_smirnov"
@@ -76,7 +76,7 @@ class Change(_Frozen):
         description="How large it is, in units of what counts as large: the larger of PSI / 0.1 and |shift| / 0.2; "
         "of refused requests, their share / 0.02."
     )
-    test: Test = Field(description="What `statistic` and `p_value` are of.")
+    test: Method = Field(description="What `statistic` and `p_value` are of.")
     statistic: float
     p_value: float = Field(description="Probability of such a statistic without drift, in this test alone.")
     adjusted_p_value: float = Field(description="By Holm's correction, for all tests of the window.")
@@ -302,7 +302,7 @@ class _Numbers:
         # A constant of training has no deviation: the index tells then.
         shift = (mean - self._mean) / self._std if self._std > 0 else 0.0
         return {
-            **_tested(self._name, len(values), Test.KOLMOGOROV_SMIRNOV, outcome),
+            **_tested(self._name, len(values), Method.KOLMOGOROV_SMIRNOV, outcome),
             "effect": max(psi / PSI_LIMIT, abs(shift) / SHIFT_LIMIT),
             "psi": psi,
             "shift": shift,
@@ -326,7 +326,7 @@ class _Classes:
         shares = (self._counts / self._counts.sum()).tolist()
         psi = statistics.population_stability_index(counts, shares)
         return {
-            **_tested(self._name, len(probabilities), Test.CHI_SQUARE, statistics.chi_square(counts, self._counts)),
+            **_tested(self._name, len(probabilities), Method.CHI_SQUARE, statistics.chi_square(counts, self._counts)),
             "effect": psi / PSI_LIMIT,
             "psi": psi,
             "shift": None,
@@ -345,7 +345,7 @@ def _compare_refused(requests: Requests) -> dict[str, Any]:
     share = requests.refused / requests.total
     p_value = statistics.binomial_tail(requests.refused, requests.total, REFUSED_SHARE)
     return {
-        **_tested(REFUSED, requests.total, Test.BINOMIAL, Outcome(float(requests.refused), p_value)),
+        **_tested(REFUSED, requests.total, Method.BINOMIAL, Outcome(float(requests.refused), p_value)),
         "effect": share / REFUSED_LIMIT,
         "psi": None,
         "shift": None,
@@ -356,5 +356,5 @@ def _compare_refused(requests: Requests) -> dict[str, Any]:
     }
 
 
-def _tested(name: str, rows: int, test: Test, outcome: Outcome) -> dict[str, Any]:
+def _tested(name: str, rows: int, test: Method, outcome: Outcome) -> dict[str, Any]:
     return {"name": name, "rows": rows, "test": test, "statistic": outcome.statistic, "p_value": outcome.p_value}

@@ -48,18 +48,19 @@ class DriftRequest(BaseModel):
     def _one(self) -> Self:
         given = [name for name in ("rows", "hours", "newest_rows") if getattr(self, name, None) is not None]
         if len(given) > 1:
-            raise PydanticCustomError("one_of", f"Send one of {' and '.join(given)}")  # type: ignore[arg-type]
+            raise PydanticCustomError("one_of", f"Send one of {' and '.join(given)}")
         return self
 
 
 def _request_of(dataset: Dataset) -> type[DriftRequest]:
     rows: Any = list[dataset.row]  # type: ignore[name-defined]  # a class at run time
+    name: Any = Literal[dataset.name]
     body: Any = create_model(
         f"{dataset.row.__name__}sDriftRequest",
         __base__=DriftRequest,
         __module__=__name__,
         __doc__=DriftRequest.__doc__,
-        model=(Literal[dataset.name], Field(description="The model.")),
+        model=(name, Field(description="The model.")),
         rows=(
             rows | None,
             Field(default=None, min_length=1, max_length=MAXIMUM_BATCH_ROWS, description="Rows, as in a batch."),

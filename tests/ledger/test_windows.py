@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,11 @@ fill.position = 0  # type: ignore[attr-defined]
 
 def first_values(found: windows.RecentRows) -> list[float]:
     assert found.features is not None
-    return found.features[:, 0].tolist()
+    values: list[float] = found.features[:, 0].tolist()
+    return values
 
 
-def counting(count: int, every_us: int, **others: object) -> list[Record]:
+def counting(count: int, every_us: int, **others: Any) -> list[Record]:
     """Records whose first feature is their number, their second that of the row; the last is just before ``NOW_US``."""
     records = []
     for number in range(count):
