@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--ray", metavar="ADDRESS", help="predict on this Ray cluster instead: auto, or host:port")
     add("--restart", action="store_true", help="replace the predictions of another run in OUT")
     asked = parser.parse_args(arguments)
-    settings = run.Settings(
+    options = run.Options(
         output_format=asked.format,
         all_columns=asked.all_columns,
         part_rows=asked.part_rows,
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ray=asked.ray,
         restart=asked.restart,
     )
-    return console.run(lambda: run.predict_table(asked.table, asked.target, asked.model, settings))
+    return console.run(lambda: run.predict_table(asked.table, asked.target, asked.model, options))
 
 
 def _positive(text: str) -> int:

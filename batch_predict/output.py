@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from batch_predict import csv_file
 from batch_predict.source import Format
 from training import files
 from training.errors import PipelineError
@@ -152,8 +153,17 @@ class Output:
         return False
 
     def finish(self, identity: Identity, parts: int) -> Done:
-        """Write the final files and the manifest, and remove everything else."""
+        """Write the final files and the manifest, and remove everything else.
+
+        Raises:
+            PipelineError: a part is not there any more, or was cut.
+        """
         done = [self.files.done(number) for number in range(parts)]
+        if None in done:
+            raise PipelineError(
+                f"Part {done.index(None)} is no longer whole in {self.files.folder}. Run the same command again to "
+                "continue."
+            )
         whole = total([part for part in done if part is not None])
         if self.single_file:
             self._join(parts)
@@ -204,7 +214,7 @@ class Output:
             )
 
     def _clear(self) -> None:
-        self.manifest.unlink()
+        # The manifest stays: a run that is killed here has left files that the next one must recognise as its own.
         if self.single_file:
             self.target.unlink(missing_ok=True)
             self.rejected.unlink(missing_ok=True)
@@ -256,18 +266,9 @@ def _join(parts: Sequence[Path], path: Path, table_format: Format) -> None:
         for number, part in enumerate(parts):
             with part.open("rb") as file:
                 if number:
-                    file.seek(_header_bytes(part))
+                    file.seek(csv_file.read_header(part)[1])
                 while chunk := file.read(1 << 20):
                     joined.write(chunk)
-
-
-def _header_bytes(path: Path) -> int:
-    """The length of the header: that of a file with the same columns and no rows."""
-    with pyarrow.csv.open_csv(path, read_options=pyarrow.csv.ReadOptions(use_threads=False)) as file:
-        names = file.schema.names
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(pa.table([pa.array([], pa.string())] * len(names), names=names), sink)
-    return len(sink.getvalue())
 
 
 def _lock(descriptor: int, target: Path) -> None:

@@ -33,7 +33,7 @@ _CONTENT_VERSION = re.compile(r"sha-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Options:
     """The options of a run.
 
     ``output_format``: None for that of the target's name, or the input's. ``all_columns``: pass the features through
@@ -49,43 +49,43 @@ class Settings:
     restart: bool = False
 
 
-def predict_table(table: Path, target: Path, model: str, settings: Settings) -> Done:
+def predict_table(table: Path, target: Path, model: str, options: Options) -> Done:
     """Predict every row of a table.
 
     Args:
         table: a Parquet or CSV file, or a folder of such files.
         target: a file, if its name ends in .parquet or .csv, else a folder.
         model: a name, as ``find_model`` takes it.
-        settings: the options of the run.
+        options: the options of the run.
 
     Raises:
         PipelineError: the sentence says what to do.
     """
     dataset, registered = find_model(model)
-    return predict(dataset, registered, table, target, settings)
+    return predict(dataset, registered, table, target, options)
 
 
-def predict(dataset: Dataset, registered: RegisteredModel, table: Path, target: Path, settings: Settings) -> Done:
+def predict(dataset: Dataset, registered: RegisteredModel, table: Path, target: Path, options: Options) -> Done:
     """As ``predict_table``, with a dataset and a version of its model."""
     rows = source.find(table, dataset)
     _refuse_reserved(rows, dataset)
     _refuse_itself(table, target)
-    written = _output(target, rows, settings)
+    written = _output(target, rows, options)
     # All columns: those that are not passed through are in the rejected rows.
     output.check_columns(rows.layout.schema, written.files.format)
     if written.files.format is Format.CSV:
         source.check_csv_values(rows)
-    identity = _identity(dataset, registered, rows, written, settings)
+    identity = _identity(dataset, registered, rows, written, options)
     with written.locked():
-        if written.begin(identity, restart=settings.restart):
+        if written.begin(identity, restart=options.restart):
             done = written.finished()
             console.log.info("%s is complete, nothing is left to do: %s", target, _counts(done))
             return done
         tracking.download(registered, written.model_directory)
         _check_model(dataset, registered, written.model_directory)
         with console.step(f"{dataset.name}: cut {table} into parts"):
-            cut = parts.parts(rows, settings.part_rows)
-        kept = tuple(rows.layout.schema.names if settings.all_columns else rows.extra_columns(dataset))
+            cut = parts.parts(rows, options.part_rows)
+        kept = tuple(rows.layout.schema.names if options.all_columns else rows.extra_columns(dataset))
         job = Job(dataset, written.model_directory, rows.layout, kept, written.files)
         finished = {part.number for part in cut if written.files.done(part.number) is not None}
         todo = [part for part in cut if part.number not in finished]
@@ -98,9 +98,9 @@ def predict(dataset: Dataset, registered: RegisteredModel, table: Path, target: 
             len(finished),
         )
         work = (
-            partial(processes.run, job, todo, settings.processes)
-            if settings.ray is None
-            else partial(cluster.run, job, todo, settings.ray)
+            partial(processes.run, job, todo, options.processes)
+            if options.ray is None
+            else partial(cluster.run, job, todo, options.ray)
         )
         with _Progress(sum(part.rows for part in cut), before) as progress:
             if todo:
@@ -113,25 +113,25 @@ def predict(dataset: Dataset, registered: RegisteredModel, table: Path, target: 
         return done
 
 
-def _output(target: Path, rows: Source, settings: Settings) -> Output:
+def _output(target: Path, rows: Source, options: Options) -> Output:
     suffix = target.suffix.lower().removeprefix(".")
     single_file = suffix in set(Format) and not target.is_dir()
-    if single_file and settings.output_format not in (None, suffix):
-        raise PipelineError(f"{target} does not fit --format {settings.output_format}: change one of them.")
-    table_format = Format(suffix) if single_file else settings.output_format or rows.layout.format
+    if single_file and options.output_format not in (None, suffix):
+        raise PipelineError(f"{target} does not fit --format {options.output_format}: change one of them.")
+    table_format = Format(suffix) if single_file else options.output_format or rows.layout.format
     return Output(target, table_format, single_file=single_file)
 
 
 def _identity(
-    dataset: Dataset, registered: RegisteredModel, rows: Source, target: Output, settings: Settings
+    dataset: Dataset, registered: RegisteredModel, rows: Source, target: Output, options: Options
 ) -> dict[str, Any]:
     return {
         "model": f"{registered.name}@{registered.version} of run {registered.run_id}",
         "input": [f"{file.name}, {file.size} bytes, modified {file.modified_ns}" for file in rows.files],
         "settings": {
             "format": target.files.format,
-            "all_columns": settings.all_columns,
-            "part_rows": settings.part_rows,
+            "all_columns": options.all_columns,
+            "part_rows": options.part_rows,
         },
         "contract": {feature.name: [feature.minimum, feature.maximum] for feature in dataset.features},
         "libraries": {name: version(name) for name in ("onnxruntime", "pyarrow")},

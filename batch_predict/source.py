@@ -29,8 +29,8 @@ class InputFile:
     """A file of the table.
 
     ``name`` is relative to the folder that was asked for, ``schema`` in the file's order. ``folders`` are the columns
-    given by the names of its folders, such as ``region=CA/``; None is null. ``first_byte``
-    is where the rows of a CSV file begin.
+    given by the names of its folders, such as ``region=CA/``; None is null. ``first_byte`` is where the rows of a CSV
+    file begin.
     """
 
     path: Path
@@ -152,9 +152,9 @@ def _check_same_columns(first: InputFile, file: InputFile) -> None:
 
 def _common_schema(files: tuple[InputFile, ...]) -> pa.Schema:
     """The columns of the first file, in types that can hold the values of all files."""
+    first = files[0]
     fields = []
-    for name in files[0].schema.names:
-        first = files[0]
+    for name in first.schema.names:
         kind = _plain(first.schema.field(name).type)
         for file in files[1:]:
             other = _plain(file.schema.field(name).type)

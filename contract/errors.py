@@ -8,9 +8,9 @@ BundleError                 500
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
 ├── model.session           ArtifactError
 ├── serving.errors          Unauthenticated 401, PermissionDenied 403, NotFound 404, MethodNotAllowed 405,
-│                           PayloadTooLarge 413, UnsupportedMediaType 415, Overloaded 429, TooManyAttempts 429,
-│                           InferenceFailed 500, NotReady 503, DatabaseAway 503,
- │                           DeadlineExceeded 504
+│                           PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415, Overloaded 429,
+│                           TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
+│                           DeadlineExceeded 504
 ├── training.errors         PipelineError
 ├── loop.errors             LoopError
 ├── load_tests.errors       LoadTestError
@@ -58,7 +58,7 @@ class Reason(StrEnum):
 
 
 OTHER = "other"
-"""In the place of a feature, where the reason is not about one of the contract."""
+"""Label used when no known feature is at fault."""
 
 Refused = Mapping[tuple[str, Reason], int]
 """How many rows were refused, by feature and reason."""

@@ -23,6 +23,11 @@ LIBRARY_EXTRAS = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
+    "alembic/testing",
+    "sqlalchemy/testing",
+    "sqlalchemy/dialects/mssql",
+    "sqlalchemy/dialects/mysql",
+    "sqlalchemy/dialects/oracle",
 )
 """Directories in ``site-packages`` that no served request and no start imports."""
 MODEL_FILES = {

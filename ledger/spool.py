@@ -3,8 +3,8 @@
 Each worker appends to a segment of its own, and begins a new one when it is large or old. It holds a lock on the one it
 writes: a segment that nobody holds is finished. The kernel keeps what was written when a process is killed.
 
-A segment is ``MAGIC``, then records: a mark, the length and the CRC-32 of what follows, then the record. Where bytes
-are damaged, the mark leads to the next record.
+A segment is ``MAGIC``, then records: a mark, the length of what follows, the record, its CRC-32. Where bytes are
+damaged, the mark leads to the next record.
 """
 
 import fcntl
@@ -20,8 +20,10 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
+from contract.table import FloatMatrix
 from ledger import locks
 from ledger.record import ErrorCount, Record
+from ledger.values import pack
 
 logger = logging.getLogger(__name__)
 
@@ -40,46 +42,63 @@ WARN_SECONDS = 60.0
 """Time between two warnings that segments are being dropped."""
 
 _MARK = b"\xf1LR\x01"
-_HEAD = struct.Struct("<4sII")
-_PREDICTION = struct.Struct("<B16sqdIIHH")
-"""Kind, id, time, milliseconds, rows; bytes of the features (or ``_NOT_KEPT``), of the source, of the request id."""
-_ERRORS = struct.Struct("<BqHI")
-"""Kind, minute, status, requests; then the source."""
+_HEAD = struct.Struct("<4sI")
+"""The mark, and the length of what follows: the record and its checksum, which is of all that is before it."""
+_PREDICTION = struct.Struct("<4sIB16sqdIIHH")
+"""Head, kind, id, time, milliseconds, rows; bytes of the features (or ``_NOT_KEPT``), the source, the request id."""
+_ERRORS = struct.Struct("<4sIBqHI")
+"""Head, kind, minute, status, requests; then the source."""
+_CHECKSUM = struct.Struct("<I").pack
 _IS_PREDICTION, _IS_ERRORS = 1, 2
 _NOT_KEPT = 0xFFFFFFFF
 
 
-def encode(record: Record) -> bytes:
-    """A prediction as a record of a segment."""
-    source = _source(record.model, record.version, record.protocol)
-    request_id = record.request_id.encode()
-    features = record.feature_bytes
+def encode(
+    id: str,  # noqa: A002 - as in Record
+    request_id: str,
+    time_us: int,
+    model: str,
+    version: str,
+    protocol: str,
+    milliseconds: float,
+    rows: FloatMatrix | None,
+    outputs: FloatMatrix,
+) -> bytes:
+    """A prediction as a record of a segment. The arguments are those of ``Record``, which takes time to make."""
+    source = _source(model, version, protocol)
+    identifier = request_id.encode()
+    features = b"" if rows is None else pack(rows)
+    values = pack(outputs)
+    length = _PREDICTION.size - _HEAD.size + len(source) + len(identifier) + len(features) + len(values) + 4
     content = b"".join(
         (
             _PREDICTION.pack(
+                _MARK,
+                length,
                 _IS_PREDICTION,
-                bytes.fromhex(record.id),
-                record.time_us,
-                record.milliseconds,
-                record.count,
-                _NOT_KEPT if features is None else len(features),
+                bytes.fromhex(id),
+                time_us,
+                milliseconds,
+                len(outputs),
+                _NOT_KEPT if rows is None else len(features),
                 len(source),
-                len(request_id),
+                len(identifier),
             ),
             source,
-            request_id,
-            features or b"",
-            record.output_bytes,
+            identifier,
+            features,
+            values,
         )
     )
-    return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
+    return content + _CHECKSUM(zlib.crc32(content))
 
 
 def encode_errors(count: ErrorCount) -> bytes:
     """A count of refused or failed requests as a record of a segment."""
-    content = _ERRORS.pack(_IS_ERRORS, count.minute, count.status, count.requests)
-    content += _source(count.model, "", count.protocol)
-    return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
+    source = _source(count.model, "", count.protocol)
+    length = _ERRORS.size - _HEAD.size + len(source) + 4
+    content = _ERRORS.pack(_MARK, length, _IS_ERRORS, count.minute, count.status, count.requests) + source
+    return content + _CHECKSUM(zlib.crc32(content))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,11 +146,11 @@ def read_segment(path: Path, position: int, *, finished: bool, most: int | None 
         while most is None or len(records) + len(errors) < most:
             body = _body(content, offset)
             if body is not None:
-                if body[0] == _IS_PREDICTION:
+                if body[_HEAD.size] == _IS_PREDICTION:
                     records.append(_prediction(body))
                 else:
                     errors.append(_errors(body))
-                offset += _HEAD.size + len(body)
+                offset += len(body) + 4
             elif not whole:
                 if records or errors:
                     break  # The next part begins with this record.
@@ -150,13 +169,15 @@ def read_segment(path: Path, position: int, *, finished: bool, most: int | None 
 
 
 def _body(content: bytes, offset: int) -> bytes | None:
-    """The record at this offset without its head; None if there is no whole one."""
-    start = offset + _HEAD.size
-    if start > len(content):
+    """The record at this offset without its checksum; None if there is no whole one."""
+    if len(content) - offset < _HEAD.size:
         return None
-    mark, length, checksum = _HEAD.unpack_from(content, offset)
-    body = content[start : start + length]
-    return body if mark == _MARK and len(body) == length and zlib.crc32(body) == checksum else None
+    mark, length = _HEAD.unpack_from(content, offset)
+    end = offset + _HEAD.size + length
+    if mark != _MARK or end > len(content):
+        return None
+    body = content[offset : end - 4]
+    return body if content[end - 4 : end] == _CHECKSUM(zlib.crc32(body)) else None
 
 
 def _next_record(content: bytes, start: int) -> int | None:
@@ -169,7 +190,7 @@ def _next_record(content: bytes, start: int) -> int | None:
 
 
 def _prediction(body: bytes) -> Record:
-    _, identifier, time_us, milliseconds, count, length, source_length, id_length = _PREDICTION.unpack_from(body)
+    _, _, _, identifier, time_us, milliseconds, count, length, source_length, id_length = _PREDICTION.unpack_from(body)
     id_start = _PREDICTION.size + source_length
     id_end = id_start + id_length
     identity = (
@@ -186,7 +207,7 @@ def _prediction(body: bytes) -> Record:
 
 
 def _errors(body: bytes) -> ErrorCount:
-    _, minute, status, requests = _ERRORS.unpack_from(body)
+    _, _, _, minute, status, requests = _ERRORS.unpack_from(body)
     model, _, protocol = _source_of(body[_ERRORS.size :])
     return ErrorCount(minute, model, protocol, status, requests)
 
@@ -274,6 +295,8 @@ class SpoolWriter:
 
     def append(self, records: Sequence[bytes]) -> None:
         """Write encoded records, with one system call unless the disk is full."""
+        if not records:
+            return
         now = time.monotonic()
         if self._failed is not None and now - self._failed < RETRY_SECONDS:
             self.unwritten += len(records)
@@ -322,7 +345,9 @@ class SpoolWriter:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.write(descriptor, MAGIC)
+            magic = memoryview(MAGIC)
+            while magic:
+                magic = magic[os.write(descriptor, magic) :]
             unfinished.rename(self._directory / f"{name}{SUFFIX}")
         except OSError:
             os.close(descriptor)

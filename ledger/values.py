@@ -13,7 +13,7 @@ FLOAT64 = np.dtype("<f8")
 
 def pack(matrix: FloatMatrix) -> bytes:
     """The bytes of a matrix ``[N, C]``."""
-    return np.ascontiguousarray(matrix, dtype=FLOAT64).tobytes()
+    return (matrix if matrix.dtype == FLOAT64 else matrix.astype(FLOAT64)).tobytes()
 
 
 def unpack(content: bytes, columns: int) -> FloatMatrix:

@@ -30,7 +30,7 @@ class _Part(BaseModel):
 Edges = Annotated[list[float], Field(min_length=DECILES + 1, max_length=DECILES + 1)]
 Shares = Annotated[list[float], Field(min_length=DECILES, max_length=DECILES)]
 Nothing = Annotated[list[float], Field(max_length=0)]
-"""What a card of the other task has in a field."""
+"""Empty: not applicable to this task."""
 
 
 class FeatureCard(_Part):

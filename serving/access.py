@@ -162,7 +162,7 @@ class Gate:
         return None if isinstance(verdict, Refusal) else verdict.holder
 
     def _examine(self, header: bytes) -> _Verdict | Refusal:
-        scheme, _, rest = header.partition(b" ")
+        scheme, _, rest = header[:MAXIMUM_HEADER].partition(b" ")
         basic = scheme.lower() == b"basic"
         key = _password(rest.strip()) if basic else rest.strip()
         if len(header) > MAXIMUM_HEADER or not key or not (basic or scheme.lower() == b"bearer"):

@@ -3,11 +3,12 @@
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from contract.errors import BundleError
 from ledger.actions import Action, record_action
+from serving.errors import DatabaseAway
 from serving.keys import Key
 from serving.ledger_database import LedgerDatabase
 from serving.telemetry.call import Call
@@ -19,10 +20,10 @@ class ActionLog:
     """Records actions, each before its answer is sent: whoever was answered is on record.
 
     Args:
-        ledger: the database to record them in.
+        ledger: the ledger's database; None without a ledger.
     """
 
-    def __init__(self, ledger: LedgerDatabase) -> None:
+    def __init__(self, ledger: LedgerDatabase | None) -> None:
         self._ledger = ledger
 
     async def record(self, call: Call, key: Key, client: str) -> None:
@@ -47,11 +48,10 @@ class ActionLog:
         fields = {name: value for name, value in asdict(action).items() if name != "request_id"}
         if key.name:
             fields["key_name"] = key.name
-        if self._ledger.off:
+        if self._ledger is None:
             logger.info("admin action", extra=fields)
             return
         try:
-            await self._ledger.run(lambda engine: record_action(engine, action))
-        except (BundleError, SQLAlchemyError) as error:
-            reason = type(error).__name__
-            logger.warning("admin action not in the ledger", extra={**fields, "reason": reason})
+            await self._ledger.run(partial(record_action, action=action))
+        except (DatabaseAway, SQLAlchemyError) as error:
+            logger.warning("admin action not in the ledger", extra={**fields, "reason": type(error).__name__})

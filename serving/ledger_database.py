@@ -5,8 +5,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
@@ -34,27 +35,12 @@ T = TypeVar("T")
 
 
 class LedgerDatabase:
-    """The ledger's database. It is connected to when it is first asked.
+    """The database of the settings. It is connected to when it is first asked."""
 
-    Args:
-        connect: makes the engine; None where the ledger is off.
-    """
-
-    def __init__(self, connect: Callable[[], Engine] | None) -> None:
-        self._connect = connect
-        self._engine: Engine | None = None
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._calls = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger-reader")
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The database of the settings."""
-        return cls((lambda: database.connect(settings.database_url)) if settings.LEDGER == "on" else None)
-
-    @property
-    def off(self) -> bool:
-        """Whether there is none."""
-        return self._connect is None
 
     async def run(self, work: Callable[[Engine], T]) -> T:
         """What ``work`` returns, called with the engine in a thread.
@@ -63,14 +49,12 @@ class LedgerDatabase:
             NotFound: the ledger is off.
             DatabaseAway: the database does not answer, or has too much to do.
         """
-        if self._connect is None:
+        if self._settings.LEDGER == "off":
             raise NotFound("The ledger is off (LEDGER=off): predictions are not recorded.")
         if self._calls >= MAXIMUM_CALLS:
             raise DatabaseAway(f"{MAXIMUM_CALLS} calls wait for the ledger's database already. Try again.", 1)
         self._calls += 1
         try:
-            if self._engine is None:
-                self._engine = self._connect()
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._engine)
         except (OperationalError, InterfaceError, NoConnection) as error:
             logger.warning("the ledger's database is away", extra={"reason": str(error.__cause__ or error)[:300]})
@@ -81,6 +65,10 @@ class LedgerDatabase:
             raise _away() from None
         finally:
             self._calls -= 1
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return database.connect(self._settings.database_url)
 
 
 _UNDEFINED_TABLE = "42P01"

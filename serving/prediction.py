@@ -121,6 +121,7 @@ class Predictor:
         self.dataset = model.dataset
         self._settings = settings
         self._observers = observers
+        self._closed = False
         self._metrics = ModelMetrics(model.dataset)
         observers.add(self._metrics)
         self._served = self._serve(model)
@@ -189,6 +190,8 @@ class Predictor:
         await asyncio.to_thread(replacement.runner.warm_up, model.artifact.golden_rows)
         former, self._served = self._served, replacement
         self._metrics.serve(model)
+        if self._closed:
+            await replacement.runner.close()
         await former.runner.close()
 
     def warm_up(self) -> None:
@@ -196,7 +199,8 @@ class Predictor:
         self._served.runner.warm_up(self.model.artifact.golden_rows)
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken."""
+        """Refuse what comes, finish what was taken. A replacement that is under way will refuse too."""
+        self._closed = True
         await self._served.runner.close()
 
     def _serve(self, model: LoadedModel) -> _Served:

@@ -63,7 +63,10 @@ def _database_url(url: SecretStr) -> SecretStr:
 
 
 class Settings(BaseModel):
-    """Every setting of the service, named after its environment variable."""
+    """Every setting of the service, named after its environment variable.
+
+    With ``repr=False`` its value is never shown, not in errors either.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,7 +120,6 @@ class Settings(BaseModel):
         default=PROJECT / "state",
         description="Where the ledger keeps its spool and its SQLite file.",
     )
-    # repr=False: a value that may be secret is never shown, not in errors either.
     DATABASE_URL: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
         repr=False,
@@ -147,6 +149,7 @@ class Settings(BaseModel):
         default=1.0, ge=0, le=1, description="Share of traces to keep, unless the caller has decided."
     )
 
+    # It may be a key that somebody took for its hash.
     API_KEYS: Hashes | None = Field(
         default=None,
         repr=False,
@@ -168,6 +171,16 @@ class Settings(BaseModel):
         description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
     )
 
+    def keys(self) -> Keys:
+        """The keys of all rings, those of files as they are now.
+
+        Raises:
+            StartupError: a file cannot be used.
+        """
+        given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
+        files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
+        return Keys(given, files)
+
     @property
     def spool(self) -> Path:
         """The directory of the ledger's spool."""
@@ -185,19 +198,10 @@ class Settings(BaseModel):
         return {
             "STATE_DIR": str(self.STATE_DIR.resolve()),
             "DATABASE_URL": self.database_url,
+            "LEDGER_MIN_LABELS": str(self.LEDGER_MIN_LABELS),
             "LEDGER_KEEP_DAYS": str(self.LEDGER_KEEP_DAYS),
             "LEDGER_KEEP_BYTES": "" if self.LEDGER_KEEP_BYTES is None else str(self.LEDGER_KEEP_BYTES),
         }
-
-    def keys(self) -> Keys:
-        """The keys of all rings, those of files as they are now.
-
-        Raises:
-            StartupError: a file cannot be used.
-        """
-        given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
-        files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
-        return Keys(given, files)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

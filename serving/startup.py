@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from ledger.errors import LedgerError
 from serving.models import load
 from serving.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
     """Check the models, the place of the ledger, the files of keys, and that both ports are free.
@@ -28,7 +31,8 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     """
     for dataset, reference in models.items():
         load(dataset, reference.resolve())
-    settings.keys()
+    rings = settings.keys().rings
+    logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.

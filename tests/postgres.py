@@ -64,11 +64,11 @@ class PostgreSQL:
         ).returncode:
             assert self._process.poll() is None, "PostgreSQL ended while it started"
 
-    def stop(self) -> None:
-        """Stop the server as an administrator does who waits for nobody."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server, by default as an administrator does who does not wait for its clients."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(timeout=30)
+            self._process.send_signal(how)
+            self._process.wait(timeout=60)
             self._process = None
 
     def url(self, name: str) -> str:
@@ -93,7 +93,8 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         try:
             yield server
         finally:
-            server.stop()
+            # Nobody needs what it has not written yet.
+            server.stop(signal.SIGQUIT)
 
 
 def _program(name: str) -> str:

@@ -4,10 +4,8 @@ import re
 
 import pytest
 
-from contract import DATASETS
 from local_service import PROJECT
-from serving.http.openapi import GET_ROUTES
-from serving.protocol.documents import PROTOCOL_ROUTES
+from serving.http.openapi import document
 from serving.settings import Settings
 
 README = (PROJECT / "README.md").read_text()
@@ -21,18 +19,20 @@ def section(title: str) -> str:
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", section("Settings"), re.MULTILINE))
+    # Some share a line: `API_KEYS`, `API_KEYS_FILE`.
+    lines = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \| (.+?) \|", section("Settings"), re.MULTILINE)
+    rows = {name: default for names, default in lines for name in re.findall("[A-Z_]+", names)}
     assert rows.keys() == Settings.model_fields.keys()
     for name, field in Settings.model_fields.items():
-        if name != "MODELS_DIR" and field.default is not None:
+        if name not in {"MODELS_DIR", "STATE_DIR", "FORWARDED_ALLOW_IPS"} and field.default is not None:
             assert rows[name] == f"`{field.default}`"
 
 
 def test_every_route_is_listed() -> None:
     listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", section("The service")))
-    predictions = {("POST", f"/predict/{name}{end}") for name in DATASETS for end in ("", "/batch")}
-    protocol = {("POST" if route.takes else "GET", path) for path, route in PROTOCOL_ROUTES.items()}
-    assert listed == predictions | protocol | {("GET", path) for path in (*GET_ROUTES, "/", "/docs", "/docs.json")}
+    paths = document("test", "1", "A test.")["paths"]
+    documented = {(method.upper(), path) for path, item in paths.items() for method in item}
+    assert listed == documented | {("GET", path) for path in ("/", "/docs", "/docs.json", "/logs")}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_every_route_is_listed() -> None:
         "docs/capacity.md",
         "docs/drift.md",
         "docs/kubernetes.md",
+        "docs/ledger.md",
         "docs/proxies.md",
         "docs/runbook.md",
     ],

@@ -1,1 +1,1 @@
-"""Raw CSV to a model in the registry: one module a stage. It imports ``contract`` and nothing else of ours."""
+"""Raw CSV to a registered model: one module for each stage."""

@@ -126,8 +126,9 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
         challenger = _challenger(dataset)
         champion = _champion(dataset, challenger)
         evaluation = evaluate(dataset, splits, challenger, champion, params)
-        if evaluation.former == challenger[0] and GATE_REASON in challenger[0].tags:
-            # Judged once more: the page goes on telling how it became champion.
+        again = evaluation.former == challenger[0] and evaluation.decision.deployable
+        if again and GATE_REASON in challenger[0].tags:
+            # The champion, evaluated again: the page keeps saying how it became champion.
             decision = replace(evaluation.decision, reason=challenger[0].tags[GATE_REASON])
             evaluation = replace(evaluation, decision=decision)
     log.info("%s: %s", name, evaluation.decision.reason)

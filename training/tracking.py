@@ -107,7 +107,7 @@ class Run:
             tags=dict(tags),
             nested=True,
             parent_run_id=self.run_id,
-            experiment_id=self._experiment_id,  # it would not be the parent's of itself
+            experiment_id=self._experiment_id,  # MLflow does not take it from the parent run
         ) as started:
             yield Run(started.info.run_id, self._experiment_id)
 

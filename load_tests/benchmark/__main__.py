@@ -71,7 +71,7 @@ def _measure(options: argparse.Namespace, screen: Console) -> None:
         screen.print(f"[{time.monotonic() - started:4.0f} s] {text}")
 
     day, revision, machine = datetime.now(UTC).date(), runner.revision(), runner.machine()
-    run = runner.Runner(plan, model, say).measure(servers)
+    run = runner.Benchmark(plan, model, say).measure(servers)
     result = summarise(run, plan, servers, day=day, revision=revision, model=tag, machine=machine)
     text = report.markdown(result)
     screen.print(text)

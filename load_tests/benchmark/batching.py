@@ -23,7 +23,7 @@ from rich.console import Console
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import batching_page, payloads
-from load_tests.benchmark.batching_page import Curve, Point, Result
+from load_tests.benchmark.batching_page import BatchingResult, Curve, Point
 from load_tests.benchmark.runner import deployed_model, machine
 from load_tests.errors import LoadTestError
 from serving.batching.runner import Model, Runner
@@ -292,10 +292,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         if options.render:
-            result = Result.model_validate_json(batching_page.MEASURED.read_bytes())
+            result = BatchingResult.model_validate_json(batching_page.MEASURED.read_bytes())
         else:
             curves = uvloop.run(measure(options.seconds, console.print))
-            result = Result(machine=machine(), curves=curves)
+            result = BatchingResult(machine=machine(), curves=curves)
             batching_page.MEASURED.write_text(result.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     except LoadTestError as error:
         console.print(str(error), style="red")

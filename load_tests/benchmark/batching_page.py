@@ -71,7 +71,7 @@ class Curve:
         return "with the runner" if self.batching else "batching off"
 
 
-class Result(BaseModel):
+class BatchingResult(BaseModel):
     """The curves, and where they were measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +111,7 @@ def claims(curves: Sequence[Curve]) -> list[Claim]:
     return found
 
 
-def text(result: Result) -> str:
+def text(result: BatchingResult) -> str:
     """What must hold, and every point: the measured part of the page."""
     machine, curves = result.machine, result.curves
     rows = [(claim.subject, claim.demand, claim.measured, "yes" if claim.holds else "NO") for claim in claims(curves)]
@@ -140,7 +140,7 @@ def text(result: Result) -> str:
     return "\n".join(parts)
 
 
-def write(result: Result, page: Path = PAGE) -> list[Path]:
+def write(result: BatchingResult, page: Path = PAGE) -> list[Path]:
     """Draw the figure and write the tables of the page; return both paths."""
     figure = page.parent / "img" / "batching.png"
     figure.parent.mkdir(parents=True, exist_ok=True)

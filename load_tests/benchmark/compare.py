@@ -16,7 +16,7 @@ from load_tests.benchmark import processes
 from load_tests.benchmark.plan import OURS, Line, Step
 from load_tests.benchmark.processes import running
 from load_tests.benchmark.report import table
-from load_tests.benchmark.runner import Bodies, Target, deployed_model, models_folder
+from load_tests.benchmark.runner import Bodies, LoadedServer, deployed_model, models_folder
 from load_tests.errors import LoadTestError
 
 CONNECTIONS = 64
@@ -49,7 +49,7 @@ def compare(
             settings = {**OURS.environment, "MODELS_DIR": str(models_folder().resolve())}
             server = replace(OURS, title=str(checkout), folder=checkout, checkout=checkout, environment=settings)
             started = running(server, Path(sys.executable).parent, model, bodies.table[:1])
-            targets.append(Target(stack.enter_context(started), bodies))
+            targets.append(LoadedServer(stack.enter_context(started), bodies))
         for line in (line for line in OURS.lines if (line.key in only if only else not line.rows_only)):
             for target in targets:
                 target.check(line, 1)
@@ -74,7 +74,7 @@ def compare(
     return table(title, ("", *(str(checkout) for checkout in checkouts), "ratio", "ratios of the rounds"), rows)
 
 
-def _cpu_ms(target: Target, line: Line, seconds: int) -> float:
+def _cpu_ms(target: LoadedServer, line: Line, seconds: int) -> float:
     before = processes.cpu_seconds(target.running.pid)
     found = target.load(line, Step(CONNECTIONS, 1, seconds), GRPC_CHANNELS)
     used = processes.cpu_seconds(target.running.pid) - before

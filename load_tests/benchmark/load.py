@@ -130,7 +130,7 @@ async def _caller(
     """Latencies in seconds and the number of failed calls of one caller."""
     latencies: list[float] = []
     failed = 0
-    await channel.channel_ready()
+    await asyncio.wait_for(channel.channel_ready(), TIMEOUT_SECONDS)
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
     until = await begin + seconds
     position = number
@@ -187,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ours, theirs = context.Pipe()
         callers, channels = (range(index, total, count) for total in (options.callers, options.channels))
         work = (options.target, options.bodies, callers, len(channels), options.seconds, theirs)
-        process = context.Process(target=_process, args=work)
+        # A daemon: if one of them fails, this process must not wait for the others.
+        process = context.Process(target=_process, args=work, daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)

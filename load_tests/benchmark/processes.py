@@ -1,13 +1,12 @@
 """Servers as processes: their environment, start and stop, the CPU time and the memory of the whole process tree."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from contract.table import FloatMatrix
 from load_tests.benchmark.load import METHOD
 from load_tests.benchmark.plan import WORKERS, Line, Server
 from load_tests.errors import LoadTestError
+from local_service import free_port
 
 INHERITED = ("HOME", "LANG", "TMPDIR", "BENTOML_HOME", "MODELS_DIR")
 READY_WITHIN = 90
@@ -127,7 +127,7 @@ def running(server: Server, commands: Path, model: Mapping[str, Path], rows: Flo
     Raises:
         LoadTestError: it stopped or did not answer in time; contains the end of its log.
     """
-    port, grpc_port, metrics_port = free_ports(3)
+    port, grpc_port, metrics_port = (free_port() for _ in range(3))
     with tempfile.TemporaryDirectory(prefix=f"benchmark-{server.key}-") as scratch:
         places = {
             "port": port,
@@ -160,15 +160,6 @@ def running(server: Server, commands: Path, model: Mapping[str, Path], rows: Flo
         finally:
             stop(process.pid)
             process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports of the loopback address that nothing listens on."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _wait_for_answer(target: Running, process: "subprocess.Popen[bytes]", rows: FloatMatrix, log: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from load_tests.benchmark.plan import WORKERS
-from load_tests.benchmark.result import Figures, Machine, Result, Target, ratio
+from load_tests.benchmark.result import NOT_MEASURED, Figures, Machine, Result, Target, ratio
 from local_service import PROJECT
 
 PUBLISHED = Path(__file__).with_name("results") / "benchmark.json"
@@ -50,7 +50,7 @@ def markdown(result: Result) -> str:
         (one.title, one.model, one.requests, one.settings, ", ".join(f"{k} {v}" for k, v in one.versions.items()))
         for one in result.servers
     ]
-    verdicts: Mapping[bool | None, str] = {True: "met", False: "MISSED", None: "not measured"}
+    verdicts: Mapping[bool | None, str] = {True: "met", False: "MISSED", None: NOT_MEASURED}
     targets = [(one.subject, _demand(one), _text(one, one.measured), verdicts[one.met]) for one in result.targets]
     parts = [
         head,
@@ -105,7 +105,7 @@ def _speed(result: Result) -> tuple[Sequence[str], list[Sequence[str]]]:
     rows: list[Sequence[str]] = []
     for line in result.lines:
         found = result.figures(line.key)
-        if found.problem == "not measured":
+        if found.problem == NOT_MEASURED:
             continue
         if found.requests_per_second is None:
             rows.append((line.title, f"invalid: {found.problem}", *[NONE] * 6))

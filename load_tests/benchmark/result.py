@@ -8,7 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from load_tests.benchmark.load import Load
-from load_tests.benchmark.plan import Plan, Server
+from load_tests.benchmark.plan import OURS, Plan, Server
+
+NOT_MEASURED = "not measured"
+"""The problem of figures that there are none of."""
 
 
 class _Record(BaseModel):
@@ -167,7 +170,7 @@ class Result(_Record):
             for figures in one.figures
             if (figures.connections, figures.rows) == (connections, rows)
         ]
-        return found[0] if found else Figures(connections=connections, rows=rows, problem="not measured")
+        return found[0] if found else Figures(connections=connections, rows=rows, problem=NOT_MEASURED)
 
 
 def summarise(
@@ -225,7 +228,7 @@ def evaluate(result: Result, run: Run, plan: Plan) -> list[Target]:
     stalls = [one.load.max_ms for one in run.samples if one.line == "ours" and one.stall and not one.load.problem]
     binary = result.figures("ours-binary", plan.rows_connections, max(plan.rows)).requests_per_second
     rows = binary and binary * max(plan.rows)
-    ours = next((server for server in result.servers if server.title == "This service"), None)
+    ours = next((server for server in result.servers if server.title == OURS.title), None)
 
     def speed(subject: str, mine: str, peer: str, limit: float) -> Target:
         measured = ratio(result.figures(mine).requests_per_second, result.figures(peer).requests_per_second)

@@ -62,7 +62,7 @@ def models_folder() -> Path:
     return Path(os.environ.get("MODELS_DIR") or PROJECT / "models")
 
 
-class Target:
+class LoadedServer:
     """A running server, and the rows, answers and request bodies to load it with.
 
     Args:
@@ -156,7 +156,7 @@ class Bodies:
         return self._files[key]
 
 
-class Runner:
+class Benchmark:
     """Measures servers according to a plan.
 
     Args:
@@ -212,15 +212,15 @@ class Runner:
     @contextmanager
     def _start(
         self, server: Server, commands: Mapping[Path, Path], bodies: Bodies, number: int | None
-    ) -> Iterator[Target]:
+    ) -> Iterator[LoadedServer]:
         what = "longest answer" if number is None else f"round {number + 1} of {self._plan.rounds}"
         self._say(f"{what}: {server.title}")
         with running(server, commands[server.lock], self._model, bodies.table[:1]) as started:
             if number is not None:
                 self.run.ready_seconds.setdefault(server.key, []).append(started.ready_seconds)
-            yield Target(started, bodies)
+            yield LoadedServer(started, bodies)
 
-    def _round(self, target: Target, server: Server, number: int) -> None:
+    def _round(self, target: LoadedServer, server: Server, number: int) -> None:
         for line in server.lines:
             steps = self._plan.steps(line, server, number)
             if steps:

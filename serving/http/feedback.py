@@ -99,7 +99,8 @@ class FeedbackApp:
     @property
     def route(self) -> Route:
         """The route."""
-        return Route(Endpoint(PATH, "http", counter=http_counter(PATH)), self.answer, "POST", access=Access.LEDGER)
+        endpoint = Endpoint(PATH, "http", counter=http_counter(PATH))
+        return Route(endpoint, self.answer, "POST", access=Access.LEDGER)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Body to entries to what became of them."""

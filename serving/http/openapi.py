@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from contract.housing import HOUSING
 from model.drift import Drift
-from serving.http import drift, feedback
+from serving.http import drift, feedback, logs, logs_page
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.predictions import prediction_apis
@@ -70,13 +70,25 @@ _DRIFT_ERRORS = {
     **_LEDGER_ERRORS,
     "400": ("A malformed body or a refused value.", "rows[3].MedInc: input should be less than or equal to 50, not 99"),
     "429": (
-        "Shed: enough requests are compared or wait. `Retry-After` has the seconds after which to try again.",
+        "Shed: enough requests wait; or too many wrong keys. `Retry-After`: seconds until the next try.",
         "4 requests are compared or wait already. Try again.",
     ),
     "504": ("No answer within the time limit.", "There was no answer within 30 seconds."),
 }
 
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
+
+
+def _reference(body: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{body.__name__}"}
+
+
+def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": _reference(body)}
+    if example is not None:
+        content["example"] = example
+    return {"application/json": content}
+
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
@@ -86,6 +98,21 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
     "/readyz": {"summary": "Is every model loaded and warm?", "content": _TEXT, "errors": _NOT_READY},
     "/health": {"summary": "Status, uptime and model versions", "content": _JSON, "errors": _NOT_READY},
     "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
+    logs.RECENT: {
+        "summary": "Predictions on record, newest first",
+        "content": _content(logs.RecentPredictions),
+        "query": logs.RecentQuery,
+    },
+    logs.STATS: {
+        "summary": "By model and version: rows, requests, errors, latency, distribution, share with feedback",
+        "content": _content(logs.LoggedStats),
+        "query": logs.StatsQuery,
+    },
+    logs_page.PATH: {
+        "summary": "The predictions on record as a page for people",
+        "content": {"text/html": {"schema": {"type": "string"}}},
+        "query": logs_page.PageQuery,
+    },
     "/metrics": {"summary": "Prometheus metrics", "content": _TEXT},
     "/metrics/prometheus": {"summary": "Prometheus metrics, under the former path", "content": _TEXT},
 }
@@ -99,7 +126,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         version: of the Bento.
     """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
-    protocol_bodies: list[type[BaseModel]] = [ProtocolError]
+    lenient_bodies: list[type[BaseModel]] = [ProtocolError, *logs.ANSWERS]
     paths: dict[str, Any] = {}
     for api in prediction_apis():
         bodies += [api.takes, api.gives]
@@ -117,10 +144,20 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     for path, route in GET_ROUTES.items():
         answers = {"200": {"description": route["summary"], "content": route["content"]}, **route.get("errors", {})}
-        operation = path.strip("/").replace("/", "_")
-        paths[path] = {
-            "get": {"operationId": operation, "tags": ["operations"], "summary": route["summary"], "responses": answers}
+        operation: dict[str, Any] = {
+            "operationId": path.strip("/").replace("/", "_"),
+            "tags": ["operations"],
+            "summary": route["summary"],
+            "responses": answers,
         }
+        if "query" in route:
+            operation["tags"] = ["ledger"]
+            operation["parameters"] = _query_parameters(route["query"])
+            errors = {status: _error(status, Error, _LEDGER_ERRORS, detail=[]) for status in ("400", "404", "503")}
+            if "application/json" not in route["content"]:
+                errors = {status: {**error, "content": route["content"]} for status, error in errors.items()}
+            answers |= errors
+        paths[path] = {"get": operation}
     paths[feedback.PATH] = {
         "post": {
             "operationId": "feedback",
@@ -173,20 +210,23 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             },
             "responses": {
                 "200": {"description": (Drift.__doc__ or "").strip(), "content": _content(Drift)},
-                **{status: _error(status, Error, _DRIFT_ERRORS, detail=[]) for status in _DRIFT_ERRORS},
+                **{
+                    status: _error(status, Error, _DRIFT_ERRORS, detail=[])
+                    for status in ("400", "404", "413", "415", "429", "503", "504")
+                },
             },
         }
     }
     bodies += [Drift, *drift.REQUESTS.values()]
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
-        protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
+        lenient_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
     _add_access(paths)
     _, schemas = models_json_schema(
         [
             *((body, "serialization") for body in dict.fromkeys(bodies)),
             # Here what has a default may be left out, of answers too.
-            *((body, "validation") for body in dict.fromkeys(protocol_bodies)),
+            *((body, "validation") for body in dict.fromkeys(lenient_bodies)),
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -201,6 +241,21 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "security": [{BEARER: []}, {}],
         "components": {"schemas": schemas["$defs"], "securitySchemes": {BEARER: _SCHEME}},
     }
+
+
+def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a query, as parameters."""
+    parameters = []
+    for name, schema in query.model_json_schema()["properties"].items():
+        # What may be left out is no null in an address.
+        kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        kept = {key: value for key, value in schema.items() if key not in ("anyOf", "title", "description", "default")}
+        default = {} if schema.get("default") is None else {"default": schema["default"]}
+        shape = {**{key: value for key, value in kinds[0].items() if key not in ("title", "description")}, **kept}
+        parameters.append(
+            {"name": name, "in": "query", "description": schema["description"], "schema": {**shape, **default}}
+        )
+    return parameters
 
 
 def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
@@ -230,17 +285,6 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
     return {"post": operation}
 
 
-def _reference(body: type[BaseModel]) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{body.__name__}"}
-
-
-def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _reference(body)}
-    if example is not None:
-        content["example"] = example
-    return {"application/json": content}
-
-
 def _error(
     status: str, body: type[BaseModel], errors: Mapping[str, tuple[str, str]] = _ERRORS, **fields: object
 ) -> dict[str, Any]:
@@ -249,10 +293,10 @@ def _error(
         "description": description,
         "content": _content(body, {"error": sentence, **fields}),
     }
-    if "Retry-After" in description:
-        answer["headers"] = _RETRY
-    elif status in _HEADERS:
+    if status in _HEADERS:
         answer["headers"] = _HEADERS[status]
+    elif "Retry-After" in description:
+        answer["headers"] = _RETRY
     return answer
 
 
@@ -264,6 +308,6 @@ def _add_access(paths: dict[str, Any]) -> None:
                 operation["security"] = []
                 continue
             body: type[BaseModel] = ProtocolError if path.startswith("/v2") else Error
-            fields: dict[str, Any] = {} if body is ProtocolError else {"detail": []}
+            fields: dict[str, object] = {} if body is ProtocolError else {"detail": []}
             refused = {status: _error(status, body, _ERRORS, **fields) for status in ("401", "403")}
             operation["responses"] = {**operation["responses"], **refused}

@@ -42,7 +42,8 @@ def http_app(
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
     protocol = RestProtocol(inference, settings)
-    ledger = LedgerDatabase.of(settings)
+    ledger = LedgerDatabase(settings)
+    actions = ActionLog(ledger if settings.LEDGER == "on" else None)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
@@ -88,6 +89,4 @@ def http_app(
         *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
-    return HttpApp(
-        {route.endpoint.name: route for route in routes}, protocol.find, behind, log, gate, ActionLog(ledger)
-    )
+    return HttpApp({route.endpoint.name: route for route in routes}, protocol.find, behind, log, gate, actions)

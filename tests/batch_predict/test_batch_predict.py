@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_predict import cluster
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from contract.dataset import Dataset
 from local_service import PROJECT
@@ -73,7 +73,7 @@ def test_predictions_are_the_models_to_the_bit(
     source = write(table, tmp_path / f"in.{outof}")
     target = tmp_path / (f"out.{into}" if single_file else "out")
 
-    done = predict(PLOTS, source, target, Settings(output_format=into, part_rows=30, processes=1))
+    done = predict(PLOTS, source, target, Options(output_format=into, part_rows=30, processes=1))
 
     assert (done.rows, done.rejected, done.broken_rules) == (100, 0, {})
     written = read(target, into)
@@ -87,7 +87,7 @@ def test_predictions_are_the_models_to_the_bit(
 def test_classes_have_label_confidence_and_probabilities(predict: Predict, tmp_path: Path) -> None:
     table = pebbles(50)
     source = write(table, tmp_path / "in.parquet")
-    predict(PEBBLES, source, tmp_path / "out.parquet", Settings(processes=1))
+    predict(PEBBLES, source, tmp_path / "out.parquet", Options(processes=1))
 
     written = read(tmp_path / "out.parquet", Format.PARQUET)
     outputs = expected(PEBBLES, predict, table)
@@ -110,7 +110,7 @@ def test_a_bad_cell_is_rejected_with_its_reason(
     broken = table.set_column(1, "size", pa.array(texts))
     source = write(broken, tmp_path / f"in.{table_format}")
 
-    done = predict(PLOTS, source, tmp_path / f"out.{table_format}", Settings(part_rows=2, processes=1))
+    done = predict(PLOTS, source, tmp_path / f"out.{table_format}", Options(part_rows=2, processes=1))
 
     assert (done.rows, done.rejected) == (5, 1)
     assert read(tmp_path / f"out.{table_format}", table_format)["id"].to_pylist() == [
@@ -128,13 +128,13 @@ def test_a_bad_cell_is_rejected_with_its_reason(
 def test_a_number_may_be_written_in_many_ways(predict: Predict, tmp_path: Path, cell: str) -> None:
     texts = ["50.0", cell, "odd", "51.0"]
     source = write(plots(4).set_column(1, "size", pa.array(texts)), tmp_path / "in.csv")
-    predict(PLOTS, source, tmp_path / "out.csv", Settings(processes=1))
+    predict(PLOTS, source, tmp_path / "out.csv", Options(processes=1))
     assert read(tmp_path / "out.csv", Format.CSV)["prediction"].to_pylist() == [100.0, 14.0, 102.0]
 
 
 def test_each_broken_feature_has_its_reason(predict: Predict, tmp_path: Path) -> None:
     table = plots(3).set_column(1, "size", pa.array([1.0, None, 3.0])).set_column(3, "latitude", pa.array([1, 95, 2]))
-    done = predict(PLOTS, write(table, tmp_path / "in.parquet"), tmp_path / "out.parquet", Settings(processes=1))
+    done = predict(PLOTS, write(table, tmp_path / "in.parquet"), tmp_path / "out.parquet", Options(processes=1))
     (rejected,) = read(tmp_path / "out.rejected.parquet", Format.PARQUET).to_pylist()
     assert rejected["reasons"].count("row 1: ") == 2
     assert "size, row 1" in rejected["reasons"]
@@ -149,7 +149,7 @@ def test_a_folder_is_one_table_in_the_order_of_its_names(predict: Predict, tmp_p
     write(table.slice(0, 20), tmp_path / "in/a.parquet")
     write(pa.table({"x": [1]}), tmp_path / "in/_ignored/3.parquet")
     (tmp_path / "in/README.txt").write_text("no table")
-    predict(PLOTS, tmp_path / "in", tmp_path / "out", Settings(part_rows=15, processes=2, all_columns=True))
+    predict(PLOTS, tmp_path / "in", tmp_path / "out", Options(part_rows=15, processes=2, all_columns=True))
     written = pyarrow.dataset.dataset(tmp_path / "out").to_table()
     assert written.drop_columns("prediction").to_pylist() == table.to_pylist()
     assert written["prediction"].to_numpy().tolist() == expected(PLOTS, predict, table)[:, 0].tolist()
@@ -162,14 +162,14 @@ def test_columns_of_every_type_of_number(predict: Predict, tmp_path: Path, kind:
         if name == "dictionary" and not pa.types.is_string(kind):
             continue
         source = write(plots(3).set_column(1, "size", column), tmp_path / f"{name}.parquet")
-        predict(PLOTS, source, tmp_path / f"{name}-out.parquet", Settings(processes=1))
+        predict(PLOTS, source, tmp_path / f"{name}-out.parquet", Options(processes=1))
         assert read(tmp_path / f"{name}-out.parquet", Format.PARQUET)["prediction"].to_pylist() == [2, 4, 6]
 
 
 def test_a_row_group_larger_than_a_part_is_read_in_pieces(predict: Predict, tmp_path: Path) -> None:
     table = plots(1000)
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=700)
-    predict(PLOTS, tmp_path / "in.parquet", tmp_path / "out.parquet", Settings(part_rows=64, processes=2))
+    predict(PLOTS, tmp_path / "in.parquet", tmp_path / "out.parquet", Options(part_rows=64, processes=2))
     assert read(tmp_path / "out.parquet", Format.PARQUET)["id"].to_pylist() == table["id"].to_pylist()
 
 
@@ -229,15 +229,15 @@ def test_what_cannot_be_predicted_is_refused_before_a_row_is(
     predict: Predict, tmp_path: Path, make: Callable[[Path], Path], sentence: str
 ) -> None:
     with pytest.raises(PipelineError, match=sentence):
-        predict(PLOTS, make(tmp_path), tmp_path / "out", Settings(processes=1))
+        predict(PLOTS, make(tmp_path), tmp_path / "out", Options(processes=1))
     assert not list((tmp_path / "out").glob("part-*"))
 
 
 def test_lists_have_no_form_in_csv(predict: Predict, tmp_path: Path) -> None:
     source = write(plots(2).append_column("tags", pa.array([["a"], []])), tmp_path / "in.parquet")
     with pytest.raises(PipelineError, match=r"tags is of type list.*cannot be written as csv.*--format parquet"):
-        predict(PLOTS, source, tmp_path / "out.csv", Settings())
-    predict(PLOTS, source, tmp_path / "out.parquet", Settings(processes=1))
+        predict(PLOTS, source, tmp_path / "out.csv", Options())
+    predict(PLOTS, source, tmp_path / "out.parquet", Options(processes=1))
     assert read(tmp_path / "out.parquet", Format.PARQUET)["tags"].to_pylist() == [["a"], []]
 
 
@@ -245,7 +245,7 @@ def test_lists_have_no_form_in_csv(predict: Predict, tmp_path: Path) -> None:
 def test_the_input_is_never_written_to(predict: Predict, tmp_path: Path, where: str) -> None:
     write(plots(2), tmp_path / "in/a.parquet")
     with pytest.raises(PipelineError, match="is the input, or inside it"):
-        predict(PLOTS, tmp_path / "in", tmp_path / "in" / where, Settings())
+        predict(PLOTS, tmp_path / "in", tmp_path / "in" / where, Options())
 
 
 def test_without_ray_a_sentence_says_how_to_get_it(
@@ -254,7 +254,7 @@ def test_without_ray_a_sentence_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     source = write(plots(2), tmp_path / "in.parquet")
     with pytest.raises(PipelineError, match="Ray is not installed: `make ray` adds it"):
-        predict(PLOTS, source, tmp_path / "out", Settings(ray="127.0.0.1:1"))
+        predict(PLOTS, source, tmp_path / "out", Options(ray="127.0.0.1:1"))
     assert cluster.__doc__
 
 
@@ -270,7 +270,7 @@ def test_processes_load_neither_mlflow_nor_scikit_learn_nor_ray() -> None:
 
 def test_the_manifest_tells_where_predictions_come_from(predict: Predict, tmp_path: Path) -> None:
     source = write(plots(5), tmp_path / "in.parquet")
-    predict(PLOTS, source, tmp_path / "out.parquet", Settings(processes=1))
+    predict(PLOTS, source, tmp_path / "out.parquet", Options(processes=1))
     manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
     assert manifest["run"]["model"] == "plots@1 of run run"
     assert "in.parquet" in manifest["run"]["input"][0]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict
@@ -19,7 +19,7 @@ from training.errors import PipelineError
 predict = tiny_batches.predict  # a fixture
 
 MOMENT = dt.datetime(2020, 1, 2, 3, 4, 5)  # noqa: DTZ001 # the column says which zone
-SETTINGS = Settings(part_rows=2, processes=1)
+SETTINGS = Options(part_rows=2, processes=1)
 
 
 def extension(kind: pa.DataType, storage: pa.Array) -> pa.Array:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batch_predict import csv_file, source
 from batch_predict.parts import Reader, parts
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read
@@ -92,7 +92,7 @@ def test_every_record_is_predicted_or_rejected(predict: Predict, folder: Path, b
     path = folder / "whole.csv"
     path.write_bytes(HEADER + body)
     target = folder / "out.parquet"
-    done = predict(PLOTS, path, target, Settings(part_rows=part_rows, processes=1, restart=True))
+    done = predict(PLOTS, path, target, Options(part_rows=part_rows, processes=1, restart=True))
     assert done.rows + done.rejected == len(records(body))
     assert len(read(target, Format.PARQUET)) == done.rows
     if done.rejected:
@@ -130,7 +130,7 @@ def test_csv_as_people_have_it(
 ) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"\xef\xbb\xbf" + HEADER + body)
-    done = predict(PLOTS, path, tmp_path / "out.parquet", Settings(part_rows=part_rows, processes=1))
+    done = predict(PLOTS, path, tmp_path / "out.parquet", Options(part_rows=part_rows, processes=1))
     assert read(tmp_path / "out.parquet", Format.PARQUET)["id"].to_pylist() == good
     assert done.rejected == len(bad)
     if bad:
@@ -144,7 +144,7 @@ def test_csv_as_people_have_it(
 
 def test_bytes_that_are_no_text_are_shown(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(HEADER + b"caf\xe9,1,1,1\n")
-    predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Settings(processes=1))
+    predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Options(processes=1))
     (rejected,) = read(tmp_path / "out.rejected.parquet", Format.PARQUET).to_pylist()
     assert rejected["record"] == r"caf\xe9,1,1,1"
 
@@ -160,7 +160,7 @@ def test_bytes_that_are_no_text_are_shown(predict: Predict, tmp_path: Path) -> N
 )
 def test_a_header_as_people_have_it(predict: Predict, tmp_path: Path, header: bytes) -> None:
     (tmp_path / "in.csv").write_bytes(header + b"a,1,1,1\n")
-    predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Settings(processes=1))
+    predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Options(processes=1))
     assert read(tmp_path / "out.parquet", Format.PARQUET).to_pylist() == [{"id": "a", "prediction": 2.0}]
 
 
@@ -182,7 +182,7 @@ def test_a_header_as_people_have_it(predict: Predict, tmp_path: Path, header: by
 def test_what_is_no_csv_table_is_refused(predict: Predict, tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "in.csv").write_bytes(content)
     with pytest.raises(PipelineError, match=sentence):
-        predict(PLOTS, tmp_path / "in.csv", tmp_path / "out", Settings(processes=1))
+        predict(PLOTS, tmp_path / "in.csv", tmp_path / "out", Options(processes=1))
     assert not list((tmp_path / "out").glob("part-*"))
 
 
@@ -194,7 +194,7 @@ def test_an_open_quote_ends_after_the_longest_record(
     monkeypatch.setattr(csv_file, "LONGEST_RECORD_BYTES", 100)
     rows = [f"{row},1,1,1\n" for row in range(50)]
     (tmp_path / "in.csv").write_bytes(HEADER + f'"open,1,1,1\n{"".join(rows)}end"\n'.encode())
-    done = predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Settings(part_rows=part_rows, processes=1))
+    done = predict(PLOTS, tmp_path / "in.csv", tmp_path / "out.parquet", Options(part_rows=part_rows, processes=1))
     assert (done.rows, done.rejected) == (50, 2)
 
 

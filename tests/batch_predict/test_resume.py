@@ -12,7 +12,7 @@ from batch_predict import processes
 from batch_predict.output import Done
 from batch_predict.part_worker import Job
 from batch_predict.parts import Part
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from tests.batch_predict import tiny_batches
 from tests.batch_predict.tiny_batches import Predict, read, write
@@ -21,7 +21,7 @@ from training.errors import PipelineError
 
 predict = tiny_batches.predict  # a fixture
 
-SETTINGS = Settings(part_rows=10, processes=1)
+SETTINGS = Options(part_rows=10, processes=1)
 Interrupt = Callable[[int], None]
 
 
@@ -98,6 +98,49 @@ def test_a_part_that_is_not_whole_is_written_anew(predict: Predict, tmp_path: Pa
     (tmp_path / "out/.part-00002.parquet.host-1.partial").write_text("left by a killed process")
     predict(PLOTS, source, tmp_path / "out", SETTINGS)
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_part_that_is_lost_before_the_end_is_told(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, target = write(plots(65), tmp_path / "in.parquet"), tmp_path / name
+    whole = processes.run
+
+    def lose(job: Job, parts: list[Part], *rest: object) -> None:
+        whole(job, parts, *rest)  # type: ignore[arg-type]
+        job.files.predictions(2).unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "run", lose)
+        with pytest.raises(PipelineError, match=r"Part 2 is no longer whole .* Run the same command again"):
+            predict(PLOTS, source, target, SETTINGS)
+    done = predict(PLOTS, source, target, SETTINGS)
+    assert done.rows + done.rejected == 65
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_restart_that_is_killed_while_it_clears_can_be_repeated(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, target = write(plots(65), tmp_path / "in.parquet"), tmp_path / name
+    predict(PLOTS, source, target, SETTINGS)
+    restarted = replace(SETTINGS, restart=True, all_columns=True)
+    unlink = Path.unlink
+    removed: list[Path] = []
+
+    def remove_one(path: Path, *, missing_ok: bool = False) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", remove_one)
+        with pytest.raises(KeyboardInterrupt):
+            predict(PLOTS, source, target, restarted)
+    predict(PLOTS, source, target, restarted)
+    assert "size" in read(target, Format.PARQUET).column_names
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -10,7 +10,7 @@ import pytest
 
 from batch_predict import run
 from batch_predict.output import Done
-from batch_predict.run import Settings
+from batch_predict.run import Options
 from batch_predict.source import Format
 from contract.dataset import Dataset
 from model.card import CARD_FILE, FeatureCard, GoldenRow, ModelCard
@@ -26,7 +26,7 @@ class Predict:
     def __init__(self, models: Path) -> None:
         self.models = models
 
-    def __call__(self, dataset: Dataset, source: Path, target: Path, settings: Settings, version: str = "1") -> Done:
+    def __call__(self, dataset: Dataset, source: Path, target: Path, settings: Options, version: str = "1") -> Done:
         registered = RegisteredModel(dataset.name, version, "run", f"models:/{dataset.name}/{version}")
         return run.predict(dataset, registered, source, target, settings)
 

@@ -39,8 +39,9 @@ class Page:
         self._do("Page.navigate", url=url)
 
     def run(self, script: str) -> Any:
-        """The value of an expression on the page; None where it raises."""
-        return self._do("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        """The value of an expression on the page, or what it promises; None where it raises."""
+        answer = self._do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
     def type(self, text: str) -> None:
         """Type text where the cursor is."""

@@ -19,7 +19,7 @@ from monitoring.prometheus import Prometheus
 
 MONITORING = PROJECT / "monitoring"
 SCALE = 120
-"""So many times faster than life: an hour is 30 seconds."""
+"""How many times faster than real time: an hour takes 30 seconds."""
 SHORTEST_RANGE, SHORTEST_STARTS, SHORTEST_FOR, SHORTEST_PAUSE = 4.0, 90.0, 3.0, 1.0
 """Seconds. Rules and scrapes come once a second: a range needs some scrapes in it, and one that fails alerts nobody. A
 worker takes its seconds to start in any time: ranges in which starts are counted have room for some."""

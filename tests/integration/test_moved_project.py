@@ -23,8 +23,8 @@ local_store.make_paths_relative = lambda uri: None
 """
 PREDICT = """
 from pathlib import Path
-from batch_predict.run import Settings, predict_table
-predict_table(Path("data/features/iris/test.parquet"), Path("out.parquet"), "iris@champion", Settings(processes=1))
+from batch_predict.run import Options, predict_table
+predict_table(Path("data/features/iris/test.parquet"), Path("out.parquet"), "iris@champion", Options(processes=1))
 """
 
 

@@ -94,7 +94,7 @@ def loaded(stored: dict[str, str]) -> dict[str, LoadedModel]:
 @pytest.fixture(scope="session")
 def worker(loaded: dict[str, LoadedModel]) -> Iterator[LocalWorker]:
     """A worker in this process."""
-    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port())
+    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port(), LEDGER="off")
     local = LocalWorker(loaded, settings)
     with local.running():
         yield local

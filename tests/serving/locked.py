@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from itertools import count
 
 from local_service import free_port
-from serving.keys import Ring, digest, new_key
+from serving.keys import Ring, digest
 from serving.settings import Settings
 
-KEYS: Mapping[Ring, str] = {ring: new_key() for ring in Ring}
+# Fixed, since keys are in the names of tests, and each test process must find the same tests.
+KEYS: Mapping[Ring, str] = {ring: f"mlpb_{ring.name:x<43}" for ring in Ring}
+NOBODYS = f"mlpb_{'nobody':x<43}"
+"""A key that no ring has."""
 HASHES: Mapping[Ring, str] = {ring: digest(key.encode()).hex() for ring, key in KEYS.items()}
 _CLIENTS = count(1)
 
@@ -16,7 +19,8 @@ def settings_with_keys(*rings: Ring) -> Settings:
     """Settings of a worker with keys on these rings, or on all, that believes what this machine says of its clients."""
     given = {ring.value: HASHES[ring] for ring in rings or Ring}
     ports = {"API_PORT": str(free_port()), "GRPC_PORT": str(free_port())}
-    return Settings.from_environment({"API_HOST": "127.0.0.1", "FORWARDED_ALLOW_IPS": "127.0.0.1", **ports, **given})
+    common = {"API_HOST": "127.0.0.1", "FORWARDED_ALLOW_IPS": "127.0.0.1", "LEDGER": "off"}
+    return Settings.from_environment({**common, **ports, **given})
 
 
 def headers(key: str) -> dict[str, str]:

@@ -9,8 +9,7 @@ import pytest
 from serving.access import ATTEMPT_SECONDS, ATTEMPTS, MAXIMUM_CLIENTS, Access, Gate, Proxies, Reason, WrongKeys
 from serving.errors import TooManyAttempts
 from serving.keys import Key, Keys, Ring, digest, new_key
-
-KEYS = {ring: new_key() for ring in Ring}
+from tests.serving.locked import KEYS
 
 
 class Clock:

@@ -12,11 +12,11 @@ import pytest
 
 from contract.errors import StartupError
 from local_service import PROJECT
-from serving import keys
 from serving.keys import PREFIX, Holder, Key, KeyFile, Keys, Ring, digest, hashes, new_key
 from serving.settings import Settings
 
-ONE, TWO, THREE = (new_key() for _ in range(3))
+# Fixed, since keys are in the names of tests, and each test process must find the same tests.
+ONE, TWO, THREE = (f"{PREFIX}{name:x<43}" for name in ("one", "two", "three"))
 
 
 def hash_of(key: str) -> str:
@@ -189,7 +189,7 @@ def test_a_file_is_read_again_after_an_error_that_left_no_trace(
     file = KeyFile("API_KEYS_FILE", path)
     path.write_text(hash_of(TWO))
     with monkeypatch.context() as patched:
-        patched.setattr(keys.Path, "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        patched.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
         assert not file.reread()
     assert file.reread()
     assert [record.getMessage() for record in caplog.records] == ["keys not reread", "keys reread"]

@@ -1,5 +1,6 @@
 """The one door, in a worker of this process: what observers are told, and a model that is replaced under load."""
 
+import asyncio
 import threading
 import uuid
 from collections import Counter
@@ -20,10 +21,14 @@ from contract.dataset import Dataset
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from serving import prediction
+from serving.errors import NotReady
 from serving.host import BundleService
 from serving.models import LoadedModel, load
-from serving.prediction import Prediction, new_id
+from serving.prediction import Observers, Prediction, Predictor, new_id
+from serving.settings import Settings
 from serving.telemetry import bulk
+from serving.telemetry.call import Call, Endpoint
+from serving.telemetry.request_log import RequestLog
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, tensor
 from tests.serving.running import wait_until
@@ -266,6 +271,24 @@ def test_a_version_that_left_is_not_answered_by_another(worker: LocalWorker, cal
         assert caller.http.post(path, json=body).status_code == 404
     finally:
         worker.call(predictor.replace(first))
+
+
+def test_a_predictor_that_is_closed_while_its_model_is_replaced_stays_closed() -> None:
+    first, second = load(IRIS, tiny_models.store(IRIS)), other_iris()
+    rows = tiny_models.table(IRIS).features[:1]
+
+    async def story() -> None:
+        predictor = Predictor(first, Settings(), Observers())
+        replacing = asyncio.create_task(predictor.replace(second))
+        await asyncio.sleep(0)  # it warms up
+        assert predictor.version == first.version
+        await predictor.close()
+        await replacing
+        call = Call(Endpoint("/predict/iris", "http", IRIS), None, RequestLog(slow_seconds=60))
+        with pytest.raises(NotReady):
+            await predictor.predict(rows, call)
+
+    asyncio.run(story())
 
 
 def test_identifiers_are_uuids_that_sort_by_time() -> None:

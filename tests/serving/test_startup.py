@@ -1,5 +1,6 @@
 """Starts of the real service: what stops one, and how that is told."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, ServiceNotStarted, free_port, running_service
+from serving.keys import digest, new_key
 from serving.models import deployed_model
 from serving.settings import Settings
 from serving.startup import check_deployment
@@ -49,6 +51,7 @@ def refusal(environment: dict[str, str], *arguments: str) -> str:
 def check(models: Path, **settings: object) -> None:
     """Make the checks of a start in this process, which is quicker."""
     defaults = {"API_HOST": "127.0.0.1", "API_PORT": free_port(), "GRPC_PORT": free_port(), "MODELS_DIR": models}
+    defaults["LEDGER"] = "off"
     references = {dataset: deployed_model(dataset.name, models) for dataset in DATASETS.values()}
     check_deployment(references, Settings.model_validate({**defaults, **settings}))
 
@@ -73,6 +76,26 @@ def test_a_deployment_without_fault_passes(pinned: Path) -> None:
 
 def test_an_unparsable_variable_stops_the_start(pinned: Path) -> None:
     assert "WORKERS='several'" in refusal({"MODELS_DIR": str(pinned), "WORKERS": "several"})
+
+
+def test_a_key_in_the_place_of_its_hash_stops_the_start_and_is_not_repeated(pinned: Path) -> None:
+    key = new_key()
+    said = refusal({"MODELS_DIR": str(pinned), "API_KEYS": key})
+    assert "API_KEYS: entry 1 is a key, not its hash" in said
+    assert key not in said
+
+
+def test_a_broken_file_of_keys_stops_the_start(pinned: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"METRICS_KEYS_FILE names .*none, which cannot be used: No such file"):
+        check(pinned, METRICS_KEYS_FILE=tmp_path / "none")
+
+
+def test_the_start_says_who_may_call(pinned: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        check(pinned)
+        check(pinned, API_KEYS=digest(b"key").hex(), ADMIN_KEYS=digest(b"admin").hex())
+    told = [(record.getMessage(), vars(record)["settings"]) for record in caplog.records if "keys" in record.message]
+    assert told == [("no keys: everybody may call", []), ("keys are asked for", ["ADMIN_KEYS", "API_KEYS"])]
 
 
 def test_an_artifact_of_another_contract_stops_the_start(tmp_path: Path, stored: dict[str, str]) -> None:

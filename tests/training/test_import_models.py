@@ -80,6 +80,8 @@ def test_an_export_is_imported_by_bentoml_alone(champion: RegisteredModel, tmp_p
     assert (expected / "model.onnx").read_bytes() == next(Path(stored(tag).path).rglob("model.onnx")).read_bytes()
     answers = bentoml.mlflow.load_model(tag).predict(pd.DataFrame(rows, columns=list(IRIS.feature_names)))
     np.testing.assert_array_equal(answers, load(IRIS, stored(tag)).artifact.outputs(rows).argmax(axis=1))
+    # Another test expects the run in it.
+    bentoml.models.delete(tag)
 
 
 def test_a_registry_that_was_lost_is_filled_anew(champion: RegisteredModel, monkeypatch: pytest.MonkeyPatch) -> None:

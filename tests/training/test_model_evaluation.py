@@ -313,6 +313,14 @@ def test_unstable_model_is_not_deployed_but_reported(dataset: Dataset, settings:
     assert tracking.champion(dataset.name) is not None
 
 
+def test_champion_that_a_new_limit_refuses_is_told_why(dataset: Dataset, settings: ModelEvaluationParams) -> None:
+    version = train(dataset).content_version
+    evaluate_models([dataset], settings)
+
+    with pytest.raises(PipelineError, match=f"Version {version} gives .* of the test rows another answer"):
+        evaluate_models([dataset], with_limit(settings, 0.5))
+
+
 def test_unstable_champion_is_replaced(dataset: Dataset, settings: ModelEvaluationParams) -> None:
     unstable = train(dataset)
     evaluate_models([dataset], settings)

@@ -55,9 +55,9 @@ class Stability:
 
 def measure(
     dataset: Dataset,
-    predict: Callable[[FloatMatrix], NDArray[np.float64]],
+    predict: Callable[[FloatMatrix], FloatMatrix],
     features: FloatMatrix,
-    target: NDArray[np.float64],
+    target: FloatMatrix,
     params: StabilityParams,
 ) -> Stability:
     """Compare the answers to rows with the answers to the same rows, slightly changed.

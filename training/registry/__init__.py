@@ -1,1 +1,1 @@
-"""What the MLflow registry and the BentoML store are filled with, and the file that the registry is kept in."""
+"""Registers models in MLflow, makes the bytes of their files reproducible, and keeps MLflow's local database."""

@@ -15,8 +15,6 @@ import yaml
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip file can hold."""
-
-
 _INSTALLER = re.compile(r"^(- (?:pip|setuptools|wheel))[=<>][^\n]*", re.MULTILINE)
 _DIFFERS_BY_RUN = ("artifact_path", "model_id", "model_size_bytes", "model_uuid", "run_id", "utc_time_created")
 """The fields of MLflow's ``MLmodel`` that differ each time the same model is logged."""
@@ -90,4 +88,4 @@ def _without_gaps(file: bytes) -> bytes:
     content = np.zeros(array.nbytes, dtype=np.uint8)
     for name in array.dtype.names:
         content.view(array.dtype)[name] = array[name]
-    return file[: -content.size] + content.tobytes()
+    return file[: len(file) - content.size] + content.tobytes()

@@ -1,4 +1,4 @@
-"""Our service without the series of its requests and models: shows what they cost. It is no way to run it."""
+"""Our service without the series of its requests and models: shows what they cost. Only for the benchmark."""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ import pytest
 
 from contract.table import FloatMatrix
 from load_tests.benchmark import batching, batching_page
-from load_tests.benchmark.batching_page import ONNX, SLOW, Curve, Point, Result
+from load_tests.benchmark.batching_page import ONNX, SLOW, BatchingResult, Curve, Point
 from load_tests.benchmark.result import Machine
 from serving.settings import Settings
 
@@ -60,7 +60,7 @@ def test_what_does_not_hold_is_told(curves: list[Curve], broken: str) -> None:
 def test_the_page_keeps_what_is_outside_of_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "batching.md"
     page.write_text("before\n<!-- measured: begin -->\nfigures of an earlier run\n<!-- measured: end -->\nafter\n")
-    result = Result(machine=Machine(cpu="a CPU", cores=2, python="3.11.7"), curves=four())
+    result = BatchingResult(machine=Machine(cpu="a CPU", cores=2, python="3.11.7"), curves=four())
     written = batching_page.write(result, page)
     text = page.read_text()
     assert text.startswith("before\n<!-- measured: begin -->\nMeasured on 2 cores: a CPU;")

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,22 @@ def test_a_refusal_or_a_broken_connection_is_a_problem(counts: dict[str, int], s
 def test_a_generator_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(LoadTestError, match=r"wrk failed .*unable to connect"):
         load.load_http("http://127.0.0.1:9/", tmp_path / "bodies", {}, connections=1, seconds=1)
+
+
+class Started:
+    """The end of a pipe, at which the start is given at once."""
+
+    def send(self, _: object) -> None:
+        """Take what the client says."""
+
+    def recv(self) -> str:
+        return "begin"
+
+
+def test_a_grpc_server_that_is_not_there_ends_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(TimeoutError):
+        asyncio.run(load._callers("127.0.0.1:9", [b""], range(2), 1, 1, Started()))  # type: ignore[arg-type]
 
 
 def test_a_missing_wrk_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ PUBLISHED = Result.model_validate_json(report.PUBLISHED.read_bytes())
         (
             batching_page.PAGE,
             "measured",
-            batching_page.text(batching_page.Result.model_validate_json(batching_page.MEASURED.read_bytes())),
+            batching_page.text(batching_page.BatchingResult.model_validate_json(batching_page.MEASURED.read_bytes())),
             "load_tests.benchmark.batching --render",
         ),
     ],

@@ -11,7 +11,7 @@ from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.compare import compare
 from load_tests.benchmark.plan import ECHO, EMPTY, FASTAPI_ONNX, GRPC_ECHO, OURS, Line, Plan, Server, Step
 from load_tests.benchmark.result import Run
-from load_tests.benchmark.runner import Runner, deployed_model
+from load_tests.benchmark.runner import Benchmark, deployed_model
 from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from tests.serving import tiny_models
@@ -42,7 +42,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]
 
 
 def run(deployed: dict[str, Path], *servers: Server) -> Run:
-    return Runner(SHORT, deployed, str).measure(servers, {server.lock: HERE for server in servers})
+    return Benchmark(SHORT, deployed, str).measure(servers, {server.lock: HERE for server in servers})
 
 
 def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,12 @@ from tests.serving.worker import LocalWorker
 API, ADMIN, METRICS = (KEYS[ring] for ring in (Ring.API, Ring.ADMIN, Ring.METRICS))
 INFER = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 4], "data": list(IRIS.example.values())}]}
 PATHS = ("/docs.json", "/models/info", "/nowhere")
+LEDGER: list[tuple[str, str, object]] = [
+    ("GET", "/logs", None),
+    ("GET", "/logs/recent", None),
+    ("GET", "/logs/stats", None),
+    ("POST", "/feedback", {"prediction_id": "0" * 32, "actual": "setosa"}),
+]
 PROBES = ["/health", "/v2/health/live", "/v2/health/ready"]
 FLAT: list[tuple[str, str, object]] = [
     ("POST", "/predict/iris", IRIS.example),
@@ -85,6 +91,22 @@ def test_everything_else_needs_an_api_or_admin_key(client: httpx.Client, method:
     assert "Authorization: Bearer" in missing.json()["error"]
     assert "not known" in unknown.json()["error"]
     assert "API_KEYS" in other.json()["error"]
+
+
+@pytest.mark.parametrize("rings", [(Ring.API,), (Ring.ADMIN,), (Ring.API, Ring.ADMIN)])
+def test_what_is_on_record_needs_an_api_or_admin_key_if_there_are_any(
+    loaded: dict[str, LoadedModel], rings: tuple[Ring, ...]
+) -> None:
+    local = LocalWorker(loaded, settings_with_keys(*rings))
+    with local.running(), httpx.Client(base_url=local.url) as client:
+        for method, path, body in LEDGER:
+            assert client.request(method, path, json=body).status_code == 401
+            for ring in rings:
+                # The ledger is off here.
+                assert client.request(method, path, json=body, headers=headers(KEYS[ring])).status_code == 404
+        challenges = client.get("/logs").headers.get_list("www-authenticate")
+        assert [challenge.partition(" ")[0] for challenge in challenges] == ["Bearer", "Basic"]
+        assert client.get("/logs", auth=httpx.BasicAuth("me", KEYS[rings[0]])).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response
 from serving.keys import Keys
-from serving.ledger_database import LedgerDatabase
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 from tests.serving.worker import LocalWorker
@@ -42,7 +41,7 @@ APP = HttpApp(
     behind,
     RequestLog(slow_seconds=60),
     Gate(Keys({}, {})),
-    ActionLog(LedgerDatabase(None)),
+    ActionLog(None),
 )
 
 

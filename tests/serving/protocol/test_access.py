@@ -58,9 +58,10 @@ def refused(call: Any, request: object, sent: Metadata = ()) -> tuple[str, str, 
 
 def test_probes_need_no_key(channel: grpc.Channel, stub: GRPCInferenceServiceStub) -> None:
     for sent in ((), metadata("wrong")):
-        answer = HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="iris"), metadata=sent, timeout=20)
+        health: Any = HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(service="iris"), metadata=sent, timeout=20)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        watched = HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), metadata=sent, timeout=20)
+        watched = health.Watch(health_pb2.HealthCheckRequest(), metadata=sent, timeout=20)
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         watched.cancel()
         assert stub.ServerLive(pb.ServerLiveRequest(), metadata=sent, timeout=20).live
@@ -94,14 +95,14 @@ def test_reflection_needs_a_key(channel: grpc.Channel) -> None:
 
 @pytest.mark.parametrize("method", ["/inference.GRPCInferenceService/Nothing", "/shop.Orders/List"])
 def test_a_method_that_is_not_there_is_told_to_those_with_a_key(channel: grpc.Channel, method: str) -> None:
-    call = channel.unary_unary(method)
+    call: Any = channel.unary_unary(method)
     assert refused(call, b"")[0] == "UNAUTHENTICATED"
     assert refused(call, b"", metadata(API))[0] == "UNIMPLEMENTED"
 
 
 def test_a_message_is_refused_before_it_is_read(channel: grpc.Channel) -> None:
     """Not one that is malformed, nor one that is larger than any may be."""
-    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     for content in (b"\xff" * 100, b"\xff" * 30_000_000):
         assert refused(call, content)[0] == "UNAUTHENTICATED"
     assert refused(call, b"\xff" * 100, metadata(API))[0] == "INVALID_ARGUMENT"

@@ -1,0 +1,145 @@
+"""The rows of a model as a CSV or a Parquet file."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contract.table import FloatMatrix
+from ledger.errors import LedgerError
+from ledger.reader import ModelVersion, Rows
+from ledger.times import iso
+
+ROW_GROUP = 100_000
+"""Rows of Parquet's groups."""
+
+Columns = dict[str, Sequence[Any]]
+"""Columns by name, each ``[N]``; None where there is no value."""
+Write = Callable[[Columns], None]
+
+
+def export(path: Path, models: Sequence[ModelVersion], chunks: Iterable[Rows]) -> int:
+    """Write chunks of rows to a file, which is there when it is whole; the number of rows.
+
+    Columns: ``prediction_id``, ``row``, ``time``, ``request_id``, ``version``, ``protocol``, the features by name,
+    ``prediction``, ``probability_<class>`` and ``actual``. Classes are named.
+
+    Args:
+        path: ends with ``.csv`` or ``.parquet``; an older file is replaced.
+        models: the versions whose rows come.
+        chunks: of these versions.
+
+    Raises:
+        LedgerError: the format is not known, its library is not installed, or there are no rows.
+    """
+    writers: dict[str, Callable[[Path], AbstractContextManager[Write]]] = {".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in writers:
+        raise LedgerError(f"{path.name} ends with neither .csv nor .parquet: the ending decides the format.")
+    # A feature that a version does not have is empty in its rows.
+    features = list(dict.fromkeys(name for model in models for name in model.features))
+    classes = list(dict.fromkeys(name for model in models if model.edges is None for name in model.outputs))
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    total = 0
+    try:
+        with writers[path.suffix](unfinished) as write:
+            for rows in chunks:
+                write(_columns(rows, features, classes))
+                total += len(rows)
+        if not total:
+            raise LedgerError(f"There are no such rows: {path} was not written.")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return total
+
+
+def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str]) -> Columns:
+    model = rows.model
+    by_feature = dict(zip(model.features, rows.features.T, strict=True))
+    columns: Columns = {
+        "prediction_id": rows.ids,
+        "row": rows.index.tolist(),
+        "time": rows.time_us.tolist(),
+        "request_id": rows.request_ids,
+        "version": [model.version] * len(rows),
+        "protocol": rows.protocols,
+    }
+    for name in features:
+        # The ledger's own columns come first, whatever a table calls its features.
+        column = by_feature.get(name, np.full(len(rows), np.nan))
+        columns[f"feature_{name}" if name in RESERVED else name] = _numbers(column)
+    if model.edges is None:
+        columns["prediction"] = [model.outputs[number] for number in rows.outputs.argmax(axis=1).tolist()]
+        columns["actual"] = [
+            None if np.isnan(number) else model.outputs[int(number)] for number in rows.actuals.tolist()
+        ]
+    else:
+        columns["prediction"] = rows.outputs[:, 0].tolist()
+        columns["actual"] = _numbers(rows.actuals)
+    by_class = dict(zip(model.outputs, rows.outputs.T, strict=True)) if model.edges is None else {}
+    for name in classes:
+        columns[f"probability_{name}"] = _numbers(by_class.get(name, np.full(len(rows), np.nan)))
+    return columns
+
+
+RESERVED = {"prediction_id", "row", "time", "request_id", "version", "protocol", "prediction", "actual"}
+
+
+def _numbers(column: FloatMatrix) -> list[float | None]:
+    return [None if number != number else number for number in column.tolist()]
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[Write]:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header: list[str] = []
+
+        def write(columns: Columns) -> None:
+            if not header:
+                header.extend(columns)
+                writer.writerow(header)
+            shown = {**columns, "time": [iso(time_us) for time_us in columns["time"]]}
+            writer.writerows(zip(*shown.values(), strict=True))
+
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise LedgerError(
+            "Parquet needs pyarrow, which the service's image does not have: `pip install pyarrow`, or write a .csv."
+        ) from None
+    types = {"row": pa.int32(), "time": pa.timestamp("us", tz="UTC")}
+    texts = {"prediction_id", "request_id", "version", "protocol"}
+    file: Any = None
+    waiting: list[Any] = []
+
+    def flush() -> None:
+        nonlocal file
+        table = pa.concat_tables(waiting)
+        file = file or parquet.ParquetWriter(path, table.schema)
+        file.write_table(table, row_group_size=ROW_GROUP)
+        waiting.clear()
+
+    def write(columns: Columns) -> None:
+        text = texts | ({"prediction", "actual"} if isinstance(columns["prediction"][0], str) else set())
+        of_column = {name: types.get(name, pa.string() if name in text else pa.float64()) for name in columns}
+        waiting.append(pa.table(dict(columns), schema=pa.schema(list(of_column.items()))))
+        if sum(len(table) for table in waiting) >= ROW_GROUP:
+            flush()
+
+    try:
+        yield write
+        if waiting:
+            flush()
+    finally:
+        if file is not None:
+            file.close()
