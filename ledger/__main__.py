@@ -71,12 +71,13 @@ def state_directory() -> Path:
 
 
 def open_database() -> Engine:
-    """The engine of the service's database.
+    """The engine of the service's database, until the command ends.
 
     Raises:
         LedgerError: there is none, or it is of another version than this code.
     """
     engine = database.connect(os.environ.get("DATABASE_URL") or database.default_url(state_directory()))
+    click.get_current_context().call_on_close(engine.dispose)
     database.check(engine)
     return engine
 
@@ -264,11 +265,7 @@ def feedback(file: Path, actual: str, request_id: str, row: str, model: str | No
     fit are written beside it, with the reason.
     """
     columns = Columns(actual, "" if request_id else "prediction_id", request_id, row)
-    engine = open_database()
-    try:
-        counts = give_file(engine, file, columns, model, lambda lines: click.echo(f"{lines:,} lines", err=True))
-    finally:
-        engine.dispose()
+    counts = give_file(open_database(), file, columns, model, lambda lines: click.echo(f"{lines:,} lines", err=True))
     told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in Outcome)
     click.echo(f"{file}: {told}")
     if counts[Outcome.WAITING]:
