@@ -81,7 +81,8 @@ def test_each_answer_is_recorded_as_it_was_given(worker: LocalWorker, tmp_path: 
         assert 0 < one.milliseconds < 10_000
     engine = database.connect(settings.database_url)
     with engine.connect() as connection:
-        assert connection.execute(select(ERRORS.c[1:])).all() == [("iris", "http", 400, 2)]
+        columns = (ERRORS.c.model, ERRORS.c.protocol, ERRORS.c.status, ERRORS.c.requests)
+        assert connection.execute(select(*columns)).all() == [("iris", "http", 400, 2)]
     engine.dispose()
 
 
