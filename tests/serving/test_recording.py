@@ -45,7 +45,7 @@ def recorded(settings: Settings) -> list[Row[tuple[object, ...]]]:
     with engine.connect() as connection:
         found = connection.execute(
             select(PREDICTIONS, MODELS.c.model, MODELS.c.version)
-            .join_from(PREDICTIONS, MODELS)
+            .join_from(PREDICTIONS, MODELS, PREDICTIONS.c.model_id == MODELS.c.id)
             .order_by(PREDICTIONS.c.id)
         ).all()
     engine.dispose()
