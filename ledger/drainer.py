@@ -23,7 +23,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, quality, retention, spool
+from ledger import database, drift, locks, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -289,6 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
+    drainer.every(drift.PUBLISH_SECONDS, partial(drift.publish, engine))
     drainer.run()
     engine.dispose()
 
