@@ -222,6 +222,8 @@ def _counted(url: str, key: str | None) -> tuple[dict[tuple[str, str], int], int
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the operator's own URL
             families = list(text_string_to_metric_families(answer.read().decode()))
     except (urllib.error.URLError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise LedgerError(f"{url}/metrics does not answer: {error}. Is it the URL of the service?") from error
     samples = [sample for family in families for sample in family.samples]
     counted = {

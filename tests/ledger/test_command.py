@@ -89,7 +89,7 @@ def test_export_to_parquet(store: Store, engine: Engine, tmp_path: Path) -> None
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     assert columns["prediction_id"] == [record.id for record in records for _ in range(3)] + [bare.id]
     features = np.array([columns[name][:15] for name in HOUSING.feature_names]).T
-    assert np.array_equal(features, np.concatenate([record.rows for record in records]))  # type: ignore[arg-type]
+    assert np.array_equal(features, np.concatenate([record.rows for record in records]))
     assert columns["MedInc"][15] is None
     assert columns["prediction"][:3] == records[0].outputs[:, 0].tolist()
     assert columns["actual"] == [None, None, 4.25] + [None] * 13
