@@ -151,11 +151,15 @@ class Reloader:
         heeded: Signature | None = None
         number = -1
         while True:
-            signature, asked = await asyncio.to_thread(self._look)
-            if asked != number or (signature == seen and signature != heeded):
-                heeded, number = signature, asked
-                await self._follow(asked)
-            seen = signature
+            try:
+                signature, asked = await asyncio.to_thread(self._look)
+                if asked != number or (signature == seen and signature != heeded):
+                    heeded, number = signature, asked
+                    await self._follow(asked)
+                seen = signature
+            except Exception:
+                # A bug, or a full disk: the next change is followed all the same.
+                logger.exception("what is deployed was not followed")
             await asyncio.sleep(POLL_SECONDS)
 
     def _look(self) -> tuple[Signature, int]:
@@ -163,19 +167,15 @@ class Reloader:
 
     async def _follow(self, number: int) -> None:
         """Serve what is deployed, or say why not."""
-        try:
-            # Mostly there is nothing to do, and then nobody has to wait.
-            if any([not await self._serves_deployed(name) for name in self._bundle.predictors]):
-                lock = await self._lock()
-                try:
-                    for name, predictor in self._bundle.predictors.items():
-                        await self._follow_model(name, predictor)
-                finally:
-                    os.close(lock)
-            await asyncio.to_thread(_write_status, self._server, self._status(number))
-        except Exception:
-            # A bug, or a full disk: the next change is followed all the same.
-            logger.exception("what is deployed was not followed")
+        # Mostly there is nothing to do, and then nobody has to wait.
+        if any([not await self._serves_deployed(name) for name in self._bundle.predictors]):
+            lock = await self._lock()
+            try:
+                for name, predictor in self._bundle.predictors.items():
+                    await self._follow_model(name, predictor)
+            finally:
+                os.close(lock)
+        await asyncio.to_thread(_write_status, self._server, self._status(number))
 
     async def _serves_deployed(self, name: str) -> bool:
         try:

@@ -100,7 +100,34 @@ def test_reason_warns_when_the_champion_may_know_the_test_rows() -> None:
     )
 
     assert "raw data changed since version 1 was trained" in decision.reason
+    assert "cannot be compared fairly" in decision.reason
+    assert "`make promote MODEL=iris VERSION=2`" in decision.reason
     assert "raw data" not in judge(1.0, 0.9).reason
+
+
+def test_better_despite_the_advantage_of_the_champion_is_better() -> None:
+    decision = decide(
+        Contender("2", {"rmse": 0.8}, data_sha256="new"),
+        Contender("1", {"rmse": 0.9}, data_sha256="old"),
+        metric="rmse",
+        margin=0.01,
+        name="iris",
+    )
+
+    assert decision.promoted
+    assert "make promote" not in decision.reason
+
+
+@pytest.mark.parametrize("unusable", ["", "was trained under another contract"])
+def test_what_a_person_chose_stays_if_it_can_be_served(unusable: str) -> None:
+    champion = Contender("1", {"rmse": 0.9}, unusable=unusable)
+
+    decision = decide(Contender("2", {"rmse": 0.1}), champion, metric="rmse", margin=0.01, name="iris", chosen=True)
+
+    assert decision.promoted == bool(unusable)
+    assert unusable or decision.reason == (
+        "Version 1 stays the champion: a person chose it when version 2 was there already."
+    )
 
 
 UNSTABLE = "gives 40 % of the test rows another answer"
