@@ -15,7 +15,6 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -301,7 +300,7 @@ def _write_status(server: Path, status: Status) -> None:
     partial.replace(path)
 
 
-def _statuses(server: Path) -> Mapping[int, Status]:
+def _statuses(server: Path) -> dict[int, Status]:
     """What the living workers of a server say, by process id."""
     found = {}
     for path in sorted(server.glob("served_*.status")):

@@ -36,14 +36,15 @@ def promote(dataset: Dataset, version: str) -> None:
     Raises:
         PipelineError: there is no such version, or it cannot be served; nothing is changed then.
     """
+    champions = _champions()
     chosen = _checked(dataset, _find(dataset.name, version))
     former = tracking.champion(dataset.name)
-    if former is not None and former.version == chosen.version and _champions()[dataset.name] == chosen.content_version:
+    if former is not None and former.version == chosen.version and champions[dataset.name] == chosen.content_version:
         console.log.info("%s: %s is the champion already", dataset.name, _described(chosen))
         return
     tracking.promote(chosen)
     tracking.mark_chosen(chosen, f"A person made it the champion{_instead_of(former)}.")
-    _deploy(dataset.name, chosen.content_version)
+    _deploy({**champions, dataset.name: chosen.content_version})
     console.log.info(
         "%s: %s is the champion%s. Services that follow %s reload it; `make rollback MODEL=%s` goes back.",
         *(dataset.name, _described(chosen), _instead_of(former), MODELS, dataset.name),
@@ -56,7 +57,7 @@ def roll_back(dataset: Dataset) -> None:
     Raises:
         PipelineError: there is none, it is the champion already, or it cannot be served; nothing is changed then.
     """
-    name = dataset.name
+    name, champions = dataset.name, _champions()
     former, previous = tracking.champion(name), tracking.by_alias(name, tracking.PREVIOUS)
     if former is None or previous is None:
         raise PipelineError(
@@ -70,9 +71,9 @@ def roll_back(dataset: Dataset) -> None:
         )
     previous = _checked(dataset, previous)
     # `previous` stays where it is: that both aliases are at one version says that it was rolled back.
-    tracking.set_champion(previous)
+    tracking.set_alias(previous, tracking.CHAMPION)
     tracking.mark_chosen(previous, f"A person rolled back to it{_instead_of(former)}.")
-    _deploy(name, previous.content_version)
+    _deploy({**champions, name: previous.content_version})
     console.log.info(
         "%s: rolled back to %s%s. Services that follow %s reload it.",
         *(name, _described(previous), _instead_of(former), MODELS),
@@ -87,7 +88,7 @@ def follow() -> None:
     """
     if not CHAMPIONS_FILE.exists():
         return
-    champions = _champions()
+    champions = dict(_champions())
     for dataset in DATASETS.values():
         name, known = dataset.name, champions.get(dataset.name)
         registered = tracking.champion(name)
@@ -99,12 +100,12 @@ def follow() -> None:
         if chosen.content_version != known:
             console.log.info("%s: the alias %s was moved to %s", name, tracking.CHAMPION, _described(chosen))
             if former := tracking.with_content(name, known):
-                tracking.set_previous(former[0])
+                tracking.set_alias(former[0], tracking.PREVIOUS)
             tracking.mark_chosen(chosen, f"A person moved the alias {tracking.CHAMPION!r} to it.")
         elif (served := _rolled_back(name, known)) is not None:
             console.log.info("%s: the service was rolled back to %s", name, _described(served))
-            tracking.set_previous(served)
-            tracking.set_champion(served)
+            for alias in (tracking.PREVIOUS, tracking.CHAMPION):
+                tracking.set_alias(served, alias)
             tracking.mark_chosen(served, "A person rolled the service back to it.")
             chosen = served
         else:
@@ -161,9 +162,8 @@ def _checked(dataset: Dataset, registered: RegisteredModel) -> RegisteredModel:
     return tracking.tag_content(registered, artifact.card.content_version)
 
 
-def _deploy(name: str, content_version: str) -> None:
-    """Export and import the champions, with this one among them, and name them in ``deployed.json``."""
-    champions = {**_champions(), name: content_version}
+def _deploy(champions: Mapping[str, str]) -> None:
+    """Export and import the champions, and name them in ``deployed.json``."""
     import_models({dataset.name: find_champion(dataset, champions) for dataset in DATASETS.values()}, MODELS)
     # The pipeline sees that it has changed, and brings its reports into line with the next `make train`.
     files.write_json(CHAMPIONS_FILE, champions)

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-CHAMPION = "champion"
-PREVIOUS = "previous"
-"""The alias of the version that was champion before."""
+CHAMPION, PREVIOUS = "champion", "previous"
+"""Aliases: the model that is deployed, and the champion before."""
 MODEL_SKOPS = "model.skops"
 """The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
 EXTRA_FILES = "extra_files"
@@ -230,21 +229,16 @@ def by_alias(name: str, alias: str) -> RegisteredModel | None:
 
 
 def promote(model: RegisteredModel) -> None:
-    """Move the alias ``champion`` to a version, and ``previous`` to the one that had it."""
+    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it."""
     former = champion(model.name)
     if former is not None and former.content_version != model.content_version:
-        set_previous(former)
-    set_champion(model)
+        set_alias(former, PREVIOUS)
+    set_alias(model, CHAMPION)
 
 
-def set_champion(model: RegisteredModel) -> None:
-    """Move the alias ``champion`` to a version, and nothing else."""
-    _client().set_registered_model_alias(model.name, CHAMPION, model.version)
-
-
-def set_previous(model: RegisteredModel) -> None:
-    """Move the alias ``previous`` to a version."""
-    _client().set_registered_model_alias(model.name, PREVIOUS, model.version)
+def set_alias(model: RegisteredModel, alias: str) -> None:
+    """Move an alias to a version."""
+    _client().set_registered_model_alias(model.name, alias, model.version)
 
 
 def mark_chosen(model: RegisteredModel, reason: str) -> None:

@@ -79,4 +79,4 @@ class ModelsApp:
 
 def _answer(workers: dict[int, Status]) -> dict[str, Any]:
     by_worker = {str(pid): status.versions for pid, status in workers.items()}
-    return {"models": next(iter(by_worker.values())), "workers": by_worker}
+    return {"models": next(iter(by_worker.values()), {}), "workers": by_worker}

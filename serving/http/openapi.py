@@ -73,6 +73,7 @@ _PREDICTION_ERRORS = ("400", "413", "415", "429", "503", "504")
 _CHALLENGE = {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _HEADERS = {"401": _CHALLENGE, "429": _RETRY}
+_TAGS = ("predictions", "ledger", "Open Inference Protocol", "operations", "admin")
 BEARER = "key"
 """Name of the scheme: what ``Authorize`` asks for."""
 _SCHEME = {
@@ -210,12 +211,10 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     }
     bodies += [FeedbackEntry, FeedbackResult, RollbackRequest, ServedVersions]
-    paths[models.RELOAD] = _reload_item(
-        "models_reload", "Have all workers serve the deployed models (admin key)", ("409", "503")
-    )
+    paths[models.RELOAD] = _reload_item("models_reload", "Have all workers serve the deployed models", ("409", "503"))
     paths[models.ROLLBACK] = _reload_item(
         "models_rollback",
-        "Deploy what was deployed before, in all workers (admin key)",
+        "Deploy what was deployed before, in all workers",
         ("400", "404", "409", "413", "415", "503", "504"),
         {"required": True, "content": _content(RollbackRequest, {"model": next(iter(DATASETS))})},
     )
@@ -261,7 +260,9 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "info": {"title": title, "version": version, "description": description},
         # Relative to this document: a proxy may serve it under a path of its own.
         "servers": [{"url": "./"}],
-        "tags": [{"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations")],
+        "tags": [
+            {"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations", "admin")
+        ],
         "paths": paths,
         # Or none, where the service has no keys: the document is the same.
         "security": [{BEARER: []}, {}],
@@ -272,7 +273,8 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
 def _reload_item(
     name: str, summary: str, errors: tuple[str, ...], body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": name, "tags": ["operations"], "summary": summary}
+    operation: dict[str, Any] = {"operationId": name, "tags": ["admin"], "summary": summary}
+    operation["security"] = [{BEARER: []}]
     if body is not None:
         operation["requestBody"] = body
     operation["responses"] = {

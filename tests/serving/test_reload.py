@@ -27,6 +27,7 @@ from serving.models import ARTIFACT_FOLDER, LoadedModel, deployed_model, load
 from serving.settings import Settings
 from serving.telemetry import directory
 from tests.serving import tiny_models
+from tests.serving.http.test_openapi import check
 from tests.serving.locked import KEYS, settings_with_keys
 from tests.serving.running import wait_until
 from tests.serving.series import scrape
@@ -51,7 +52,12 @@ class Scene(NamedTuple):
         Deployment(self.models).write({**Deployment(self.models).tags(), "iris": f"iris:{version}"})
 
     def post(self, path: str, body: object = None) -> httpx.Response:
-        return self.client.post(path, json=body, headers=ADMIN)
+        """The answer, which is as the OpenAPI document says."""
+        answer = self.client.post(path, json=body, headers=ADMIN)
+        document = self.worker.document
+        declared = document["paths"][path]["post"]["responses"][str(answer.status_code)]
+        check(document, declared["content"]["application/json"]["schema"], answer.json())
+        return answer
 
     def reload(self) -> httpx.Response:
         return self.post("/models/reload")

@@ -136,7 +136,7 @@ def is_of(model: RegisteredModel, card: Path) -> bool:
 
 def test_a_moved_alias_is_followed(deployed: list[RegisteredModel], caplog: pytest.LogCaptureFixture) -> None:
     first, _, third = deployed
-    tracking.set_champion(first)  # as MLflow's page does
+    tracking.set_alias(first, tracking.CHAMPION)  # as MLflow's page does
     with caplog.at_level("INFO", "training"):
         assert promote.main(["--follow"]) == 0
     assert "the alias champion was moved to" in caplog.text
