@@ -93,20 +93,22 @@ class Deployment:
             ) from error
 
     def export_path(self, tag: str) -> Path:
-        """Where the export of a tag is, if there is one: among the deployed models or among the previous ones."""
-        name = tag.partition(":")[0]
-        deployed, previous = (folder / f"{name}.bentomodel" for folder in (self.store, self._previous_store))
-        if previous.exists() and (not deployed.exists() or self._previous_tag(name) == tag):
-            return previous
-        return deployed
+        """Where the export of a tag is; if there is none, where that of the deployed model should be."""
+        deployed = self.store / f"{tag.partition(':')[0]}.bentomodel"
+        paths = (deployed, self._previous_store / deployed.name)
+        return next((path for path in paths if _exported_tag(path) == tag), deployed)
 
     def watched(self) -> list[Path]:
         """The files whose change may bring another model."""
         folders = (self.store, self._previous_store)
         return [self.deployed, *(path for folder in folders for path in sorted(folder.glob("*.bentomodel")))]
 
-    def keep_former(self, tags: Mapping[str, str]) -> None:
+    def keep_former(self, tags: Mapping[str, str], *, going_back: str | None = None) -> None:
         """Keep what these tags will replace as the way back. Call it before ``store`` and ``deployed.json`` change.
+
+        Args:
+            tags: what will be deployed.
+            going_back: the model that is rolled back: what it leaves is no way back.
 
         Raises:
             DeploymentError: a file is damaged.
@@ -116,9 +118,12 @@ class Deployment:
             return
         previous = self.previous()
         for name, tag in former.items():
+            if name == going_back:
+                previous[name] = Previous(tags[name], left=tag)
+                continue
             export = self.export_path(tag)
             kept = self._previous_store / export.name
-            if export.exists() and export != kept:
+            if export != kept and _exported_tag(export) == tag:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = kept.with_name(f".{kept.name}.partial")
                 shutil.copyfile(export, partial)
@@ -164,10 +169,6 @@ class Deployment:
             _write_json(self.deployed, {**tags, name: tag})
         return tag
 
-    def _previous_tag(self, name: str) -> str | None:
-        found = self.previous().get(name)
-        return found.tag if found else None
-
     def _write_previous(self, previous: Mapping[str, Previous]) -> None:
         _write_json(
             self._previous,
@@ -184,6 +185,23 @@ class Deployment:
         with (self.directory / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _exported_tag(export: Path) -> str | None:
+    """The tag of an exported model; None if there is none, or it is damaged."""
+    try:
+        with tarfile.open(export, "r:xz") as archive:
+            content = archive.extractfile(_DESCRIPTION)
+            return _tag(content.read()) if content is not None else None
+    except (*DAMAGED, KeyError):
+        return None
+
+
+def _tag(description: bytes) -> str:
+    described = yaml.safe_load(description)
+    if not isinstance(described, dict):
+        raise tarfile.TarError(f"{_DESCRIPTION} has no name and no version")
+    return f"{described.get('name')}:{described.get('version')}"
 
 
 def unpack(export: Path, folder: Path) -> str:
@@ -205,10 +223,7 @@ def unpack(export: Path, folder: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             with content, target.open("wb") as file:
                 shutil.copyfileobj(content, file)
-    described = yaml.safe_load((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    if not isinstance(described, dict):
-        raise tarfile.TarError(f"{_DESCRIPTION} has no name and no version")
-    return f"{described.get('name')}:{described.get('version')}"
+    return _tag((folder / _DESCRIPTION).read_bytes())
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -41,7 +41,9 @@ _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """The creation time of an exported model: BentoML wants one, and the real one would differ from run to run."""
 
 
-def import_models(champions: Mapping[str, RegisteredModel], directory: Path) -> dict[str, str]:
+def import_models(
+    champions: Mapping[str, RegisteredModel], directory: Path, *, going_back: str | None = None
+) -> dict[str, str]:
     """Export each champion to ``store``, import it into the BentoML store, and name it in ``deployed.json``.
 
     What was deployed before is kept beside them as the way back. Running services that follow ``directory`` reload.
@@ -49,6 +51,7 @@ def import_models(champions: Mapping[str, RegisteredModel], directory: Path) -> 
     Args:
         champions: by name.
         directory: of the deployed models; see ``model.deployed``.
+        going_back: the model that is rolled back, if one is.
 
     Returns:
         The tag of each model by name, such as ``{"housing": "housing:sha-3f9a0c1b2d4e"}``.
@@ -70,7 +73,7 @@ def import_models(champions: Mapping[str, RegisteredModel], directory: Path) -> 
                     bentoml.models.import_model(str(folder), input_format="folder")
             tags[name] = tag
         try:
-            deployment.keep_former(tags)
+            deployment.keep_former(tags, going_back=going_back)
         except DeploymentError as error:
             console.log.warning("there will be no way back: %s", error)
     deployment.write(tags)

@@ -73,7 +73,7 @@ def roll_back(dataset: Dataset) -> None:
     # `previous` stays where it is: that both aliases are at one version says that it was rolled back.
     tracking.set_alias(previous, tracking.CHAMPION)
     tracking.mark_chosen(previous, f"A person rolled back to it{_instead_of(former)}.")
-    _deploy({**champions, name: previous.content_version})
+    _deploy({**champions, name: previous.content_version}, going_back=name)
     console.log.info(
         "%s: rolled back to %s%s. Services that follow %s reload it.",
         *(name, _described(previous), _instead_of(former), MODELS),
@@ -162,9 +162,10 @@ def _checked(dataset: Dataset, registered: RegisteredModel) -> RegisteredModel:
     return tracking.tag_content(registered, artifact.card.content_version)
 
 
-def _deploy(champions: Mapping[str, str]) -> None:
+def _deploy(champions: Mapping[str, str], *, going_back: str | None = None) -> None:
     """Export and import the champions, and name them in ``deployed.json``."""
-    import_models({dataset.name: find_champion(dataset, champions) for dataset in DATASETS.values()}, MODELS)
+    found = {dataset.name: find_champion(dataset, champions) for dataset in DATASETS.values()}
+    import_models(found, MODELS, going_back=going_back)
     # The pipeline sees that it has changed, and brings its reports into line with the next `make train`.
     files.write_json(CHAMPIONS_FILE, champions)
 

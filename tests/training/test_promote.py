@@ -8,7 +8,7 @@ import pytest
 
 from contract import DATASETS
 from model.card import CARD_FILE, ONNX_FILE, ModelCard
-from model.deployed import Deployment
+from model.deployed import Deployment, DeploymentError, unpack
 from model.session import Artifact
 from tests.mlflow_store import empty_store
 from tests.training.conftest import tiny_train_params
@@ -35,7 +35,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Register
         for name in DATASETS:
             write_features(name)
         train("housing", tiny_train_params("housing"))
-        yield [train("iris", with_trees(number)) for number in (2, 3, 4)]
+        yield [train("iris", with_trees(number)) for number in (5, 6, 7)]
 
 
 def with_trees(number: int) -> TrainParams:
@@ -88,12 +88,20 @@ def test_a_promoted_version_is_deployed(
     assert Deployment(MODELS).way_back("iris") == f"iris:{third.content_version}"
 
 
-def test_a_rollback_goes_back_once(deployed: list[RegisteredModel], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rollback_goes_back_once(
+    deployed: list[RegisteredModel], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     _, second, third = deployed
     assert promote.main(["iris", "--rollback"]) == 0
     assert state() == (second.version, second.version, second.content_version, second.content_version)
     assert promote.main(["iris", "--rollback"]) == 1
     assert "iris is rolled back to" in caplog.text
+    # Nor does the service go forward to what was left.
+    with pytest.raises(DeploymentError, match=r"rolled back to .* already"):
+        Deployment(MODELS).way_back("iris")
+    assert unpack(Deployment(MODELS).export_path(f"iris:{second.content_version}"), tmp_path) == (
+        f"iris:{second.content_version}"
+    )
     assert "make promote MODEL=iris VERSION=" in caplog.text
     assert promote.main(["iris", third.version]) == 0
     assert state()[0::2] == (third.version, third.content_version)
@@ -173,7 +181,7 @@ def test_a_person_stands_against_models_that_were_there(deployed: list[Registere
     champion = tracking.champion("iris")
     assert champion is not None
     assert tracking.was_chosen_over(champion, second.content_version)
-    assert not tracking.was_chosen_over(champion, train("iris", with_trees(5)).content_version)
+    assert not tracking.was_chosen_over(champion, train("iris", with_trees(8)).content_version)
 
 
 @pytest.mark.parametrize("arguments", [[], ["iris"], ["--follow", "iris"], ["iris", "8", "--rollback"], ["wine", "1"]])
