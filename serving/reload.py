@@ -133,7 +133,8 @@ class Reloader:
         dataset = self._bundle[name].dataset
         try:
             # Before the pointer moves.
-            await asyncio.to_thread(self._load, dataset, deployment.way_back(name))
+            way_back = deployment.way_back(name)
+            await asyncio.to_thread(lambda: load(dataset, find(way_back, self._models)))
             tag = await asyncio.to_thread(deployment.roll_back, name)
         except (DeploymentError, StartupError) as error:
             raise Conflict(f"{name} is not rolled back. {error}") from None
@@ -191,36 +192,40 @@ class Reloader:
             return
         started, former = perf_counter(), predictor.version
         try:
-            model = await asyncio.to_thread(self._load, predictor.dataset)
-            if model.version != former:
+            model = await asyncio.to_thread(self._load_deployed, predictor.dataset, former)
+            if model is not None:
                 await predictor.replace(model)
-        except (BundleError, OSError) as error:
-            self._refuse(name, str(error))
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; it is logged, and told to whoever asks
+            self._refuse(name, error)
             return
         self._accept(name)
-        if model.version != former:
+        if model is not None:
             await asyncio.to_thread(_give_back_memory)
             series.RELOADS.labels(name, "done").inc()
             fields = {"model": name, "version": predictor.version, "former": former}
             logger.info("model reloaded", extra={**fields, "duration_ms": round((perf_counter() - started) * 1000)})
 
-    def _load(self, dataset: Dataset, tag: str | None = None) -> LoadedModel:
-        """The model of a tag, or the deployed one, loaded and checked.
+    def _load_deployed(self, dataset: Dataset, served: str) -> LoadedModel | None:
+        """The deployed model, loaded and checked; None if it is the version that is served.
 
         Raises:
             StartupError: why it cannot be served.
         """
-        return load(dataset, find(tag or deployed_tag(dataset.name, self._models), self._models))
+        stored = find(deployed_tag(dataset.name, self._models), self._models)
+        return load(dataset, stored) if stored.tag.version != served else None
 
     def _accept(self, name: str) -> None:
         if self._refused.pop(name, None) is not None:
             series.RELOAD_REFUSED.labels(name).set(0)
 
-    def _refuse(self, name: str, reason: str) -> None:
+    def _refuse(self, name: str, error: Exception) -> None:
+        expected = isinstance(error, BundleError | OSError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
         series.RELOADS.labels(name, "refused").inc()
         series.RELOAD_REFUSED.labels(name).set(1)
         self._refused[name] = reason
-        logger.error("model refused", extra={"model": name, "served": self._bundle[name].version, "reason": reason})
+        fields = {"model": name, "served": self._bundle[name].version, "reason": reason}
+        logger.error("model refused", extra=fields, exc_info=None if expected else error)
 
     async def _lock(self) -> int:
         """Wait until no other worker of this server loads a model."""

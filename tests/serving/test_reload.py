@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from contract.errors import StartupError
 from contract.iris import IRIS
+from ledger import locks
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from model.deployed import PREVIOUS_FILE, Deployment
 from serving import reload
@@ -147,6 +148,13 @@ def test_nothing_new_is_no_reload(scene: Scene) -> None:
     assert scene.worker.bundle["iris"].model is before
 
 
+def test_without_a_pointer_the_latest_in_the_store_is_served_when_asked(scene: Scene) -> None:
+    """As at the start."""
+    version = str(other().tag.version)
+    (scene.models / "deployed.json").unlink()
+    assert scene.reload().json()["models"]["iris"] == version
+
+
 def corrupt() -> bentoml.Model:
     stored = other()
     (Path(stored.path_of(ARTIFACT_FOLDER)) / ONNX_FILE).write_bytes(b"half")
@@ -169,13 +177,21 @@ def without_a_card() -> bentoml.Model:
 
 
 def that_no_runtime_loads() -> bentoml.Model:
-    import hashlib
-
     _, card = tiny_models.artifact(IRIS, LogisticRegression(C=0.01, max_iter=1000))
     onnx = b"no graph"
     sha256 = hashlib.sha256(onnx).hexdigest()
     return tiny_models.store(
         IRIS, onnx=onnx, card=card.model_copy(update={"onnx": card.onnx.model_copy(update={"sha256": sha256})})
+    )
+
+
+def with_another_input() -> bentoml.Model:
+    """Nothing of ours makes such a model."""
+    onnx, card = tiny_models.artifact(IRIS, LogisticRegression(C=0.01, max_iter=1000))
+    renamed = onnx.replace(b"input", b"inpux")
+    sha256 = hashlib.sha256(renamed).hexdigest()
+    return tiny_models.store(
+        IRIS, onnx=renamed, card=card.model_copy(update={"onnx": card.onnx.model_copy(update={"sha256": sha256})})
     )
 
 
@@ -187,6 +203,7 @@ def that_no_runtime_loads() -> bentoml.Model:
         (with_other_golden_rows, "golden rows are off by"),
         (without_a_card, "cannot be read"),
         (that_no_runtime_loads, "onnxruntime cannot load"),
+        (with_another_input, "inpux"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
@@ -239,8 +256,6 @@ def test_a_damaged_export_is_refused(scene: Scene, content: bytes) -> None:
 
 def test_one_worker_at_a_time(scene: Scene) -> None:
     """While another worker loads, this one waits, and serves what it has."""
-    from ledger import locks
-
     former = scene.served
     lock = locks.acquire(scene.server / "reload.lock")
     assert lock is not None
