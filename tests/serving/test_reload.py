@@ -1,5 +1,6 @@
 """Another model is deployed while a worker serves: it follows, or refuses and says why."""
 
+import hashlib
 import json
 import os
 import shutil
