@@ -7,6 +7,7 @@ that make it the only one. It ends when no worker holds the lock of the server a
 import gc
 import logging
 import logging.config
+import math
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +23,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, quality, spool
+from ledger import database, drift, locks, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -34,8 +36,12 @@ POLL_SECONDS = 0.8
 """Between two looks into the spool."""
 FINISH_SECONDS = 8.0
 """Longest life after the last worker of the server: what is left then stays in the spool."""
+REPORT_SECONDS = 2.0
+"""Between two reports while a large spool is drained."""
 MOST_BACKOFF_SECONDS = 5.0
 """Longest time between two attempts to reach a database that is away."""
+PRUNE_SECONDS = 15.0
+"""Longest time that a round of upkeep deletes: it keeps up with twice what can be recorded."""
 NICENESS = 5
 """The drainer gives way to the workers: it may be late, they may not."""
 
@@ -89,12 +95,14 @@ class Drainer:
         self._sink: Sink | None = None
         self._positions: dict[str, int] = {}
         self._gone = threading.Event()
+        self._ended = threading.Event()
         self._tasks: list[_Task] = []
         self._backoff = 0.0
         self._retry_at = 0.0
         self._pending_since: float | None = None
         """Unix time of the oldest record that could not be written."""
         self._lag = 0.0
+        self._reported = 0.0
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
         """Have something called about that often while the database is up; it must be short: records wait for it."""
@@ -109,8 +117,9 @@ class Drainer:
             gone = self._gone.is_set()
             if gone or time.monotonic() >= self._retry_at:
                 self.drain()
-            self._report()
+            self.report()
             if gone:
+                self._ended.set()
                 return
             for task in self._tasks:
                 if self._sink is not None:
@@ -182,6 +191,8 @@ class Drainer:
         if part.records:
             self._lag = max(self._lag, time.time() - part.records[0].time_us / 1e6)
         self._pending_since = None
+        if time.monotonic() - self._reported > REPORT_SECONDS:
+            self.report()
 
     def _away(self, error: Exception) -> None:
         if not self._backoff:
@@ -194,7 +205,9 @@ class Drainer:
         self._backoff = min(max(2 * self._backoff, POLL_SECONDS), MOST_BACKOFF_SECONDS)
         self._retry_at = time.monotonic() + self._backoff
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Write the gauges."""
+        self._reported = time.monotonic()
         found = spool.segments(self._directory)
         if self._backoff:
             # Not reached yet: a segment is named by the time at which it was begun.
@@ -209,9 +222,9 @@ class Drainer:
         while not self._gone.wait(0.25):
             if not locks.is_held(self._server_lock):
                 self._gone.set()
-        time.sleep(FINISH_SECONDS)
-        logger.warning("the spool is not drained: the next start goes on with it")
-        os._exit(1)
+        if not self._ended.wait(FINISH_SECONDS):
+            logger.warning("the spool is not drained: the next start goes on with it")
+            os._exit(1)
 
 
 class _Task:
@@ -254,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     # Who stops a server may signal all of its processes; the workers still write then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    for gauge in (LAG, DATABASE_UP, SPOOL_BYTES):
+        gauge.set(math.nan)  # Not known yet: a scrape leaves it out.
     engine = database.connect(os.environ["DATABASE_URL"])
 
     def open_store() -> Store:
@@ -264,8 +279,17 @@ def main(arguments: Sequence[str]) -> None:
         return Store(engine)
 
     drainer = Drainer(directory, open_store, server_lock)
-    upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]))
+    keep_bytes = os.environ["LEDGER_KEEP_BYTES"]
+    prune = partial(
+        retention.prune,
+        engine,
+        float(os.environ["LEDGER_KEEP_DAYS"]),
+        int(keep_bytes) if keep_bytes else None,
+        seconds=PRUNE_SECONDS,
+    )
+    upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
+    drainer.every(drift.PUBLISH_SECONDS, partial(drift.publish, engine))
     drainer.run()
     engine.dispose()
 

@@ -389,6 +389,8 @@ def _let_wait(connection: Connection, entries: Iterable[_Entry]) -> set[_Key]:
 
 def _forget_waiting(connection: Connection, keys: Iterable[_Key]) -> None:
     wanted = list(keys)
+    if not connection.scalar(select(WAITING.c.row).limit(1).exists().select()):
+        return
     waiting = {(row.prediction_id, row.row) for row in _of_keys(connection, WAITING, wanted)}
     gone = [{"of_id": key[0], "of_row": key[1]} for key in waiting.intersection(wanted)]
     if gone:

@@ -24,14 +24,13 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Row,
-    Select,
-    Tuple,
-    exists,
+    and_,
+    any_,
     func,
     literal,
     select,
-    tuple_,
 )
+from sqlalchemy.dialects import postgresql
 
 from contract.errors import ErrorDetail, InvalidInput
 from contract.table import FloatMatrix
@@ -198,6 +197,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows, in the same order."""
+        return Rows(
+            self.model,
+            self.ids[rows],
+            self.index[rows],
+            self.request_ids[rows],
+            self.protocols[rows],
+            self.time_us[rows],
+            self.features[rows],
+            self.outputs[rows],
+            self.actuals[rows],
+        )
+
 
 class Reader:
     """Queries of the ledger. Threads may share it.
@@ -254,38 +267,34 @@ class Reader:
         """
         if not 1 <= limit <= MAXIMUM_LIMIT:
             raise _refused("limit", f"{limit} is not between 1 and {MAXIMUM_LIMIT}")
-        window = _Window.of(since_us, until_us)
-        before = _LAST_ID if cursor is None else _read_cursor(cursor)
-        below, strict = min((window.last, False), (before, True), key=lambda bound: bound[0])
+        first, last = _window(since_us, until_us)
+        if cursor is not None:
+            last = min(last, _before(_read_cursor(cursor)))
         if prediction_id is not None:
             if not _ID(prediction_id):
                 raise _refused("prediction_id", f"{prediction_id[:60]!r} is not of 32 hexadecimal digits")
-            if not window.first <= prediction_id <= below or (strict and prediction_id == below):
-                return Page([], None)
+            first, last = max(first, prediction_id), min(last, prediction_id)
         models = {one.id: one for one in self.models(model, version)}
+        table = PREDICTIONS.c
+        order: Sequence[ColumnElement[Any]]
         with self.engine.connect() as connection:
-            queries = []
-            if prediction_id is not None:
-                queries.append(select(PREDICTIONS.c.id).where(PREDICTIONS.c.id == prediction_id))
-            elif request_id is not None:
-                queries.append(_keyset(PREDICTIONS.c.request_id, request_id, window.first, below, strict=strict))
-            elif model is not None:
-                queries += [
-                    _keyset(PREDICTIONS.c.model_id, number, window.first, below, strict=strict) for number in models
-                ]
+            if prediction_id is None and request_id is not None:
+                within = [_of(connection, table.request_id, request_id, first, last)]
+                order = table.request_id.desc(), table.id.desc()
+            elif prediction_id is None and model is not None:
+                within = [_of(connection, table.model_id, number, first, last) for number in models]
+                order = table.model_id.desc(), table.id.desc()
             else:
-                upper = PREDICTIONS.c.id < below if strict else PREDICTIONS.c.id <= below
-                queries.append(
-                    select(PREDICTIONS.c.id)
-                    .where(PREDICTIONS.c.id >= window.first, upper)
-                    .order_by(PREDICTIONS.c.id.desc())
-                )
-            conditions = window.conditions()
+                within = [and_(table.id >= first, table.id <= last)]
+                order = (table.id.desc(),)
+            conditions: list[ColumnElement[bool]] = []
             if model is not None and (prediction_id is not None or request_id is not None):
-                conditions.append(PREDICTIONS.c.model_id.in_(list(models)))
+                # `+ 0`: not by the index of models, in which all of their predictions are.
+                conditions.append((PREDICTIONS.c.model_id + 0).in_(list(models)))
             if prediction_id is not None and request_id is not None:
                 conditions.append(PREDICTIONS.c.request_id == request_id)
-            found = [list(connection.scalars(query.where(*conditions).limit(limit + 1))) for query in queries]
+            query = select(table.id).where(*conditions).order_by(*order).limit(limit + 1)
+            found = [list(connection.scalars(query.where(one))) for one in within]
             ids = list(heapq.merge(*found, reverse=True))[: limit + 1]
             predictions = self._logged(connection, ids[:limit], models, shown_rows)
         return Page(predictions, _cursor(ids[limit - 1]) if len(ids) > limit else None)
@@ -354,7 +363,7 @@ class Reader:
                 .where(LABELS.c.minute >= first, LABELS.c.minute < last)
                 .group_by(LABELS.c.model_id)
             )
-            labels = {number: rows for number, rows in connection.execute(labelled)}  # noqa: C416 - a Row is no pair for mypy
+            labels = {number: int(rows) for number, rows in connection.execute(labelled)}
             errors = ERRORS.c
             groups = (errors.model, errors.protocol, errors.status)
             counted = select(*groups, func.sum(errors.requests)).where(errors.minute >= first, errors.minute < last)
@@ -368,14 +377,16 @@ class Reader:
             first * MINUTE_US,
             last * MINUTE_US,
             [
-                _version_stats(models[number], by_model[number], int(labels.get(number, 0)))
+                _version_stats(models[number], by_model[number], labels.get(number, 0))
                 for number in models
                 if number in by_model
             ],
             failures,
         )
 
-    def volume(self, *, since_us: int, until_us: int | None = None, slots: int = 60) -> list[Slot]:
+    def volume(
+        self, *, since_us: int, until_us: int | None = None, model: str | None = None, slots: int = 60
+    ) -> list[Slot]:
         """Predictions by model in equal parts of a window, about ``slots`` of them; parts without any are left out.
 
         Raises:
@@ -394,6 +405,8 @@ class Reader:
             .group_by(slot, MODELS.c.model)
             .order_by(slot, MODELS.c.model)
         )
+        if model is not None:
+            query = query.where(MODELS.c.model == model)
         with self.engine.connect() as connection:
             return [
                 Slot(minute * MINUTE_US, model, int(requests), int(rows))
@@ -408,14 +421,14 @@ class Reader:
         table = PREDICTIONS.c
         # The sums have whole minutes: those of the first one that is not whole are added.
         first = select(table.model_id, func.sum(table.rows)).where(
-            table.id >= first_id(since_us), table.time_us >= since_us, table.id < first_id(minute * MINUTE_US)
+            table.id >= first_id(since_us), table.id < first_id(minute * MINUTE_US)
         )
         others = select(MINUTES.c.model_id, func.sum(MINUTES.c.rows)).where(MINUTES.c.minute >= minute)
         rows: defaultdict[tuple[str, str], int] = defaultdict(int)
         with self.engine.connect() as connection:
             names = {row.id: (row.model, row.version) for row in connection.execute(select(MODELS))}
             for query in (first.group_by(table.model_id), others.group_by(MINUTES.c.model_id)):
-                for number, count in connection.execute(query).tuples():
+                for number, count in connection.execute(query):
                     rows[names[number]] += int(count)
         return dict(rows)
 
@@ -438,59 +451,71 @@ class Reader:
         Raises:
             InvalidInput: names the argument that does not hold.
         """
-        window = _Window.of(since_us, until_us)
-        return self._chunks(self.models(model, version), window, labelled=labelled)
+        first, last = _window(since_us, until_us)
+        return self._chunks(self.models(model, version), first, last, labelled=labelled)
 
-    def _chunks(self, models: list[ModelVersion], window: "_Window", *, labelled: bool) -> Iterator[Rows]:
+    def begin_of_newest(self, model: ModelVersion, rows: int, *, until_us: int) -> int | None:
+        """The time of the first call of the newest, which have so many rows together; None if there is no call.
+
+        Args:
+            rows: of the calls together; of all calls, if they have fewer.
+            until_us: before these microseconds since 1970.
+        """
+        first, last = _window(None, until_us)
+        table = PREDICTIONS.c
+        begin = None
+        with self.engine.connect() as connection:
+            query = (
+                select(table.time_us, table.rows)
+                .where(_of(connection, table.model_id, model.id, first, last))
+                .order_by(table.model_id.desc(), table.id.desc())
+                .limit(rows)
+            )
+            for row in connection.execute(query):
+                begin = row.time_us
+                rows -= row.rows
+                if rows <= 0:
+                    break
+        return begin
+
+    def _chunks(self, models: list[ModelVersion], first: str, last: str, *, labelled: bool) -> Iterator[Rows]:
         for model in models:
-            after, strict = window.first, False
+            begin = first
             while True:
                 # A connection for each chunk: who reads slowly must not keep the database from cleaning up.
                 with self.engine.connect() as connection:
-                    ids = _next_calls(connection, model, window, after, strict=strict, labelled=labelled)
-                    chunk = _rows(connection, model, window, ids, labelled=labelled) if ids else None
+                    ids = _next_calls(connection, model, begin, last, labelled=labelled)
+                    chunk = _rows(connection, model, ids) if ids else None
                 if chunk is None:
                     break
                 yield chunk
-                after, strict = ids[-1], True
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A window of time, as times and as the ids that are in it."""
-
-    since_us: int | None
-    until_us: int | None
-
-    @classmethod
-    def of(cls, since_us: int | None, until_us: int | None) -> "_Window":
-        if since_us is not None and until_us is not None and since_us >= until_us:
-            raise _refused("since", "is not before the end of the window")
-        return cls(since_us, until_us)
-
-    @property
-    def first(self) -> str:
-        """No id of the window is smaller."""
-        return _FIRST_ID if self.since_us is None else first_id(self.since_us)
-
-    @property
-    def last(self) -> str:
-        """No id of the window is larger."""
-        return _LAST_ID if self.until_us is None else first_id(self.until_us + 1000)
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """An id has milliseconds, and a fraction of them: the times decide at the ends."""
-        conditions = []
-        if self.since_us is not None:
-            conditions.append(PREDICTIONS.c.time_us >= self.since_us)
-        if self.until_us is not None:
-            conditions.append(PREDICTIONS.c.time_us < self.until_us)
-        return conditions
+                begin = _after(ids[-1])
 
 
 def first_id(time_us: int) -> str:
-    """An id that is not larger than any of this millisecond, and larger than all before."""
-    return f"{min(max(time_us, 0) // 1000, (1 << 48) - 1):012x}{0:020x}"
+    """The least id of this time: milliseconds since 1970, and 12 bits of their fraction."""
+    milliseconds, rest = divmod(max(time_us, 0), 1000)
+    return f"{min(milliseconds, (1 << 48) - 1):012x}7{-(-rest * 4096 // 1000):03x}{0:016x}"
+
+
+def _window(since_us: int | None, until_us: int | None) -> tuple[str, str]:
+    """The first and the last id of a window."""
+    if since_us is not None and until_us is not None and since_us >= until_us:
+        raise _refused("since", "is not before the end of the window")
+    return (
+        _FIRST_ID if since_us is None else first_id(since_us),
+        _LAST_ID if until_us is None else _before(first_id(until_us)),
+    )
+
+
+def _after(prediction_id: str) -> str:
+    """The least id that is larger."""
+    return f"{min(int(prediction_id, 16) + 1, int(_LAST_ID, 16)):032x}"
+
+
+def _before(prediction_id: str) -> str:
+    """The largest id that is smaller."""
+    return f"{max(int(prediction_id, 16) - 1, 0):032x}"
 
 
 def _refused(field: str, what: str) -> InvalidInput:
@@ -518,24 +543,15 @@ def _model_version(row: Row[Any]) -> ModelVersion:
     )
 
 
-def _keyset(column: ColumnElement[Any], value: object, first: str, last: str, *, strict: bool) -> Select[tuple[str]]:
-    """Ids of predictions with this value, newest first.
+def _of(connection: Connection, column: Column[Any], value: object, first: str, last: str) -> ColumnElement[bool]:
+    """Predictions with this value whose ids are from ``first`` to ``last``, to be ordered by the column and the id.
 
-    By comparing and ordering pairs, as the index on them has them: with ``column = value`` a planner may take the
-    primary key instead, and read millions of others before the first match.
+    With ``column = value`` PostgreSQL may take the primary key, whose order is the same then, and read millions of
+    other predictions before the first match. One of several values it looks for in the index on the column and the id.
     """
-    pair = tuple_(column, PREDICTIONS.c.id)
-    upper = _pair(column, value, last)
-    return (
-        select(PREDICTIONS.c.id)
-        .where(pair >= _pair(column, value, first), pair < upper if strict else pair <= upper)
-        .order_by(column.desc(), PREDICTIONS.c.id.desc())
-    )
-
-
-def _pair(column: ColumnElement[Any], value: object, prediction_id: str) -> Tuple:
-    """A value of a column, and of an id, in the types of the columns."""
-    return tuple_(literal(value, column.type), literal(prediction_id, PREDICTIONS.c.id.type))
+    one = literal(value, column.type)
+    is_it = column == (any_(postgresql.array([one])) if connection.dialect.name == "postgresql" else one)
+    return and_(is_it, PREDICTIONS.c.id >= first, PREDICTIONS.c.id <= last)
 
 
 def _first_rows(column: Column[Any], shown: int) -> ColumnElement[bytes]:
@@ -553,7 +569,7 @@ def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:
     now_us = time.time_ns() // 1000
     first = 0 if since_us is None else since_us // MINUTE_US
     last = -(-(now_us if until_us is None else until_us) // MINUTE_US)
-    _Window.of(first, last)
+    _window(first, last)
     kept = first_kept_minute(now_us)
     if first < kept:
         first -= first % MINUTES_OF_HOUR
@@ -585,24 +601,19 @@ def _version_stats(model: ModelVersion, minutes: Sequence[Any], labelled: int) -
     )
 
 
-def _next_calls(
-    connection: Connection, model: ModelVersion, window: _Window, after: str, *, strict: bool, labelled: bool
-) -> list[str]:
+def _next_calls(connection: Connection, model: ModelVersion, first: str, last: str, *, labelled: bool) -> list[str]:
     """The ids of the next predictions, as many as make a chunk."""
     table = PREDICTIONS.c
-    pair, lower = tuple_(table.model_id, table.id), _pair(table.model_id, model.id, after)
     query = (
         select(table.id, table.rows)
-        .where(
-            pair > lower if strict else pair >= lower,
-            pair <= _pair(table.model_id, model.id, window.last),
-            *window.conditions(),
-        )
+        .where(_of(connection, table.model_id, model.id, first, last))
         .order_by(table.model_id, table.id)
         .limit(CHUNK_CALLS)
     )
     if labelled:
-        query = query.where(_LABELLED)
+        # A query for each row: of a join, PostgreSQL would read the whole of the feedback before the first one.
+        label = select(literal(1)).where(FEEDBACK.c.prediction_id == table.id).limit(1).scalar_subquery()
+        query = query.where(label == 1)
     ids: list[str] = []
     total = 0
     for row in connection.execute(query):
@@ -613,24 +624,9 @@ def _next_calls(
     return ids
 
 
-_LABELLED = exists().where(FEEDBACK.c.prediction_id == PREDICTIONS.c.id)
-
-
-def _rows(connection: Connection, model: ModelVersion, window: _Window, ids: list[str], *, labelled: bool) -> Rows:
-    """The rows of these predictions, which follow each other. One that was forgotten just now is left out."""
-    table = PREDICTIONS.c
-    pair = tuple_(table.model_id, table.id)
-    query = (
-        select(PREDICTIONS)
-        .where(
-            pair >= _pair(table.model_id, model.id, ids[0]),
-            pair <= _pair(table.model_id, model.id, ids[-1]),
-            *window.conditions(),
-        )
-        .order_by(table.model_id, table.id)
-    )
-    if labelled:
-        query = query.where(_LABELLED)
+def _rows(connection: Connection, model: ModelVersion, ids: list[str]) -> Rows:
+    """The rows of these predictions. One that was forgotten just now is left out."""
+    query = select(PREDICTIONS).where(PREDICTIONS.c.id.in_(ids)).order_by(PREDICTIONS.c.id)
     calls = connection.execute(query).all()
     counts = [row.rows for row in calls]
     begins = dict(zip((row.id for row in calls), np.cumsum([0, *counts]).tolist(), strict=False))
@@ -641,9 +637,7 @@ def _rows(connection: Connection, model: ModelVersion, window: _Window, ids: lis
             features[begins[row.id] : begins[row.id] + row.rows] = _matrix(row.features, row.rows)
     actuals = np.full(total, np.nan)
     labels = FEEDBACK.c
-    known = select(labels.prediction_id, labels.row, labels.actual).where(
-        labels.prediction_id.between(ids[0], ids[-1]), labels.model_id == model.id
-    )
+    known = select(labels.prediction_id, labels.row, labels.actual).where(labels.prediction_id.in_(ids))
     for row in connection.execute(known):
         if row.prediction_id in begins:
             actuals[begins[row.prediction_id] + row.row] = row.actual

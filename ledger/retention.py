@@ -21,13 +21,13 @@ STEP_CALLS = 2000
 STEP_ROWS = 20_000
 """A step deletes no more predictions, and no more rows of them, if its first prediction alone does not have more."""
 RECORD_BYTES = 250
-FEEDBACK_BYTES = 150
+FEEDBACK_BYTES = 180
 """What a prediction takes beside its values, and a row with feedback, with their indexes; about."""
-SPARE_PAGES = 8192
-"""Free pages that SQLite's file keeps for what comes next; the others are given back."""
+SPARE_PAGES = 2048
+"""Free pages, of 16 kB, that SQLite's file keeps for what comes next; the others are given back."""
 _LOCK = 0x7072756E65
 """Key of PostgreSQL's advisory lock: "prune"."""
-VACUUMED_PAGES = 1000
+VACUUMED_PAGES = 250
 """Pages that are given back in one step."""
 
 
@@ -62,7 +62,7 @@ def prune(
 ) -> Pruned:
     """Delete what is older than ``keep_days``, and the oldest predictions with their feedback above ``keep_bytes``.
 
-    Sums are kept for ``keep_days``, whatever the size; those that are older than two days are added up to hours.
+    Sums are kept for ``keep_days``, whatever the size; those that are older than a day are added up to hours.
 
     Args:
         keep_bytes: of predictions and feedback with their indexes, about; None for any number.
@@ -160,7 +160,7 @@ def _oldest_of_size(engine: Engine, keep_bytes: int) -> int:
     taken: Counter[int] = Counter()
     with engine.connect() as connection:
         for query in (_by_minute(MINUTES, MINUTES.c.bytes), _by_minute(LABELS, LABELS.c.rows * FEEDBACK_BYTES)):
-            taken.update({minute: int(count) for minute, count in connection.execute(query).tuples()})
+            taken.update({minute: int(count) for minute, count in connection.execute(query)})
     total = 0
     oldest = max(taken, default=0)
     for minute in sorted(taken, reverse=True):
@@ -197,7 +197,7 @@ def _delete_step(connection: Connection, table: Table, column: Column[str], boun
     rows: ColumnElement[int] = table.c.rows if table is PREDICTIONS else literal(1)
     query = select(column, rows).where(column < bound).order_by(column).limit(STEP_CALLS)
     last, total, calls = None, 0, 0
-    for prediction_id, count in connection.execute(query).tuples():
+    for prediction_id, count in connection.execute(query):
         total += count
         if calls and total > STEP_ROWS:
             break
@@ -211,9 +211,11 @@ def _give_back(engine: Engine, deadline: float) -> bool:
     """Give free pages of SQLite's file back to the file system; PostgreSQL reuses its own. False if time was up."""
     if engine.dialect.name != "sqlite":
         return True
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() > SPARE_PAGES:
+    with engine.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        while raw.execute("PRAGMA freelist_count").fetchone()[0] > SPARE_PAGES:
             if time.monotonic() >= deadline:
                 return False
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})").all()
+            # A script runs to its end; `execute` would give back the first page alone.
+            raw.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
     return True

@@ -295,6 +295,8 @@ class SpoolWriter:
 
     def append(self, records: Sequence[bytes]) -> None:
         """Write encoded records, with one system call unless the disk is full."""
+        if not records:
+            return
         now = time.monotonic()
         if self._failed is not None and now - self._failed < RETRY_SECONDS:
             self.unwritten += len(records)

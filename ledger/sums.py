@@ -16,7 +16,7 @@ from ledger.values import columns_of, unpack
 MINUTE_US = 60_000_000
 """Microseconds of a minute."""
 MINUTES_OF_HOUR = 60
-KEPT_MINUTES = 2 * 24 * MINUTES_OF_HOUR
+KEPT_MINUTES = 25 * MINUTES_OF_HOUR
 """Minutes that are older than this are added up to whole hours."""
 
 
@@ -122,7 +122,7 @@ def add_labels(connection: Connection, labels: Mapping[tuple[int, int], int]) ->
 
 
 def add_up_hours(engine: Engine, now_us: int) -> None:
-    """Add the minutes that are older than two days up to hours, a short transaction for each hour."""
+    """Add the minutes that are older than a day up to hours, a short transaction for each hour."""
     kept = first_kept_minute(now_us)
     hours: set[int] = set()
     with engine.connect() as connection:

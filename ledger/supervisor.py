@@ -44,16 +44,19 @@ class Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._backoff = 0.0
+        self._start_at = 0.0
         self._alive = _acquire_shared(server / SERVER_LOCK)
 
     def tend(self) -> None:
         """Start a drainer if there is none. Call it about once a second."""
         if self._child is not None and self._child.poll() is not None:
-            lived = time.monotonic() - self._started
-            failed = self._child.returncode != 0 and lived < SHORT_LIFE_SECONDS
-            self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS) if failed else 0.0
+            if self._child.returncode != 0 and time.monotonic() - self._started < SHORT_LIFE_SECONDS:
+                self._back_off()
+                logger.error("the ledger's drainer failed", extra={"exit_status": self._child.returncode})
+            else:
+                self._backoff = 0.0
             self._child = None
-        if self._child is None and time.monotonic() - self._started >= self._backoff:
+        if self._child is None and time.monotonic() >= self._start_at:
             self._start()
 
     def finish(self, seconds: float) -> None:
@@ -93,6 +96,7 @@ class Supervisor:
     def _start(self) -> None:
         held: list[int] = []
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
             for path in (self._directory / DRAINER_LOCK, self._server / OWN_DRAINER_LOCK):
                 lock = locks.acquire(path)
                 if lock is None:
@@ -109,12 +113,15 @@ class Supervisor:
             )
             self._started = time.monotonic()
         except OSError as error:
-            self._started = time.monotonic()
-            self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS)
+            self._back_off()
             logger.error("the ledger's drainer cannot be started", extra={"error": str(error)})  # noqa: TRY400 - no bug
         finally:
             for lock in held:
                 os.close(lock)
+
+    def _back_off(self) -> None:
+        self._backoff = min(max(2 * self._backoff, 1.0), MOST_BACKOFF_SECONDS)
+        self._start_at = time.monotonic() + self._backoff
 
 
 def _acquire_shared(path: Path) -> int:

@@ -1,8 +1,9 @@
-"""What the drainer does beside draining: feedback that waited, and live quality."""
+"""What the drainer does beside draining: feedback that waited, live quality, and what is too old."""
 
 import logging
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Counter, Gauge
 from sqlalchemy import Engine
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 WITHDRAWN = float("nan")
 """Value of a gauge that no longer holds: a scrape leaves it out."""
+
+MAXIMUM_SHARE = 0.05
+"""Of its time, a drainer computes live quality for so much at most: over many millions of labelled rows less often."""
 
 APPLIED = Counter("ml_ledger_waiting_feedback", "Entries of feedback that waited for their prediction.", ["outcome"])
 LIVE_METRIC = Gauge(
@@ -49,13 +53,16 @@ class Upkeep:
     Args:
         engine: of the ledger's database.
         minimum_rows: live quality of fewer labelled rows is not shown.
+        prune: deletes what is too old or too much.
     """
 
-    def __init__(self, engine: Engine, minimum_rows: int) -> None:
+    def __init__(self, engine: Engine, minimum_rows: int, prune: Callable[[], object] = lambda: None) -> None:
         self._engine = engine
+        self._prune = prune
         self._minimum_rows = minimum_rows
         self._thread: threading.Thread | None = None
         self._shown: set[Gauge] = set()
+        self._compute_at = 0.0
         for outcome in ("applied", "refused", "expired"):
             APPLIED.labels(outcome)
 
@@ -66,7 +73,7 @@ class Upkeep:
             self._thread.start()
 
     def round(self) -> None:
-        """Apply feedback that waited, compute what has changed, and show it as metrics.
+        """Apply feedback that waited, compute what has changed and show it as metrics; delete what is too old.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the database is away.
@@ -79,8 +86,12 @@ class Upkeep:
             logger.warning("feedback that waited is refused", extra={"reason": reason})
         if applied.expired:
             logger.warning("no prediction came for feedback that waited", extra={"entries": applied.expired})
-        quality.refresh(self._engine)
+        if time.monotonic() >= self._compute_at:
+            started = time.monotonic()
+            quality.refresh(self._engine)
+            self._compute_at = time.monotonic() + (time.monotonic() - started) / MAXIMUM_SHARE
         self._show(quality.read(self._engine, self._minimum_rows))
+        self._prune()
 
     def _run(self) -> None:
         try:

@@ -2,11 +2,12 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from monitoring.dashboards import data, models, service
+from monitoring.dashboards import data, models, quality, service
 
 DASHBOARDS: dict[str, Dashboard] = {
     "service": service.DASHBOARD,
     "models": models.DASHBOARD,
     "data": data.DASHBOARD,
+    "quality": quality.DASHBOARD,
 }
 """Every dashboard by the name of its file."""

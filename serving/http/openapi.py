@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.http import feedback, logs, logs_page
+from contract.housing import HOUSING
+from model.drift import Drift
+from serving.http import drift, feedback, logs, logs_page
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.predictions import prediction_apis
@@ -64,7 +66,29 @@ _SCHEME = {
 PUBLIC = ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
 """Routes that never ask for a key."""
 
+_DRIFT_ERRORS = {
+    **_LEDGER_ERRORS,
+    "400": ("A malformed body or a refused value.", "rows[3].MedInc: input should be less than or equal to 50, not 99"),
+    "429": (
+        "Shed: enough requests wait; or too many wrong keys. `Retry-After`: seconds until the next try.",
+        "4 requests are compared or wait already. Try again.",
+    ),
+    "504": ("No answer within the time limit.", "There was no answer within 30 seconds."),
+}
+
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
+
+
+def _reference(body: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{body.__name__}"}
+
+
+def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": _reference(body)}
+    if example is not None:
+        content["example"] = example
+    return {"application/json": content}
+
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
@@ -77,12 +101,12 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
     "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
     logs.RECENT: {
         "summary": "Predictions on record, newest first",
-        "content": _JSON,
+        "content": _content(logs.RecentPredictions),
         "query": logs.RecentQuery,
     },
     logs.STATS: {
         "summary": "By model and version: rows, requests, errors, latency, distribution, share with feedback",
-        "content": _JSON,
+        "content": _content(logs.LoggedStats),
         "query": logs.StatsQuery,
     },
     logs_page.PATH: {
@@ -104,7 +128,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         version: of the Bento.
     """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
-    protocol_bodies: list[type[BaseModel]] = [ProtocolError]
+    lenient_bodies: list[type[BaseModel]] = [ProtocolError, *logs.ANSWERS]
     paths: dict[str, Any] = {}
     for api in prediction_apis():
         bodies += [api.takes, api.gives]
@@ -132,7 +156,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             operation["tags"] = ["ledger"]
             operation["parameters"] = _query_parameters(route["query"])
             errors = {status: _error(status, Error, _LEDGER_ERRORS, detail=[]) for status in ("400", "404", "503")}
-            if route["content"] is not _JSON:
+            if "application/json" not in route["content"]:
                 errors = {status: {**error, "content": route["content"]} for status, error in errors.items()}
             answers |= errors
         paths[path] = {"get": operation}
@@ -171,15 +195,40 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     }
     bodies += [FeedbackEntry, FeedbackResult]
+    paths[drift.PATH] = {
+        "post": {
+            "operationId": "drift_detect",
+            "tags": ["ledger"],
+            "summary": "Drift of rows that are sent, 1 to 10,000, or of the recent predictions on record",
+            "requestBody": {
+                "description": _GZIP,
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"anyOf": [_reference(body) for body in drift.REQUESTS.values()]},
+                        "example": {"model": HOUSING.name, "rows": [HOUSING.example] * 2},
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": (Drift.__doc__ or "").strip(), "content": _content(Drift)},
+                **{
+                    status: _error(status, Error, _DRIFT_ERRORS, detail=[])
+                    for status in ("400", "404", "413", "415", "429", "503", "504")
+                },
+            },
+        }
+    }
+    bodies += [Drift, *drift.REQUESTS.values()]
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
-        protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
+        lenient_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
     _add_access(paths)
     _, schemas = models_json_schema(
         [
             *((body, "serialization") for body in dict.fromkeys(bodies)),
             # Here what has a default may be left out, of answers too.
-            *((body, "validation") for body in dict.fromkeys(protocol_bodies)),
+            *((body, "validation") for body in dict.fromkeys(lenient_bodies)),
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -236,17 +285,6 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
         takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
     operation["requestBody"] = {"description": _GZIP, "required": path.endswith("/infer"), "content": takes}
     return {"post": operation}
-
-
-def _reference(body: type[BaseModel]) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{body.__name__}"}
-
-
-def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _reference(body)}
-    if example is not None:
-        content["example"] = example
-    return {"application/json": content}
 
 
 def _error(

@@ -101,6 +101,11 @@ FEEDBACK = Counter("ml_ledger_feedback", "Entries of feedback that arrived over 
 LEDGER_UNWRITTEN = Counter(
     "ml_ledger_unwritten", "Predictions that were answered but not recorded: the disk of the spool is full or fails."
 )
+LEDGER_SINCE = Gauge(
+    "ml_ledger_since_timestamp_seconds",
+    "Unix time from which on this server records.",
+    multiprocess_mode="livemostrecent",
+)
 LEDGER_DROPPED = Counter(
     "ml_ledger_dropped_segments", "Segments of the spool that were dropped before they were in the database."
 )

@@ -47,7 +47,7 @@ from tests.integration.containers import (
 logger = logging.getLogger(__name__)
 
 NAME = "localhost/ml-prediction-bundle-test"
-LARGEST = 400_000_000
+LARGEST = 360_000_000
 """Bytes, uncompressed, base and all."""
 TRAINING = {
     "scikit-learn",

@@ -48,6 +48,8 @@ POSSIBLE = {
     # Overload, and a machine that does other work beside this.
     "LatencyBudgetBurn",
     "LatencyBudgetBurnSlow",
+    # Floods of rows: the database is slower than the service.
+    "LedgerLags",
 }
 VARIABLES = {"interval": "5s", "model": ".+", "version": ".+", "feature": "Longitude"}
 
@@ -77,6 +79,7 @@ def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> I
         "GRPC_PORT": str(grpc_port),
         "TIMEOUT_SECONDS": "1",
         "MAX_LATENCY_MS": "50",
+        "LEDGER": "on",
     }
     with ExitStack() as service:
         url = service.enter_context(running_service(environment=environment))
@@ -95,7 +98,7 @@ def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def failures(traffic: Traffic) -> None:
     """Half a minute of usual rows; for its first third, bodies stall and are answered 504."""
-    with traffic.flowing(*USUAL):
+    with traffic.flowing(*USUAL, Traffic.truths):
         with traffic.flowing(*[Traffic.stalled] * 6):
             time.sleep(10)
         time.sleep(20)
@@ -104,15 +107,16 @@ def failures(traffic: Traffic) -> None:
 
 
 def other_rows(seen: Record, traffic: Traffic) -> None:
-    """Half a minute of inland districts. What is drawn of a busy service is looked at near its end."""
+    """More than half a minute of inland districts. What is drawn of a busy service is looked at near its end."""
     seen.drift_before_shift = [
         message["labels"]["alertname"]
         for message in seen.monitoring.messages("firing")
         if message["labels"]["concern"] == "drift"
     ]
     traffic.rows.inland = True
-    with traffic.flowing(*USUAL):
-        time.sleep(28)
+    with traffic.flowing(*USUAL, Traffic.truths):
+        # Live quality is computed every 30 seconds.
+        time.sleep(35)
         seen.under_load = time.time()
         for variables in ({"PROMETHEUS_URL": seen.monitoring.prometheus.url}, {"API_URL": traffic.url}):
             with looks(variables) as look:

@@ -167,6 +167,22 @@ class Traffic:
         )
         return lambda: str(next(wrong)().status_code)
 
+    def truths(self) -> Callable[[], str]:
+        """A row, and at once what came true: what was predicted."""
+        client = self._client()
+        names = itertools.cycle(DATASETS)
+
+        def send() -> str:
+            name = next(names)
+            answer = client.post(f"/predict/{name}", json=self.rows.take(name, 1)[0])
+            if answer.is_success:
+                predicted = answer.json()
+                actual = predicted.get("label", predicted["prediction"])
+                client.post("/feedback", json={"prediction_id": predicted["prediction_id"], "actual": actual})
+            return str(answer.status_code)
+
+        return send
+
     def stalled(self) -> Callable[[], str]:
         """A body that never arrives: the service gives up after ``TIMEOUT_SECONDS`` with 504."""
         address = urlsplit(self.url)

@@ -9,6 +9,9 @@ from sqlalchemy import Engine
 from ledger import database
 from ledger.reader import Reader
 from ledger.store import Store
+
+# Before any metric is declared: two kinds of values in one process would write to the same file.
+from serving import telemetry as telemetry
 from tests.postgres import PostgreSQL, running_postgresql
 
 

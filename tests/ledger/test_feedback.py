@@ -95,7 +95,7 @@ def test_entries_of_one_call_come_one_after_the_other(engine: Engine, house: Rec
 
 
 def test_a_number_that_does_not_hold_the_contract_is_refused(engine: Engine, house: Record) -> None:
-    refused = {
+    refused: dict[tuple[int, float | str], tuple[str, str]] = {
         (1, 3.0): ("row", f"the prediction {house.id} has 1 rows, and no row 1"),
         (0, 20.5): ("actual", "20.5 is outside the range of MedHouseVal, 0 to 20 100k USD"),
         (0, -0.1): ("actual", "-0.1 is outside the range of MedHouseVal, 0 to 20 100k USD"),
@@ -109,7 +109,7 @@ def test_a_number_that_does_not_hold_the_contract_is_refused(engine: Engine, hou
 
 
 def test_a_class_that_does_not_exist_is_refused(engine: Engine, flowers: Record) -> None:
-    wrong = ["rose", "Setosa", "1", 3, -1, 0.5, float("nan"), float("inf"), "x" * 200]
+    wrong: list[float | str] = ["rose", "Setosa", "1", 3, -1, 0.5, float("nan"), float("inf"), "x" * 200]
     answer = feedback.give(engine, [Truth(flowers.id, 0, actual) for actual in wrong])
     assert set(answer.outcomes) == {Outcome.REFUSED}
     for position, actual in enumerate(wrong):

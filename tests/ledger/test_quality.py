@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from sklearn.metrics import (
     recall_score,
     root_mean_squared_error,
 )
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 
 from contract.table import FloatMatrix
-from ledger import database, feedback, quality
+from ledger import database, feedback, quality, upkeep
 from ledger.feedback import Truth
 from ledger.quality import Quality, Window
 from ledger.schema import QUALITY
@@ -29,7 +30,7 @@ CLASSES = ("setosa", "versicolor", "virginica")
 DRAWS = np.random.default_rng(0)
 
 
-def label(engine: Engine, store: Store, age_us: int, outputs: FloatMatrix, actuals: FloatMatrix, **record: str) -> None:
+def label(engine: Engine, store: Store, age_us: int, outputs: FloatMatrix, actuals: FloatMatrix, **record: Any) -> None:
     """Store a prediction of some time ago, and what came true."""
     made = a_record(now_us() - age_us, outputs=outputs, **record)
     store.insert(f"segment-{made.id}", 1, [made], [])
@@ -193,6 +194,40 @@ def test_the_drainer_shows_it_as_metrics_and_takes_it_back(engine: Engine, store
     upkeep.round()
     assert value(LABELLED_ROWS, **where) is None
     assert value(LIVE_METRIC, **where, metric="accuracy") is None
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_it_is_computed_from_the_index_alone(engine: Engine, store: Store) -> None:
+    label(engine, store, 0, np.full((30, 1), 2.0), np.full(30, 2.5))
+    label(engine, store, 0, DRAWS.dirichlet([1, 1, 1], 30), np.zeros(30), model="iris")
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "FROM feedback" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    quality.refresh(engine)
+    event.remove(engine, "before_cursor_execute", note)
+    # Each window's part once, for both models; and the first value of the regression.
+    assert len(asked) == 2 * len(quality.WINDOWS) + 1
+    with engine.connect() as connection:
+        for statement, parameters in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert "USING COVERING INDEX feedback_by_model (model_id=? AND predicted_us>?" in plan[0].detail
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_drainer_that_computed_for_long_rests(engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second time each: not at all after a long rest, and all of it after none.
+    for share, computed in ((1e-9, 15), (1e9, 60)):
+        monkeypatch.setattr(upkeep, "MAXIMUM_SHARE", share)
+        drainer = Upkeep(engine, minimum_rows=1)
+        for _ in range(2):
+            label(engine, store, 0, np.full((15, 1), 2.0), np.full(15, 2.5))
+            drainer.round()
+            outdate(engine, 2 * quality.REFRESH_SECONDS)
+        assert live(engine)["housing", "v1"].windows["1h"].rows == computed
 
 
 def test_a_window_that_is_stored_is_read_back(engine: Engine, store: Store) -> None:

@@ -43,7 +43,7 @@ NOTHING = {"taken": 0, "replaced": 0, "unchanged": 0, "waiting": 0, "refused": 0
 def test_one_entry_or_a_list(recorded: Recorded, house: str, flower: str) -> None:
     post = recorded.client.post
     assert post("/feedback", json={"prediction_id": house, "actual": 3}).json() == {**NOTHING, "taken": 1}
-    several = [
+    several: list[dict[str, Any]] = [
         {"prediction_id": house, "actual": 3.0},
         {"prediction_id": house, "row": 1, "actual": 2},
         {"prediction_id": flower, "actual": "virginica"},
