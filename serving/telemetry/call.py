@@ -62,16 +62,15 @@ class CallCounter:
 
     def write(self) -> None:
         """Write the noted calls."""
+        begun, self._any_begun = self._any_begun, False
+        answered, self._seconds = self._seconds, defaultdict(list)
         self._gauge.set(self._in_progress)
-        if self._any_begun:
+        if begun:
             self._on_begun()
-            self._any_begun = False
-        for status, seconds in self._seconds.items():
-            if seconds:
-                counter, histogram = self._of(status)
-                counter.inc(len(seconds))
-                bulk.observe_all(histogram, seconds)
-                seconds.clear()
+        for status, seconds in answered.items():
+            counter, histogram = self._of(status)
+            counter.inc(len(seconds))
+            bulk.observe_all(histogram, seconds)
 
     def start_at_zero(self, *statuses: Any) -> None:
         """Create the series of these statuses, so that a rate over them is right from the first call on."""
