@@ -1,6 +1,5 @@
 """Loads and verifies models from the BentoML model store."""
 
-import json
 import logging
 import tarfile
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from bentoml.exceptions import NotFound as NotInStore
 from contract.dataset import Dataset
 from contract.errors import StartupError
 from model.card import TRAINING_RUN, ModelCard, TrainingRun
+from model.deployed import DEPLOYED_NAME, deployed_tag
 from model.session import Artifact, ArtifactError
 
 logger = logging.getLogger(__name__)
 
 
-DEPLOYED_FILE = "deployed.json"
-"""Maps each model to its deployed tag. Without this file, the latest model in the store is deployed."""
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Folder of a stored model that holds ``model.onnx`` and the card."""
 
@@ -39,9 +37,7 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
     Raises:
         StartupError: the model is neither in the store nor exported, or a file of the pipeline is damaged.
     """
-    deployed = directory / DEPLOYED_FILE
-    latest = f"{name}:latest"
-    tag = _deployed_tags(deployed).get(name, latest) if deployed.exists() else latest
+    tag = deployed_tag(name, directory)
     try:
         found = bentoml.models.get(tag)
     except NotInStore:
@@ -58,22 +54,14 @@ def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
                 f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({error}). "
                 "Run `dvc repro -f -s import_models`."
             ) from error
-        if tag not in {latest, str(found.tag)}:
+        if tag not in {f"{name}:latest", str(found.tag)}:
             raise StartupError(
-                f"{deployed} names {tag}, but {exported} holds {found.tag}. Run `dvc repro -f -s import_models`."
+                f"{directory / DEPLOYED_NAME} names {tag}, but {exported} holds {found.tag}. "
+                "Run `dvc repro -f -s import_models`."
             ) from None
         fields = {"model": name, "version": str(found.tag.version), "file": exported.name}
         logger.info("model imported into the BentoML store", extra=fields)
     return bentoml.models.BentoModel(found.tag)
-
-
-def _deployed_tags(deployed: Path) -> dict[str, str]:
-    try:
-        return {name: str(tag) for name, tag in json.loads(deployed.read_text()).items()}
-    except (AttributeError, ValueError) as error:
-        raise StartupError(
-            f"{deployed} must be a JSON object of model names and tags ({error}). Run `dvc repro -f -s import_models`."
-        ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from contract import DATASETS
 from contract.dataset import Dataset
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
+from model.deployed import DEPLOYED_NAME
 from training import console, files, tracking
 from training.errors import PipelineError
 from training.registry import archives, registration
@@ -33,7 +34,7 @@ from training.tracking import RegisteredModel
 CHAMPIONS_FILE = Path("reports/champions.json")
 MODELS = Path("models")
 STORE_DIRECTORY = MODELS / "store"
-DEPLOYED_FILE = MODELS / "deployed.json"
+DEPLOYED_FILE = MODELS / DEPLOYED_NAME
 PACKAGE = "mlflow_model"
 """The folder of a BentoML model in which ``bentoml.mlflow`` looks for MLflow's files."""
 _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)

@@ -1,6 +1,5 @@
 """Run a plan: each round starts each server, warms it up, checks its answers, loads it, and reads what it used."""
 
-import json
 import os
 import platform
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 import psutil
 from bentoml.exceptions import NotFound
 
+from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
@@ -27,6 +27,7 @@ from load_tests.benchmark.result import Failure, Machine, Run, Sample
 from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from model.card import ONNX_FILE
+from model.deployed import deployed_tag
 
 TOLERANCE = 1e-3
 """Allowed difference of a prediction: some servers run the estimator, others its ONNX conversion."""
@@ -40,14 +41,13 @@ def deployed_model() -> tuple[str, dict[str, Path]]:
     """The tag of the model that our own service would serve as Housing, and its files: see ``processes.running``.
 
     Raises:
-        LoadTestError: the store does not have the model.
+        LoadTestError: the store does not have the model, or ``deployed.json`` is damaged.
     """
-    tag = f"{HOUSING.name}:latest"
-    deployed = models_folder() / "deployed.json"
-    if deployed.exists():
-        tag = json.loads(deployed.read_text()).get(HOUSING.name, tag)
     try:
+        tag = deployed_tag(HOUSING.name, models_folder())
         stored = bentoml.models.get(tag)
+    except StartupError as error:
+        raise LoadTestError(str(error)) from error
     except NotFound:
         raise LoadTestError(
             f"The model {tag} is not in the BentoML store. Run `make train` to train and import it."

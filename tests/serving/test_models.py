@@ -11,7 +11,8 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE, deployed_model, load
+from model.deployed import DEPLOYED_NAME
+from serving.models import ARTIFACT_FOLDER, deployed_model, load
 from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 
@@ -129,7 +130,7 @@ def test_a_damaged_export_stops_with_a_sentence(tmp_path: Path, content: bytes) 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_damaged_list_of_deployed_models_stops_with_a_sentence(tmp_path: Path, content: str) -> None:
-    (tmp_path / DEPLOYED_FILE).write_text(content)
+    (tmp_path / DEPLOYED_NAME).write_text(content)
     with pytest.raises(StartupError, match=r"deployed\.json must be a JSON object"):
         deployed_model("iris", tmp_path)
 

@@ -24,9 +24,10 @@ from model.card import (
     ModelCard,
     TrainingRun,
 )
+from model.deployed import DEPLOYED_NAME
 from model.reference import Reference
 from model.session import open_session, output_name, run_session
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
+from serving.models import ARTIFACT_FOLDER
 from training.onnx import export
 from training.train import describe_answers
 
@@ -136,4 +137,4 @@ def pin(directory: Path, versions: dict[str, str]) -> None:
     """Write ``deployed.json``, as the pipeline does: other tests put more models into the same store."""
     directory.mkdir(exist_ok=True)
     tags = {name: f"{name}:{version}" for name, version in versions.items()}
-    (directory / DEPLOYED_FILE).write_text(json.dumps(tags))
+    (directory / DEPLOYED_NAME).write_text(json.dumps(tags))
