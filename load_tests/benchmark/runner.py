@@ -19,7 +19,7 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
-from load_tests.benchmark.load import Load, load_grpc, load_http, write_bodies
+from load_tests.benchmark.load import LoadResult, load_grpc, load_http, write_bodies
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import WORKERS, Line, Plan, Server, Step
 from load_tests.benchmark.processes import NoAnswer, Running, running
@@ -94,7 +94,7 @@ class LoadedServer:
             if not difference <= TOLERANCE:
                 raise LoadTestError(f"{line.title} answered {rows} rows off by {difference:g}.")
 
-    def load(self, line: Line, step: Step, channels: int | None = None) -> Load:
+    def load(self, line: Line, step: Step, channels: int | None = None) -> LoadResult:
         """Load a line; gRPC callers share ``channels``, by default each has its own."""
         path, protocol = line.way(step.rows)
         file, headers = self._bodies.of(protocol, step.rows)
@@ -144,7 +144,7 @@ class Bodies:
         self._folder = folder
         self._files: dict[tuple[str, int], tuple[Path, Mapping[str, str]]] = {}
 
-    def of(self, protocol: payloads.Protocol, rows: int) -> tuple[Path, Mapping[str, str]]:
+    def of(self, protocol: payloads.PayloadFormat, rows: int) -> tuple[Path, Mapping[str, str]]:
         """The file of a protocol and a size, and the headers of its requests."""
         key = (protocol.name, rows)
         if key not in self._files:
