@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 from bentoml.exceptions import NotFound
 
-from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
@@ -27,7 +26,7 @@ from load_tests.benchmark.result import Failure, Machine, Run, Sample
 from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from model.card import ONNX_FILE
-from model.deployed import deployed_tag
+from model.deployed import Deployment, DeploymentError
 
 TOLERANCE = 1e-3
 """Allowed difference of a prediction: some servers run the estimator, others its ONNX conversion."""
@@ -44,9 +43,9 @@ def deployed_model() -> tuple[str, dict[str, Path]]:
         LoadTestError: the store does not have the model, or ``deployed.json`` is damaged.
     """
     try:
-        tag = deployed_tag(HOUSING.name, models_folder())
+        tag = Deployment(models_folder()).tags().get(HOUSING.name, f"{HOUSING.name}:latest")
         stored = bentoml.models.get(tag)
-    except StartupError as error:
+    except DeploymentError as error:
         raise LoadTestError(str(error)) from error
     except NotFound:
         raise LoadTestError(

@@ -24,7 +24,7 @@ from model.card import (
     ModelCard,
     TrainingRun,
 )
-from model.deployed import DEPLOYED_NAME
+from model.deployed import DEPLOYED_FILE
 from model.reference import Reference
 from model.session import open_session, output_name, run_session
 from serving.models import ARTIFACT_FOLDER
@@ -137,4 +137,4 @@ def pin(directory: Path, versions: dict[str, str]) -> None:
     """Write ``deployed.json``, as the pipeline does: other tests put more models into the same store."""
     directory.mkdir(exist_ok=True)
     tags = {name: f"{name}:{version}" for name, version in versions.items()}
-    (directory / DEPLOYED_NAME).write_text(json.dumps(tags))
+    (directory / DEPLOYED_FILE).write_text(json.dumps(tags))

@@ -20,8 +20,10 @@ def document(client: httpx.Client) -> dict[str, Any]:
     return content
 
 
-def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
+def operations(document: dict[str, Any], *, admin: bool = False) -> list[tuple[str, str, dict[str, Any]]]:
+    """All but those for admins, which ``tests/serving/test_reload.py`` asks; or those."""
+    found = [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
+    return [one for one in found if ("admin" in one[2]["tags"]) == admin]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,8 @@ def test_every_route_is_there(document: dict[str, Any]) -> None:
     probes = {"/livez", "/healthz", "/readyz", "/health"}
     ledger = {"/drift/detect", "/feedback", "/logs", "/logs/recent", "/logs/stats"}
     operational = {"/models/info", "/schema.json", "/metrics", "/metrics/prometheus"}
-    assert set(document["paths"]) == predictions | probes | ledger | operational | set(PROTOCOL_ROUTES)
+    admin = {"/models/reload", "/models/rollback"}
+    assert set(document["paths"]) == predictions | probes | ledger | operational | admin | set(PROTOCOL_ROUTES)
 
 
 def test_every_route_of_the_protocol_is_served(
@@ -114,6 +117,15 @@ def test_every_error_is_described_with_an_example(
         refused = asked.post(path.format(**model), json={"surprise": True, "ready": "surely"})
         assert refused.status_code == 400
         check(document, operation["responses"]["400"]["content"]["application/json"]["schema"], refused.json())
+
+
+def test_admin_routes_always_ask_for_a_key(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document, admin=True):
+        assert operation["security"] == [{"key": []}]
+        for status, response in operation["responses"].items():
+            if status != "200":
+                content = response["content"]["application/json"]
+                check(document, content["schema"], content["example"])
 
 
 def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
