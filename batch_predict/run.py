@@ -20,7 +20,7 @@ from batch_predict.part_worker import REJECTED_SCHEMA, Job, prediction_columns
 from batch_predict.source import Format, Source
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import StartupError
+from model.card import ContractMismatch
 from model.session import Artifact, ArtifactError
 from training import console, tracking
 from training.errors import PipelineError
@@ -152,10 +152,8 @@ def _refuse_reserved(rows: Source, dataset: Dataset) -> None:
 
 def _check_model(dataset: Dataset, registered: RegisteredModel, directory: Path) -> None:
     try:
-        artifact = Artifact.read(directory)
-        artifact.card.check(dataset)
-        artifact.check_golden_rows()
-    except (ArtifactError, StartupError) as error:
+        Artifact.verified(directory, dataset)
+    except (ArtifactError, ContractMismatch) as error:
         raise PipelineError(f"{registered.model_uri} cannot be used. {error}") from error
 
 

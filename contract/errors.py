@@ -6,6 +6,7 @@ BundleError                 500
 ├── InvalidInput            400  a body or a value that the contract refuses
 ├── DataError               –    a table that breaks the contract
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
+│   └── model.card          ContractMismatch
 ├── model.deployed          DeploymentError
 ├── model.session           ArtifactError
 ├── serving.errors          Unauthenticated 401, PermissionDenied 403, NotFound 404, MethodNotAllowed 405,

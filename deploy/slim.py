@@ -1,8 +1,8 @@
-"""Takes out of the image what nobody needs who serves, while the image is built; it needs Python alone.
+"""Strips everything that serving does not need while the image is built. It needs nothing but Python.
 
-``slim.py libraries /app/.venv``: of an environment, what is not read at run time; the rest is compiled.
-``slim.py bento /app/bento``: of the models, all that needs what is not in the image.
-``slim.py system /``: of a Debian system with Python, all programs but Python, and what they used.
+``slim.py libraries /app/.venv``: removes what an environment does not read at run time, and compiles the rest.
+``slim.py bento /app/bento``: removes the estimators, whose libraries are not in the image.
+``slim.py system /``: removes every program of a Debian system but Python, and the files that they used.
 """
 
 import compileall

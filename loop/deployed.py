@@ -1,6 +1,5 @@
 """What the loop works on: the deployed models, and the database of the ledger, as the service has them."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,9 +11,10 @@ from sqlalchemy import Engine
 from contract.dataset import Dataset
 from ledger import database
 from loop.errors import LoopError
+from model.deployed import Deployment
 from model.session import Artifact
 from training import tracking
-from training.import_models import DEPLOYED_FILE, MODELS, PACKAGE
+from training.import_models import MODELS, PACKAGE
 
 STATE = Path("state")
 """Where the service keeps its ledger, if ``STATE_DIR`` does not say otherwise."""
@@ -25,19 +25,18 @@ def deployed_model(dataset: Dataset) -> tuple[str, Artifact]:
 
     Raises:
         LoopError: there is none.
-        ArtifactError: it is damaged.
+        DeploymentError, ArtifactError: the file, or the artifact, is damaged.
+        ContractMismatch: it was trained under another contract.
     """
-    path = Path(os.environ.get("MODELS_DIR") or MODELS) / DEPLOYED_FILE.name
+    deployment = Deployment(Path(os.environ.get("MODELS_DIR") or MODELS))
     try:
-        tag = json.loads(path.read_text(encoding="utf-8"))[dataset.name]
-        stored = bentoml.models.get(tag)
-    except (OSError, KeyError, NotFound):
+        stored = bentoml.models.get(deployment.tags()[dataset.name])
+    except (KeyError, NotFound):
         raise LoopError(
-            f"{path} and the BentoML store have no deployed model {dataset.name}. Run `make train`, or set MODELS_DIR "
-            "and BENTOML_HOME as the service has them."
+            f"{deployment.deployed} and the BentoML store have no deployed model {dataset.name}. Run `make train`, "
+            "or set MODELS_DIR and BENTOML_HOME as the service has them."
         ) from None
-    artifact = Artifact.read(Path(stored.path_of(f"{PACKAGE}/{tracking.EXTRA_FILES}")))
-    artifact.card.check(dataset)
+    artifact = Artifact.verified(Path(stored.path_of(f"{PACKAGE}/{tracking.EXTRA_FILES}")), dataset)
     return str(stored.tag.version), artifact
 
 

@@ -23,6 +23,19 @@ PROBABILITIES_OUTPUT = "probabilities"
 """Name of a classification model's output, floats of shape ``[N, C]`` that sum to 1."""
 
 
+class ContractMismatch(StartupError):
+    """An artifact was trained under another contract: ``trained`` is its version, ``present`` that of this code."""
+
+    def __init__(self, name: str, trained: str, present: str) -> None:
+        super().__init__(
+            f"The stored model {name!r} was trained under contract {trained}, this code has {present}: its features, "
+            "units or classes changed. Run `make train` to train and import it anew, or check out the code it was "
+            "trained with."
+        )
+        self.trained = trained
+        self.present = present
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -129,14 +142,10 @@ class ModelCard(_Part):
         """Refuse an artifact that was trained under another contract.
 
         Raises:
-            StartupError: names both contract versions and the way out.
+            ContractMismatch: names both contract versions and the way out.
         """
         if self.contract_version != dataset.contract_version:
-            raise StartupError(
-                f"The stored model {dataset.name!r} was trained under contract {self.contract_version}, this code has "
-                f"{dataset.contract_version}: its features, units or classes changed. Run `make train` to train and "
-                "import it anew, or check out the code it was trained with."
-            )
+            raise ContractMismatch(dataset.name, self.contract_version, dataset.contract_version)
 
 
 class TrainingRun(_Part):

@@ -10,7 +10,7 @@ import pydantic
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernel
 
-from contract.dataset import Task
+from contract.dataset import Dataset, Task
 from contract.errors import BundleError
 from contract.table import FloatMatrix
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
@@ -53,6 +53,19 @@ class Artifact:
             raise ArtifactError(f"The checksum of {path} is not the one in its model card.")
         return cls(card, open_session(content, str(path)), directory)
 
+    @classmethod
+    def verified(cls, directory: Path, dataset: Dataset) -> "Artifact":
+        """Read a directory whose model is to be used: it must be whole, and answer as it did in training.
+
+        Raises:
+            ArtifactError: as ``read``; or the answers to the golden rows are off by more than the card's tolerance.
+            ContractMismatch: it was trained under another contract than the dataset's.
+        """
+        artifact = cls.read(directory)
+        artifact.card.check(dataset)
+        artifact._check_golden_rows()
+        return artifact
+
     @cached_property
     def row_multiple(self) -> int:
         """The model is given its rows in a multiple of this number, so that a row's answer never depends on others."""
@@ -85,12 +98,8 @@ class Artifact:
             return answer.reshape(-1)
         return np.asarray(answer / answer.sum(axis=1, keepdims=True))
 
-    def check_golden_rows(self) -> None:
-        """Compare the answers to the golden rows with those of the estimator in training.
-
-        Raises:
-            ArtifactError: the largest difference is over the card's tolerance.
-        """
+    def _check_golden_rows(self) -> None:
+        """Compare the answers to the golden rows with those of the estimator in training."""
         expected = np.array([one.output for one in self.card.golden])
         difference = np.abs(self.outputs(self.golden_rows) - expected).max()
         tolerance = self.card.onnx.tolerance

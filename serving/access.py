@@ -51,7 +51,7 @@ class Access(StrEnum):
     """An admin key, always."""
 
 
-class Reason(StrEnum):
+class AccessReason(StrEnum):
     """Why a call is refused, as metrics have it."""
 
     MISSING = "missing"
@@ -64,7 +64,7 @@ class Reason(StrEnum):
 class Refusal(NamedTuple):
     """Why a caller may not pass, and what it is told."""
 
-    reason: Reason
+    reason: AccessReason
     error: BundleError
 
 
@@ -102,7 +102,7 @@ class Gate:
         self._attempts = WrongKeys(clock)
         self._told_at = -math.inf
         if keys.rings:
-            for protocol, reason in product(("http", "v2", "grpc"), Reason):
+            for protocol, reason in product(("http", "v2", "grpc"), AccessReason):
                 # From 0 on, so that a rate over them is right from the first refusal on.
                 series.ACCESS_REFUSED.labels(protocol, reason.value)
 
@@ -125,17 +125,19 @@ class Gate:
         if self._clock() >= self._look_at:
             self._look()
         if not opened_by:
-            return Refusal(Reason.FORBIDDEN, PermissionDenied(_NO_ADMIN_KEYS))
+            return Refusal(AccessReason.FORBIDDEN, PermissionDenied(_NO_ADMIN_KEYS))
         if header is None:
-            return Refusal(Reason.MISSING, Unauthenticated(_MISSING))
+            return Refusal(AccessReason.MISSING, Unauthenticated(_MISSING))
         verdict = self._verdicts.get(header) or self._examine(header)
         if isinstance(verdict, Refusal):
             return verdict
         if verdict.basic and not reads:
-            return Refusal(Reason.MALFORMED, Unauthenticated(_BASIC))
+            return Refusal(AccessReason.MALFORMED, Unauthenticated(_BASIC))
         if access not in verdict.opens:
             wanted = " or ".join(sorted(ring.value for ring in opened_by))
-            return Refusal(Reason.FORBIDDEN, PermissionDenied(f"This key does not open this; one of {wanted} does."))
+            return Refusal(
+                AccessReason.FORBIDDEN, PermissionDenied(f"This key does not open this; one of {wanted} does.")
+            )
         return None
 
     def count(self, refusal: Refusal, client: str, protocol: str) -> BundleError:
@@ -147,10 +149,10 @@ class Gate:
             protocol: how it called, for metrics.
         """
         reason, error = refusal
-        if reason is Reason.UNKNOWN:
+        if reason is AccessReason.UNKNOWN:
             seconds = self._attempts.add(client)
             if seconds:
-                reason = Reason.LIMITED
+                reason = AccessReason.LIMITED
                 error = TooManyAttempts(f"Too many wrong keys came from here. Try again in {seconds} seconds.", seconds)
                 self._tell(client, protocol)
         series.ACCESS_REFUSED.labels(protocol, reason.value).inc()
@@ -166,10 +168,10 @@ class Gate:
         basic = scheme.lower() == b"basic"
         key = _password(rest.strip()) if basic else rest.strip()
         if len(header) > MAXIMUM_HEADER or not key or not (basic or scheme.lower() == b"bearer"):
-            return Refusal(Reason.MALFORMED, Unauthenticated(_MALFORMED))
+            return Refusal(AccessReason.MALFORMED, Unauthenticated(_MALFORMED))
         holder = self._keys.holder(key)
         if holder is None:
-            return Refusal(Reason.UNKNOWN, Unauthenticated(_UNKNOWN))
+            return Refusal(AccessReason.UNKNOWN, Unauthenticated(_UNKNOWN))
         opens = frozenset(access for access, rings in self._opened_by.items() if rings & holder.rings)
         if len(self._verdicts) >= MAXIMUM_VERDICTS:
             self._verdicts.clear()

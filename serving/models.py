@@ -170,9 +170,7 @@ def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
         StartupError: the artifact is damaged, of another contract, or answers differently than in training.
     """
     try:
-        artifact = Artifact.read(Path(stored.path_of(ARTIFACT_FOLDER)))
-        artifact.card.check(dataset)
-        artifact.check_golden_rows()
+        artifact = Artifact.verified(Path(stored.path_of(ARTIFACT_FOLDER)), dataset)
     except ArtifactError as error:
         raise StartupError(
             f"The stored model {stored.tag} is damaged: {error} Delete it with `bentoml models delete {stored.tag}` "

@@ -14,7 +14,7 @@ from ledger.supervisor import SERVER_LOCK, Supervisor
 from serving.prediction import Observers, Prediction
 from serving.settings import Settings
 from serving.telemetry import directory, series
-from serving.telemetry.call import FAILURES, Protocol
+from serving.telemetry.call import FAILURES, CallProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ FINISH_SECONDS = 10.0
 MOST_WAITING = 64
 """Batches that may wait in memory for a disk that hangs, about 6 seconds of them; what comes then is not recorded."""
 
-Failed = Mapping[tuple[str, Protocol, int], int]
+Failed = Mapping[tuple[str, CallProtocol, int], int]
 
 
 class Recorder:

@@ -25,9 +25,10 @@ from contract import DATASETS
 from contract.dataset import Dataset, Task
 from local_service import running_service
 from model.card import CARD_FILE, ModelCard
+from model.deployed import Deployment
 from training import console, files
 from training.errors import PipelineError
-from training.import_models import DEPLOYED_FILE
+from training.import_models import MODELS
 from training.onnx.export import load_estimator
 from training.params import DeploymentValidationParams, load
 from training.tracking import EXTRA_FILES, MODEL_SKOPS
@@ -155,7 +156,7 @@ def main() -> None:
     """Check the deployed models."""
     # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    tags = json.loads(DEPLOYED_FILE.read_text())
+    tags = Deployment(MODELS).tags()
     validate(tags, Path("data/features"), load().deployment_validation, REPORT_FILE, LATENCY_FILE)
 
 

@@ -24,7 +24,6 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from model import deployed
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
 from model.deployed import Deployment, DeploymentError
 from training import console, files, tracking
@@ -34,7 +33,6 @@ from training.tracking import RegisteredModel
 
 CHAMPIONS_FILE = Path("reports/champions.json")
 MODELS = Path("models")
-DEPLOYED_FILE = MODELS / deployed.DEPLOYED_FILE
 PACKAGE = "mlflow_model"
 """The folder of a BentoML model in which ``bentoml.mlflow`` looks for MLflow's files."""
 _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)

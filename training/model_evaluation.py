@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from model.card import ContractMismatch
 from model.session import Artifact, ArtifactError
 from training import tracking
 from training.console import log, run, step
@@ -146,18 +147,16 @@ def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
     """The model in ``models/{name}`` and its version in the registry, from where it is deployed.
 
     Raises:
-        PipelineError: if it is not there, not whole or of another contract.
+        PipelineError: if it is not there, damaged, of another contract, or answers differently than in training.
     """
     again = f"Run `dvc repro -f train_{dataset.name}`."
     try:
-        model = Artifact.read(MODELS / dataset.name)
+        model = Artifact.verified(MODELS / dataset.name, dataset)
+    except ContractMismatch as error:
+        versions = f"contract {error.trained}, this code has {error.present}"
+        raise PipelineError(f"{MODELS / dataset.name} was trained under {versions}. {again}") from error
     except ArtifactError as error:
-        raise PipelineError(f"{error} {again}") from error
-    if model.card.contract_version != dataset.contract_version:
-        raise PipelineError(
-            f"{MODELS / dataset.name} was trained under contract {model.card.contract_version}, this code has "
-            f"{dataset.contract_version}. {again}"
-        )
+        raise PipelineError(f"{MODELS / dataset.name} cannot be used. {error} {again}") from error
     return registration.find(dataset, model.card.content_version, MODELS / dataset.name), model
 
 
@@ -171,16 +170,17 @@ def _champion(
         return challenger
     try:
         with tempfile.TemporaryDirectory() as directory:
-            model = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
-    except (PipelineError, ArtifactError) as error:
-        # A champion that cannot be loaded cannot be deployed either: keeping it would help nobody.
-        log.warning("%s: champion version %s cannot be loaded: %s", dataset.name, registered.version, error)
-        return registered, "can no longer be loaded from the MLflow artifact store"
-    if model.card.contract_version != dataset.contract_version:
+            model = Artifact.verified(tracking.download(registered, Path(directory) / dataset.name), dataset)
+    except ContractMismatch as error:
         return registered, (
-            f"was trained under contract {model.card.contract_version}, and this code, which has "
-            f"{dataset.contract_version}, cannot serve it"
+            f"was trained under contract {error.trained}, and this code, which has {error.present}, cannot serve it"
         )
+    except (PipelineError, ArtifactError) as error:
+        # A champion that cannot be deployed helps nobody. The page has no error, which names a temporary folder.
+        log.warning("%s: champion version %s cannot be used: %s", dataset.name, registered.version, error)
+        if isinstance(error, PipelineError):
+            return registered, "can no longer be loaded from the MLflow artifact store"
+        return registered, "is damaged, or answers differently than in training"
     return tracking.tag_content(registered, model.card.content_version), model
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.errors import StartupError
+from model.card import ContractMismatch
 from model.deployed import Deployment
 from model.session import Artifact, ArtifactError
 from training import console, files, tracking
@@ -154,10 +154,8 @@ def _checked(dataset: Dataset, registered: RegisteredModel) -> RegisteredModel:
     """
     with console.step(f"{dataset.name}: check {_described(registered)}"), tempfile.TemporaryDirectory() as directory:
         try:
-            artifact = Artifact.read(tracking.download(registered, Path(directory) / dataset.name))
-            artifact.card.check(dataset)
-            artifact.check_golden_rows()
-        except (ArtifactError, StartupError) as error:
+            artifact = Artifact.verified(tracking.download(registered, Path(directory) / dataset.name), dataset)
+        except (ArtifactError, ContractMismatch) as error:
             raise PipelineError(f"{_described(registered)} of {dataset.name} cannot be served: {error}") from error
     return tracking.tag_content(registered, artifact.card.content_version)
 

@@ -13,6 +13,7 @@ from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
 from training.errors import PipelineError
 from training.evaluation.scores import score
+from training.onnx import export
 from training.splits import Split
 
 SCORES = {Task.REGRESSION: ("rmse", "mae", "r2"), Task.CLASSIFICATION: ("accuracy", "macro_f1", "log_loss")}
@@ -44,14 +45,6 @@ def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatMatrix:
     return split.target.astype(np.int64) if task is Task.CLASSIFICATION else split.target
 
 
-def answers(pipeline: Pipeline, features: FloatMatrix, task: Task) -> FloatMatrix:
-    """Predictions of shape ``[N]``, or class probabilities of shape ``[N, C]``."""
-    return np.asarray(
-        pipeline.predict_proba(features) if task is Task.CLASSIFICATION else pipeline.predict(features),
-        dtype=np.float64,
-    )
-
-
 def scores(dataset: Dataset, target: FloatMatrix, answer: FloatMatrix) -> dict[str, float]:
     """The scores that candidates are compared by, and a few that people know."""
     every = score(dataset, target, answer, within=1)
@@ -77,7 +70,7 @@ def cross_validate(
         raise PipelineError(f"train.{dataset.name}.folds: {error}") from error
     for seen, unseen in parts:
         fitted = fit(pipeline, Split(split.features[seen], split.target[seen]), dataset.task)
-        answer = answers(fitted, split.features[unseen], dataset.task)
+        answer = export.answers(fitted, split.features[unseen], dataset.task)
         if out_of_fold is None:
             out_of_fold = np.empty((len(split.target), *answer.shape[1:]))
         out_of_fold[unseen] = answer

@@ -87,7 +87,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             predict = export.predictor(dataset, estimator)
             onnx = export.compare(dataset, content, predict, splits.all.features, train_params.tolerance)
         metrics = selection.scores(
-            dataset, splits.test.target, selection.answers(estimator, splits.test.features, dataset.task)
+            dataset, splits.test.target, export.answers(estimator, splits.test.features, dataset.task)
         )
         parameters = describe_parameters(pipelines[chosen], train_params.candidates[chosen], train_params.features)
         run.log(

@@ -56,7 +56,7 @@ Request = Callable[[int], Awaitable[object]]
 
 
 @dataclass
-class Arrivals:
+class OpenLoopResult:
     """The requests that arrived.
 
     ``latencies`` of the accepted ones are in seconds from the time at which each should have arrived, so that a busy
@@ -82,9 +82,9 @@ def poisson(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
         due += draw.expovariate(rate)
 
 
-async def offer(request: Request, *, rate: float, seconds: float, settle: float = 0.0) -> Arrivals:
+async def offer(request: Request, *, rate: float, seconds: float, settle: float = 0.0) -> OpenLoopResult:
     """Offer Poisson arrivals for ``settle + seconds``, measure the last ``seconds``, and wait for all answers."""
-    measured = Arrivals()
+    measured = OpenLoopResult()
     waiting: set[asyncio.Task[None]] = set()
     errors: list[BaseException] = []
     started = perf_counter()

@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 20
 """A slower answer counts as a time-out."""
 
 
-class Load(BaseModel):
+class LoadResult(BaseModel):
     """What a closed loop measured: each connection sends its next request when it has the answer.
 
     ``requests`` counts answers of any status in ``seconds``; ``refused`` those that were no success; the errors are of
@@ -93,7 +93,7 @@ def read_bodies(path: Path) -> list[bytes]:
     return bodies
 
 
-def load_http(url: str, bodies: Path, headers: Mapping[str, str], *, connections: int, seconds: int) -> Load:
+def load_http(url: str, bodies: Path, headers: Mapping[str, str], *, connections: int, seconds: int) -> LoadResult:
     """Load a URL with the bodies of a file in turn.
 
     Raises:
@@ -105,7 +105,7 @@ def load_http(url: str, bodies: Path, headers: Mapping[str, str], *, connections
     return _run(command)
 
 
-def load_grpc(target: str, bodies: Path, *, callers: int, channels: int, seconds: int) -> Load:
+def load_grpc(target: str, bodies: Path, *, callers: int, channels: int, seconds: int) -> LoadResult:
     """Load ``host:port`` with the bodies of a file in turn; the callers share the channels (connections) evenly.
 
     Raises:
@@ -115,13 +115,13 @@ def load_grpc(target: str, bodies: Path, *, callers: int, channels: int, seconds
     return _run([*command, f"--callers={callers}", f"--channels={channels}", f"--seconds={seconds}"])
 
 
-def _run(command: Sequence[str]) -> Load:
+def _run(command: Sequence[str]) -> LoadResult:
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 # our own
     measured = [line for line in ended.stdout.splitlines() if line.startswith('{"requests"')]
     if ended.returncode or not measured:
         reason = (ended.stderr or ended.stdout).strip()[-500:]
         raise LoadTestError(f"The load generator {Path(command[0]).name} failed ({ended.returncode}): {reason}")
-    return Load.model_validate_json(measured[-1])
+    return LoadResult.model_validate_json(measured[-1])
 
 
 async def _caller(
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         process.join()
     latencies = np.concatenate([np.array(one) for one, _ in measured]) * 1000
     p50, p99, most = (*np.percentile(latencies, [50, 99]), latencies.max()) if len(latencies) else (0.0, 0.0, 0.0)
-    found = Load(
+    found = LoadResult(
         requests=len(latencies),
         seconds=options.seconds,
         p50_ms=p50,

@@ -22,7 +22,7 @@ JSON = "application/json"
 
 
 @dataclass(frozen=True)
-class Protocol:
+class PayloadFormat:
     """How rows become a body, and an answer becomes predictions.
 
     ``write`` takes rows ``[N, F]`` and gives the body and the headers beside its content type; ``read`` takes the
@@ -87,36 +87,36 @@ def _read_v2_grpc(content: bytes) -> list[float]:
     return list(response.outputs[0].contents.fp64_contents)
 
 
-ROW = Protocol(
+ROW = PayloadFormat(
     "JSON, a row", lambda rows: _dump(_records(rows)[0]), lambda content: _predictions([json.loads(content)])
 )
 """A flat object of named features, one prediction."""
-ROWS = Protocol(
+ROWS = PayloadFormat(
     "JSON, rows",
     lambda rows: _dump({"rows": _records(rows)}),
     lambda content: _predictions(json.loads(content)["predictions"]),
 )
 """A list of such objects under ``rows``, a list under ``predictions``."""
-ROWS_TO_LIST = Protocol(
+ROWS_TO_LIST = PayloadFormat(
     "JSON, rows",
     lambda rows: _dump({"rows": _records(rows)}),
     lambda content: _predictions(json.loads(content)),
 )
 """The same, answered with the list alone."""
-MLFLOW = Protocol(
+MLFLOW = PayloadFormat(
     "MLflow scoring, dataframe_split",
     lambda rows: _dump({"dataframe_split": {"columns": HOUSING.feature_names, "data": rows.tolist()}}),
     lambda content: _predictions(json.loads(content)["predictions"]),
 )
-V2_JSON = Protocol(
+V2_JSON = PayloadFormat(
     "/v2 JSON",
     lambda rows: _dump(
         {"inputs": [{"name": "input", "shape": rows.shape, "datatype": "FP64", "data": rows.ravel().tolist()}]}
     ),
     lambda content: _predictions(json.loads(content)["outputs"][0]["data"]),
 )
-V2_BINARY = Protocol("/v2 binary", _v2_binary, _read_v2_binary, "application/octet-stream")
-V2_GRPC = Protocol("gRPC, raw contents", _v2_grpc, _read_v2_grpc, "application/grpc")
-ROW_UNREAD = Protocol("JSON, a row", ROW.write, None)
+V2_BINARY = PayloadFormat("/v2 binary", _v2_binary, _read_v2_binary, "application/octet-stream")
+V2_GRPC = PayloadFormat("gRPC, raw contents", _v2_grpc, _read_v2_grpc, "application/grpc")
+ROW_UNREAD = PayloadFormat("JSON, a row", ROW.write, None)
 """For the floors: the same body, an answer that is no prediction."""
-GRPC_UNREAD = Protocol("gRPC, raw contents", _v2_grpc, None, "application/grpc")
+GRPC_UNREAD = PayloadFormat("gRPC, raw contents", _v2_grpc, None, "application/grpc")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from load_tests.benchmark import payloads
-from load_tests.benchmark.payloads import Protocol
+from load_tests.benchmark.payloads import PayloadFormat
 from local_service import PROJECT
 
 PEERS = Path(__file__).with_name("peers")
@@ -27,14 +27,14 @@ class Line:
 
     key: str
     title: str
-    protocol: Protocol
+    protocol: PayloadFormat
     path: str = ""
     batch_path: str | None = None
-    batch_protocol: Protocol | None = None
+    batch_protocol: PayloadFormat | None = None
     grpc: bool = False
     rows_only: bool = False
 
-    def way(self, rows: int) -> tuple[str, Protocol]:
+    def way(self, rows: int) -> tuple[str, PayloadFormat]:
         """Path and protocol of a request of so many rows."""
         if rows == 1 or self.batch_path is None:
             return self.path, self.protocol

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from load_tests.benchmark.plan import WORKERS
-from load_tests.benchmark.result import NOT_MEASURED, Figures, Machine, Result, Target, ratio
+from load_tests.benchmark.result import NOT_MEASURED, Demand, Machine, Result, SizeFigures, ratio
 from local_service import PROJECT
 
 PUBLISHED = Path(__file__).with_name("results") / "benchmark.json"
@@ -91,11 +91,11 @@ def quietness(machine: Machine) -> str:
     return f"Other processes kept {machine.others_cores:.2f} of {machine.cores} cores busy.{busy}"
 
 
-def _text(target: Target, value: float | None) -> str:
+def _text(target: Demand, value: float | None) -> str:
     return NONE if value is None else f"{value:.3g} {target.unit}"
 
 
-def _demand(target: Target) -> str:
+def _demand(target: Demand) -> str:
     return f"{target.bound} {_text(target, target.limit)}"
 
 
@@ -128,7 +128,7 @@ def _speed(result: Result) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 def _by_size(result: Result, *, rows: bool) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Columns and rows of a table by rows a request, or by connections."""
-    size: Callable[[Figures], int] = (lambda one: one.rows) if rows else (lambda one: one.connections)
+    size: Callable[[SizeFigures], int] = (lambda one: one.rows) if rows else (lambda one: one.connections)
     wanted = {
         line.title: {size(one): one for one in line.figures if rows == (one.rows > 1)}
         for line in result.lines
@@ -143,13 +143,13 @@ def _by_size(result: Result, *, rows: bool) -> tuple[Sequence[str], list[Sequenc
     )
 
 
-def _rows_cell(found: Figures | None) -> str:
+def _rows_cell(found: SizeFigures | None) -> str:
     if found is None or found.problem:
         return NONE if found is None else f"invalid: {found.problem}"
     return NONE if found.requests_per_second is None else f"{found.requests_per_second * found.rows:,.0f}"
 
 
-def _connections_cell(found: Figures | None) -> str:
+def _connections_cell(found: SizeFigures | None) -> str:
     if found is None or found.problem:
         return NONE if found is None else f"invalid: {found.problem}"
     return f"{_number(found.p50_ms, 1)} / {_number(found.p99_ms, 1)} / {_number(found.requests_per_second)}"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from load_tests.benchmark.load import Load
+from load_tests.benchmark.load import LoadResult
 from load_tests.benchmark.plan import OURS, Plan, Server
 
 NOT_MEASURED = "not measured"
@@ -29,7 +29,7 @@ class Sample(_Record):
     connections: int
     rows: int
     round: int
-    load: Load
+    load: LoadResult
     cpu_seconds: float
     others_cores: float
     memory_bytes: int
@@ -64,7 +64,7 @@ class Run(_Record):
     failures: list[Failure] = []
 
 
-class Figures(_Record):
+class SizeFigures(_Record):
     """Medians over the rounds for one size of request; None if it was not measured or a request of a round failed.
 
     ``spread`` is half the distance from the lowest to the highest requests/s, as a share of the median.
@@ -81,7 +81,7 @@ class Figures(_Record):
     max_ms: float | None = None
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> "Figures":
+    def of(cls, samples: Sequence[Sample]) -> "SizeFigures":
         """The figures of the rounds of one size; one failed request makes them invalid."""
         size = {"connections": samples[0].connections, "rows": samples[0].rows}
         if problems := [sample.load.problem for sample in samples if sample.load.problem]:
@@ -103,7 +103,7 @@ class LineResult(_Record):
 
     key: str
     title: str
-    figures: list[Figures]
+    figures: list[SizeFigures]
 
 
 class ServerResult(_Record):
@@ -119,7 +119,7 @@ class ServerResult(_Record):
     worker_mb: float | None
 
 
-class Target(_Record):
+class Demand(_Record):
     """A demand, and what was measured; None if a figure is missing."""
 
     subject: str
@@ -156,12 +156,12 @@ class Result(_Record):
     note: str = ""
     lines: list[LineResult]
     servers: list[ServerResult]
-    targets: list[Target]
+    targets: list[Demand]
     failures: list[Failure]
     direct_rows_per_second: float | None = None
     samples: list[Sample] = []
 
-    def figures(self, line: str, connections: int = 64, rows: int = 1) -> Figures:
+    def figures(self, line: str, connections: int = 64, rows: int = 1) -> SizeFigures:
         """The figures of a line for one size of request; empty if it was not measured."""
         found = [
             figures
@@ -170,7 +170,7 @@ class Result(_Record):
             for figures in one.figures
             if (figures.connections, figures.rows) == (connections, rows)
         ]
-        return found[0] if found else Figures(connections=connections, rows=rows, problem=NOT_MEASURED)
+        return found[0] if found else SizeFigures(connections=connections, rows=rows, problem=NOT_MEASURED)
 
 
 def summarise(
@@ -183,7 +183,7 @@ def summarise(
         for line in server.lines:
             sizes = dict.fromkeys((one.connections, one.rows) for one in steps if one.line == line.key)
             figures = [
-                Figures.of([one for one in steps if (one.line, one.connections, one.rows) == (line.key, *size)])
+                SizeFigures.of([one for one in steps if (one.line, one.connections, one.rows) == (line.key, *size)])
                 for size in sizes
             ]
             lines.append(LineResult(key=line.key, title=server.line_title(line), figures=figures))
@@ -221,7 +221,7 @@ def _server(server: Server, run: Run) -> ServerResult:
     )
 
 
-def evaluate(result: Result, run: Run, plan: Plan) -> list[Target]:
+def evaluate(result: Result, run: Run, plan: Plan) -> list[Demand]:
     """Every target, the most important first."""
     housing = "/predict/housing"
     p99, cpu = result.figures("ours").p99_ms, result.figures("ours").cpu_ms
@@ -230,11 +230,11 @@ def evaluate(result: Result, run: Run, plan: Plan) -> list[Target]:
     rows = binary and binary * max(plan.rows)
     ours = next((server for server in result.servers if server.title == OURS.title), None)
 
-    def speed(subject: str, mine: str, peer: str, limit: float) -> Target:
+    def speed(subject: str, mine: str, peer: str, limit: float) -> Demand:
         measured = ratio(result.figures(mine).requests_per_second, result.figures(peer).requests_per_second)
         return _target(f"{subject}, requests/s", "at least", limit, "×", measured)
 
-    def cpu_share(subject: str, mine: str, peer: str, limit: float) -> Target:
+    def cpu_share(subject: str, mine: str, peer: str, limit: float) -> Demand:
         return _target(subject, "at most", limit, "×", ratio(result.figures(mine).cpu_ms, result.figures(peer).cpu_ms))
 
     return [
@@ -259,8 +259,8 @@ def evaluate(result: Result, run: Run, plan: Plan) -> list[Target]:
     ]
 
 
-def _target(subject: str, bound: str, limit: float, unit: str, measured: float | None) -> Target:
-    return Target(subject=subject, bound=bound, limit=limit, unit=unit, measured=measured)
+def _target(subject: str, bound: str, limit: float, unit: str, measured: float | None) -> Demand:
+    return Demand(subject=subject, bound=bound, limit=limit, unit=unit, measured=measured)
 
 
 def ratio(mine: float | None, other: float | None) -> float | None:

@@ -1,6 +1,5 @@
 """Run a plan: each round starts each server, warms it up, checks its answers, loads it, and reads what it used."""
 
-import json
 import os
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from bentoml.exceptions import NotFound
 from contract.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
-from load_tests.benchmark.load import Load, load_grpc, load_http, write_bodies
+from load_tests.benchmark.load import LoadResult, load_grpc, load_http, write_bodies
 from load_tests.benchmark.peers import onnx_model
 from load_tests.benchmark.plan import WORKERS, Line, Plan, Server, Step
 from load_tests.benchmark.processes import NoAnswer, Running, running
@@ -27,6 +26,7 @@ from load_tests.benchmark.result import Failure, Machine, Run, Sample
 from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from model.card import ONNX_FILE
+from model.deployed import Deployment, DeploymentError
 
 TOLERANCE = 1e-3
 """Allowed difference of a prediction: some servers run the estimator, others its ONNX conversion."""
@@ -40,14 +40,13 @@ def deployed_model() -> tuple[str, dict[str, Path]]:
     """The tag of the model that our own service would serve as Housing, and its files: see ``processes.running``.
 
     Raises:
-        LoadTestError: the store does not have the model.
+        LoadTestError: the store does not have the model, or ``deployed.json`` is damaged.
     """
-    tag = f"{HOUSING.name}:latest"
-    deployed = models_folder() / "deployed.json"
-    if deployed.exists():
-        tag = json.loads(deployed.read_text()).get(HOUSING.name, tag)
     try:
+        tag = Deployment(models_folder()).tags().get(HOUSING.name, f"{HOUSING.name}:latest")
         stored = bentoml.models.get(tag)
+    except DeploymentError as error:
+        raise LoadTestError(str(error)) from error
     except NotFound:
         raise LoadTestError(
             f"The model {tag} is not in the BentoML store. Run `make train` to train and import it."
@@ -94,7 +93,7 @@ class LoadedServer:
             if not difference <= TOLERANCE:
                 raise LoadTestError(f"{line.title} answered {rows} rows off by {difference:g}.")
 
-    def load(self, line: Line, step: Step, channels: int | None = None) -> Load:
+    def load(self, line: Line, step: Step, channels: int | None = None) -> LoadResult:
         """Load a line; gRPC callers share ``channels``, by default each has its own."""
         path, protocol = line.way(step.rows)
         file, headers = self._bodies.of(protocol, step.rows)
@@ -144,7 +143,7 @@ class Bodies:
         self._folder = folder
         self._files: dict[tuple[str, int], tuple[Path, Mapping[str, str]]] = {}
 
-    def of(self, protocol: payloads.Protocol, rows: int) -> tuple[Path, Mapping[str, str]]:
+    def of(self, protocol: payloads.PayloadFormat, rows: int) -> tuple[Path, Mapping[str, str]]:
         """The file of a protocol and a size, and the headers of its requests."""
         key = (protocol.name, rows)
         if key not in self._files:

@@ -16,9 +16,7 @@ _PREDICTED = f"rate(ml_predictions_total{{{MODEL}}}[$__rate_interval])"
 DASHBOARD = (
     dashboard("ml-data", "Data", "Are the rows that arrive like those the models were trained on?")
     .with_variable(MODEL_VARIABLE)
-    .with_variable(
-        variable("feature", 'label_values(ml_feature_reference_share{model=~"$model"}, feature)', many=False)
-    )
+    .with_variable(FEATURE_VARIABLE)
     .with_row(Row("Drift"))
     .with_panel(
         bars(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import bentoml
 
+from contract.errors import BundleError
 from serving.http.predictions import PredictionApi, prediction_apis
 from serving.telemetry.call import Call, Endpoint
 from serving.telemetry.request_log import RequestLog
@@ -25,7 +26,11 @@ def _method(api: PredictionApi) -> Any:
     async def predict(self: Any, body: Any, /) -> Any:
         bundle: Bundle = self.bundle
         with Call(endpoint, None, RequestLog(slow_seconds=float("inf"))) as call:
-            prediction = await bundle[api.dataset.name].predict(api.matrix(body), call)
+            try:
+                prediction = await bundle[api.dataset.name].predict(api.matrix(body), call)
+            except Exception as error:
+                call.status, call.error = getattr(error, "status", BundleError.status), error
+                raise
             call.status = 200
         return api.gives.model_validate(api.answer(prediction))
 

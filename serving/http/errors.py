@@ -94,7 +94,9 @@ def flat_error(error: BundleError) -> dict[str, Any]:
 def http_exception_response(request: Request, error: Exception) -> Response:
     """Answer errors of BentoML's application (404, 405, 503) in our form."""
     if not isinstance(error, HTTPException):
-        raise TypeError from error
+        raise TypeError(
+            f"http_exception_response answers HTTPException alone, not {type(error).__name__}: register it for that."
+        ) from error
     sentence = {
         404: f"There is no {request.url.path}; GET /docs lists the routes.",
         405: f"{request.url.path} does not take {request.method}; GET /docs lists the routes.",

@@ -81,7 +81,7 @@ _SCHEME = {
     "scheme": "bearer",
     "description": "A key, where the service asks for one (docs/access.md).",
 }
-PUBLIC = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
+PUBLIC = ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
 """Routes that never ask for a key."""
 
 _DRIFT_ERRORS = {
@@ -113,6 +113,7 @@ _JSON = {"application/json": {"schema": {"type": "object"}}}
 _NOT_READY = {"503": {"description": "Not ready.", "content": {"application/json": {"schema": {}}}}}
 GET_ROUTES: dict[str, dict[str, Any]] = {
     "/livez": {"summary": "Is the process alive?", "content": _TEXT},
+    "/healthz": {"summary": "Is the process alive? The name that BentoML has for it", "content": _TEXT},
     "/readyz": {"summary": "Is every model loaded and warm?", "content": _TEXT, "errors": _NOT_READY},
     "/health": {"summary": "Status, uptime and model versions", "content": _JSON, "errors": _NOT_READY},
     "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
@@ -131,6 +132,7 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
         "content": {"text/html": {"schema": {"type": "string"}}},
         "query": logs_page.PageQuery,
     },
+    "/schema.json": {"summary": "The prediction routes, as BentoML's clients read them", "content": _JSON},
     "/metrics": {"summary": "Prometheus metrics", "content": _TEXT},
     "/metrics/prometheus": {"summary": "Prometheus metrics, under the former path", "content": _TEXT},
 }
@@ -163,7 +165,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     for path, route in GET_ROUTES.items():
         answers = {"200": {"description": route["summary"], "content": route["content"]}, **route.get("errors", {})}
         operation: dict[str, Any] = {
-            "operationId": path.strip("/").replace("/", "_"),
+            "operationId": path.strip("/").replace("/", "_").replace(".", "_"),
             "tags": ["operations"],
             "summary": route["summary"],
             "responses": answers,

@@ -205,7 +205,7 @@ class GrpcServer:
         await context.abort(code, sentence(error), trailing)
 
     def _endpoint(self, method: str, model: str) -> Endpoint:
-        """The endpoint of a method and a model. Both come from the registry, so there are few."""
+        """The endpoint of a method and a model. Only known methods and models get here, so the cache stays small."""
         if (method, model) not in self._endpoints:
             predictor = self._inference.bundle.predictors.get(model)
             self._endpoints[method, model] = Endpoint(

@@ -4,11 +4,14 @@ Writing each value when it came took a tenth of a small prediction's time.
 """
 
 import asyncio
+import logging
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from prometheus_client import Histogram
+
+logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.1
 """Longest time between a note and its write."""
@@ -18,7 +21,7 @@ class Noted(Protocol):
     """Something that has noted values."""
 
     def write(self) -> None:
-        """Write the noted values and forget them."""
+        """Write the noted values and forget them, also where the write fails: they must not be counted twice."""
 
 
 _waiting: set[Noted] = set()
@@ -33,12 +36,16 @@ def note(noted: Noted) -> None:
 
 
 def flush() -> None:
-    """Write everything that was noted in this process."""
+    """Write everything that was noted in this process. What cannot be written is logged, and the rest goes on."""
     waiting = list(_waiting)
     # Cleared first, so that the next note schedules a flush whatever becomes of this one.
     _waiting.clear()
     for noted in waiting:
-        noted.write()
+        try:
+            noted.write()
+        except Exception:
+            # A full disk, or a bug in one of them: the others have nothing to do with it.
+            logger.exception("metrics not written", extra={"metrics": type(noted).__name__})
 
 
 def observe_all(histogram: Histogram, values: ArrayLike) -> None:

@@ -18,7 +18,7 @@ from serving.telemetry import UNKNOWN, bulk, request_id, series
 from serving.telemetry.model import count_refused
 from serving.telemetry.request_log import RequestLog
 
-Protocol = Literal["http", "v2", "grpc"]
+CallProtocol = Literal["http", "v2", "grpc"]
 
 INTERNAL = BundleError.status
 CLIENT_CLOSED_REQUEST = 499
@@ -62,16 +62,15 @@ class CallCounter:
 
     def write(self) -> None:
         """Write the noted calls."""
+        begun, self._any_begun = self._any_begun, False
+        answered, self._seconds = self._seconds, defaultdict(list)
         self._gauge.set(self._in_progress)
-        if self._any_begun:
+        if begun:
             self._on_begun()
-            self._any_begun = False
-        for status, seconds in self._seconds.items():
-            if seconds:
-                counter, histogram = self._of(status)
-                counter.inc(len(seconds))
-                bulk.observe_all(histogram, seconds)
-                seconds.clear()
+        for status, seconds in answered.items():
+            counter, histogram = self._of(status)
+            counter.inc(len(seconds))
+            bulk.observe_all(histogram, seconds)
 
     def start_at_zero(self, *statuses: Any) -> None:
         """Create the series of these statuses, so that a rate over them is right from the first call on."""
@@ -125,7 +124,7 @@ class Endpoint:
     """
 
     name: str
-    protocol: Protocol
+    protocol: CallProtocol
     dataset: Dataset | None = None
     counter: CallCounter | None = None
 
@@ -137,10 +136,10 @@ class Failures:
     """
 
     def __init__(self) -> None:
-        self.listeners: list[Callable[[Mapping[tuple[str, Protocol, int], int]], None]] = []
-        self._counts: Counts[tuple[str, Protocol, int]] = Counts()
+        self.listeners: list[Callable[[Mapping[tuple[str, CallProtocol, int], int]], None]] = []
+        self._counts: Counts[tuple[str, CallProtocol, int]] = Counts()
 
-    def note(self, model: str, protocol: Protocol, status: int) -> None:
+    def note(self, model: str, protocol: CallProtocol, status: int) -> None:
         """Count a request that was not answered with success."""
         if self.listeners:
             self._counts[model, protocol, status] += 1

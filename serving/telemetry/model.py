@@ -71,10 +71,10 @@ class ModelMetrics:
 
     def write(self) -> None:
         """Write the noted batches."""
-        observe_all(self._batch_rows, self._noted_rows)
-        observe_all(self._inference, self._noted_seconds)
-        self._noted_rows.clear()
-        self._noted_seconds.clear()
+        rows, self._noted_rows = self._noted_rows, []
+        seconds, self._noted_seconds = self._noted_seconds, []
+        observe_all(self._batch_rows, rows)
+        observe_all(self._inference, seconds)
 
 
 class _Version:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ from serving.telemetry import bulk
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-FOLDED = {"counter", "histogram", "summary", "gauge_max"}
+KEPT_KINDS = {"counter", "histogram", "summary", "gauge_max"}
 """Kinds of files that outlive their worker. Of the others, ``gauge_all`` has the worker's pid in a label."""
 FLUSH_TIMEOUT_SECONDS = 0.5
 """Longest time to wait for the other workers: one that is busy for longer is scraped as it stands."""
+FOLDING, COPY, FOLDED = ".folding", ".copy", ".folded"
+"""Endings of files of dead workers on their way into ``<kind>_dead.db``."""
 _FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_(\d+)\.db")
 
 
@@ -51,15 +54,23 @@ def join() -> None:
 
 
 def bury_dead(directory: Path) -> None:
-    """Fold what dead workers counted into ``<kind>_dead.db``, and remove their gauges and sockets."""
+    """Fold what dead workers counted into ``<kind>_dead.db``, and remove their gauges and sockets.
+
+    Whoever does it may be killed at any point; the next one goes on from there, and each file is counted once.
+    """
+    for path in directory.glob(f"*{FOLDED}"):
+        _finish(path)
+    for path in directory.glob(f"*{FOLDING}"):
+        _fold(path)
     for path in sorted(directory.glob("*.db")):
         match = _FILE.fullmatch(path.name)
         if match is None or is_alive(int(match[2])):
             continue
-        kind = match[1]
-        if kind in FOLDED:
-            _fold(path, directory / f"{kind}_dead.db", larger=kind == "gauge_max")
-        path.unlink()
+        if match[1] in KEPT_KINDS:
+            # A new worker may get the same pid: from here on, its file is another.
+            _fold(path.rename(path.with_suffix(FOLDING)))
+        else:
+            path.unlink()
     for path in directory.glob("flush_*.sock"):
         if not is_alive(int(path.stem.removeprefix("flush_"))):
             path.unlink(missing_ok=True)
@@ -178,7 +189,36 @@ def _collect() -> bytes:
         return generate_latest(registry)
 
 
-def _fold(source: Path, target: Path, *, larger: bool) -> None:
+def _fold(source: Path) -> None:
+    """Fold ``<kind>_<pid>.folding`` into ``<kind>_dead.db``.
+
+    The sums are made in a copy. Once it is whole, it gets the name ``<kind>_<pid>.folded``, and from then on it stands
+    for both files. A scrape reads none of these.
+    """
+    target, copy, folded = _dead(source), source.with_suffix(COPY), source.with_suffix(FOLDED)
+    copy.unlink(missing_ok=True)
+    if target.exists():
+        shutil.copyfile(target, copy)
+    _add(source, copy, larger=_kind(source) == "gauge_max")
+    copy.rename(folded)
+    _finish(folded)
+
+
+def _finish(folded: Path) -> None:
+    """Put sums in the place of what they are of. The source goes first: without it, nobody folds it again."""
+    folded.with_suffix(FOLDING).unlink(missing_ok=True)
+    folded.rename(_dead(folded))
+
+
+def _kind(path: Path) -> str:
+    return path.name.rpartition("_")[0]
+
+
+def _dead(path: Path) -> Path:
+    return path.with_name(f"{_kind(path)}_dead.db")
+
+
+def _add(source: Path, target: Path, *, larger: bool) -> None:
     """Add each value of ``source`` to the one in ``target``, or keep the larger of both."""
     sums = MmapedDict(str(target))
     try:

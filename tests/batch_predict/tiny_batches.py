@@ -13,7 +13,7 @@ from batch_predict.output import Done
 from batch_predict.run import Options
 from batch_predict.source import Format
 from contract.dataset import Dataset
-from model.card import CARD_FILE, FeatureCard, GoldenRow, ModelCard
+from model.card import CARD_FILE, GoldenRow, ModelCard
 from model.session import Artifact
 from tests.training.tiny_models import PEBBLES, PEBBLES_WEIGHTS, PLOTS, PLOTS_WEIGHTS, write_model
 from training import tracking
@@ -51,10 +51,9 @@ def predict(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def _complete(directory: Path, dataset: Dataset) -> None:
-    """Add features and golden rows to a card."""
+    """Add golden rows to a card."""
     path = directory / CARD_FILE
-    card = with_features(ModelCard.model_validate_json(path.read_bytes()), dataset)
-    path.write_text(card.model_dump_json())
+    card = ModelCard.model_validate_json(path.read_bytes())
     rows = np.linspace(*dataset.bounds, 3)
     outputs = Artifact.read(directory).outputs(rows)
     golden = [
@@ -62,25 +61,6 @@ def _complete(directory: Path, dataset: Dataset) -> None:
         for row, output in zip(rows.tolist(), outputs.tolist(), strict=True)
     ]
     path.write_text(card.model_copy(update={"golden": golden}).model_dump_json())
-
-
-def with_features(card: ModelCard, dataset: Dataset) -> ModelCard:
-    """A card whose training rows were spread over the plausible ranges."""
-    features = [
-        FeatureCard(
-            name=one.name,
-            unit=one.unit,
-            description=one.description,
-            minimum=one.minimum,
-            maximum=one.maximum,
-            deciles=np.linspace(one.minimum, one.maximum, 11).tolist(),
-            decile_shares=[0.1] * 10,
-            mean=1,
-            std=1,
-        )
-        for one in dataset.features
-    ]
-    return card.model_copy(update={"features": features})
 
 
 def write(table: pa.Table, path: Path) -> Path:

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import websocket
 
+from tests.waiting import wait_until
+
 SECONDS = 60
 
 
@@ -96,10 +98,7 @@ def browser(key: str) -> Iterator[Page]:
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 written = Path(profile) / "DevToolsActivePort"
-                deadline = time.monotonic() + SECONDS
-                while not (written.exists() and written.read_text().count("\n")):
-                    assert time.monotonic() < deadline, "the browser does not start"
-                    time.sleep(0.05)
+                wait_until(lambda: written.exists() and written.read_text().count("\n"), "the browser starts", SECONDS)
                 port = written.read_text().splitlines()[0]
                 targets = httpx.get(f"http://127.0.0.1:{port}/json/list").json()
                 page = Page(next(one["webSocketDebuggerUrl"] for one in targets if one["type"] == "page"), key)

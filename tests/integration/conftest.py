@@ -5,16 +5,15 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 
 from local_service import PROJECT, free_port
+from tests.waiting import answers, wait_until
 
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
@@ -91,16 +90,13 @@ class Newcomer:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, within: float, log: Path) -> None:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"it stopped:\n{log.read_text()[-4000:]}")
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    pytest.fail(f"not ready within {within} s:\n{log.read_text()[-4000:]}")
+    def printed() -> str:
+        return log.read_text()[-4000:]
+
+    wait_until(
+        lambda: process.poll() is not None or answers(f"{url}/readyz"), lambda: f"it is ready:\n{printed()}", within
+    )
+    assert process.poll() is None, f"it stopped:\n{printed()}"
 
 
 def clone_here(root: Path) -> Newcomer:

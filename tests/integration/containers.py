@@ -3,16 +3,14 @@
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from local_service import PROJECT, free_port
+from tests.waiting import answers, wait_until
 
 VARIABLE = "CONTAINERS_CONF"
 CONFIGURATION = Path(__file__).with_name("containers.conf")
@@ -98,17 +96,7 @@ def running(image: str, **environment: str) -> Iterator[Container]:
 
 
 def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
+    return answers(f"{url}/readyz")
 
 
 @contextmanager

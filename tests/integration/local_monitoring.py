@@ -4,18 +4,16 @@ import json
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from local_service import PROJECT, free_port
 from monitoring.prometheus import Prometheus
+from tests.waiting import answers, wait_until
 
 MONITORING = PROJECT / "monitoring"
 SCALE = 120
@@ -73,14 +71,6 @@ class Monitoring:
         return {message["labels"]["alertname"] for message in self.messages(status)}
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
-    """Wait for a condition; fail with the words ``what`` if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
-        time.sleep(0.2)
-
-
 @contextmanager
 def local_monitoring(service: str, directory: Path) -> Iterator[Monitoring]:
     """Watch a service at ``host:port``."""
@@ -122,9 +112,9 @@ def local_monitoring(service: str, directory: Path) -> Iterator[Monitoring]:
         )
         url = f"http://127.0.0.1:{prometheus}"
         for ready in (f"{url}/-/ready", f"http://127.0.0.1:{alertmanager}/-/ready"):
-            wait_until(partial(_answers, ready), 30, f"{ready} does not answer")
+            wait_until(partial(answers, ready), f"{ready} answers", 30)
         client = stack.enter_context(Prometheus(url))
-        wait_until(lambda: client.instant('up{job="ml-api"} == 1'), 30, "Prometheus does not scrape the service")
+        wait_until(lambda: client.instant('up{job="ml-api"} == 1'), "Prometheus scrapes the service", 30)
         yield Monitoring(client, directory / "webhook.log")
 
 
@@ -139,10 +129,3 @@ def _running(command: tuple[str, ...], log: Path) -> Iterator[None]:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.TransportError:
-        return False

@@ -24,8 +24,8 @@ from serving.keys import digest, new_key
 from tests.integration.browser import browser
 from tests.integration.test_protocol_clients import BIN, example
 from tests.serving import tiny_models
-from tests.serving.running import wait_until
 from tests.serving.test_keys import swap
+from tests.waiting import wait_until
 
 DOCUMENT = (PROJECT / "docs" / "access.md").read_text()
 ADMIN, METRICS = new_key(), new_key()

@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from contract.iris import IRIS
 from load_tests.benchmark.batch_predict import measure
 from local_service import free_port
 from tests.integration.conftest import Newcomer
+from tests.waiting import wait_until
 
 ROWS = 400_000
 PART_ROWS = 4_000
@@ -63,13 +63,6 @@ def running(newcomer: Newcomer, words: list[str]) -> Iterator[subprocess.Popen[b
             process.kill()
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WITHIN
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WITHIN} s: {what}"
-        time.sleep(0.02)
-
-
 def parts(target: Path) -> int:
     return len(list((target / "_done").glob("*.json")))
 
@@ -110,7 +103,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(
 ) -> None:
     target = tmp_path / "out"
     with running(served_once, command(table, target, "--processes", "2")) as process:
-        wait_for(lambda: parts(target) >= 2, "two parts")
+        wait_until(lambda: parts(target) >= 2, "two parts")
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -162,7 +155,7 @@ class Cluster:
             )
         )
         self._stack.callback(end, process.pid)
-        wait_for(lambda: "runtime started" in log.read_text() or process.poll() is not None, "a node of Ray")
+        wait_until(lambda: "runtime started" in log.read_text() or process.poll() is not None, "a node of Ray")
         assert process.poll() is None, log.read_text()
         return psutil.Process(process.pid)
 
@@ -215,11 +208,11 @@ def test_a_cluster_of_two_nodes_gives_the_same_bytes_though_a_worker_is_killed(
 ) -> None:
     target = tmp_path / "out"
     with running(served_once, command(table, target, "--ray", cluster.address)) as process:
-        wait_for(lambda: parts(target) >= 2 or process.poll() is not None, "two parts")
+        wait_until(lambda: parts(target) >= 2 or process.poll() is not None, "two parts")
         early = cluster.workers()
         for worker in early:
             worker.suspend()  # or it would do all, on a machine where the other node takes its time
-        wait_for(lambda: cluster.busy_nodes() == 2 or process.poll() is not None, "a worker on each node")
+        wait_until(lambda: cluster.busy_nodes() == 2 or process.poll() is not None, "a worker on each node")
         assert parts(target) < ROWS // PART_ROWS
         early[0].kill()
         for worker in early[1:]:

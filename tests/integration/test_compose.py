@@ -13,8 +13,8 @@ import pytest
 from contract.iris import IRIS
 from tests.integration.conftest import Newcomer
 from tests.integration.local_containers import SERVICES, STAND_INS, Containers, local_containers, service_image
-from tests.integration.local_monitoring import wait_until
 from tests.integration.own_network import names, own_network
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's own takes root")
 
@@ -52,8 +52,8 @@ def test_the_health_check_passes(stack: tuple[Containers, str], service: str) ->
     check = ("podman", "healthcheck", "run", containers.name(service))
     wait_until(
         lambda: not containers.run(*check, check=False).returncode,
-        60,
         lambda: f"{containers.run(*check, check=False)}\n{containers.podman('logs', containers.name(service))}",
+        60,
     )
 
 
@@ -82,7 +82,7 @@ def test_prometheus_reaches_its_targets(job: str) -> None:
         answer = httpx.get("http://localhost:9090/api/v1/query", params={"query": f'up{{job="{job}"}} == 1'})
         return bool(answer.json()["data"]["result"])
 
-    wait_until(up, 60, lambda: httpx.get("http://localhost:9090/api/v1/targets").text)
+    wait_until(up, lambda: httpx.get("http://localhost:9090/api/v1/targets").text, 60)
 
 
 @pytest.mark.usefixtures("stack")
@@ -94,7 +94,7 @@ def test_prometheus_has_the_rules_and_its_alertmanager() -> None:
         answer: dict[str, Any] = httpx.get("http://localhost:9090/api/v1/alertmanagers").json()
         return list(answer["data"]["activeAlertmanagers"])
 
-    wait_until(found, 30, "Prometheus has no Alertmanager")
+    wait_until(found, "Prometheus has an Alertmanager", 30)
     assert [entry["url"] for entry in found()] == ["http://alertmanager:9093/api/v2/alerts"]
 
 
@@ -104,8 +104,8 @@ def test_an_alert_reaches_the_webhook(stack: tuple[Containers, str]) -> None:
     httpx.post("http://localhost:9093/api/v2/alerts", json=[alert]).raise_for_status()
     wait_until(
         lambda: "no more than a drill" in containers.podman("logs", containers.name("alert-webhook")),
-        60,
         lambda: containers.run("podman", "logs", containers.name("alertmanager")).stderr,
+        60,
     )
 
 
@@ -146,8 +146,8 @@ def test_predictions_are_recorded_in_postgres(stack: tuple[Containers, str]) -> 
     psql = ("psql", "--username=ledger", "--dbname=ledger", "--tuples-only", "--no-align", f"--command={query}")
     wait_until(
         lambda: containers.podman("exec", containers.name("postgres"), *psql) == "1",
-        60,
         lambda: containers.podman("logs", containers.name("ml-api")),
+        60,
     )
 
 

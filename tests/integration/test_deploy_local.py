@@ -14,8 +14,8 @@ import pytest
 
 from tests.integration.conftest import Newcomer
 from tests.integration.local_containers import Containers, local_containers, service_image
-from tests.integration.local_monitoring import wait_until
 from tests.integration.own_network import own_network
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's own takes root")
 
@@ -115,7 +115,7 @@ def test_what_does_not_serve_is_taken_back(first_runs: Containers, broken: str) 
     ended = first_runs.deploy(check=False, NEXT=f"built:{broken}", READY_TIMEOUT="5" if "never" in broken else "120")
     assert ended.returncode == 1
     # Within five seconds what ran before may not be ready again either, on a busy machine.
-    wait_until(ready, 60, ended.stdout + ended.stderr)
+    wait_until(ready, ended.stdout + ended.stderr, 60)
     assert running(first_runs) == version(first_runs, "latest") == "1"
     assert version(first_runs, "previous") == before
 
@@ -143,7 +143,7 @@ def test_an_interrupted_deployment_is_taken_back(first_runs: Containers) -> None
         stdout=subprocess.PIPE,
         text=True,
     ) as script:
-        wait_until(lambda: version(first_runs, "latest") == "is-never-ready" and not ready(), 60, "it never began")
+        wait_until(lambda: version(first_runs, "latest") == "is-never-ready" and not ready(), "it begins", 60)
         second = first_runs.deploy(check=False, NEXT="built:2")
         assert second.returncode == 1
         assert f"Another deployment is running: process {script.pid}." in second.stderr

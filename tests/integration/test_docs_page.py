@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from contract.iris import IRIS
 from local_service import free_port, running_service
 from tests.integration.test_readme import dom
 from tests.serving import tiny_models
-from tests.serving.running import wait_until
+from tests.waiting import answers, wait_until
 
 PREFIX = "/teams/ml"
 PROXY = """
@@ -116,19 +115,10 @@ def proxy(service: str, page: Path) -> Iterator[str]:
     configuration.write_text(PROXY.format(port=port, page=page, reader=reader, prefix=PREFIX, service=service))
     with subprocess.Popen([haproxy, "-db", "-f", str(configuration)]) as process:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 30
-        while not answers(url):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
+        wait_until(lambda: process.poll() is not None or answers(f"{url}{PREFIX}/readyz"), "HAProxy answers")
+        assert process.poll() is None
         yield url
         process.terminate()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}{PREFIX}/readyz").is_success
-    except httpx.TransportError:
-        return False
 
 
 def seen(address: str) -> Any:

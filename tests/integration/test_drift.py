@@ -12,7 +12,8 @@ from contract import DATASETS
 from contract.housing import HOUSING
 from local_service import PROJECT
 from tests.serving import tiny_models
-from tests.serving.running import running, wait_until
+from tests.serving.running import running
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

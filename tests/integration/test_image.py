@@ -41,8 +41,8 @@ from tests.integration.containers import (
     load_balancer,
     podman,
     running,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def workers(container: Container) -> set[int]:
 
 
 def test_a_worker_that_dies_is_replaced(container: Container) -> None:
-    wait_until(lambda: len(workers(container)) == 2, lambda: "one of two workers never answers")
+    wait_until(lambda: len(workers(container)) == 2, "one of two workers never answers")
     lost = min(workers(container))
     container.python(f"import os; os.kill({lost}, 9)")
 
@@ -268,7 +268,7 @@ def finish_late(container: Container, half_sent: threading.Event) -> str:
     with socket.create_connection(("127.0.0.1", container.http_port), timeout=60) as connection:
         connection.sendall(head.encode() + body[:10])
         half_sent.set()
-        wait_until(lambda: not listens(container), lambda: "it never stops to listen")
+        wait_until(lambda: not listens(container), "it never stops to listen")
         connection.sendall(body[10:])
         return connection.recv(4096).decode().partition("\r\n")[0]
 
@@ -298,7 +298,7 @@ def test_it_stops_under_load_and_fails_no_request(image: Image) -> None:
             assert half_sent.wait(30)
             before = callers.answers.total()
             stopped = pool.submit(container.stop)
-            wait_until(lambda: not is_ready(container.url), lambda: "it stays ready")
+            wait_until(lambda: not is_ready(container.url), "it stays ready")
             left.set()
         assert callers.answers.total() > before
         assert callers.failures == {}
@@ -322,7 +322,7 @@ def test_one_version_follows_another_and_no_request_fails(image: Image, next_ima
         with callers.asking():
             ports = {"API_PORT": str(http_port), "GRPC_PORT": str(grpc_port)}
             stack.enter_context(running(next_image.name, WORKERS="1", **PATIENT, **ports))
-            wait_until(lambda: version_of(http) == next_image.bento, lambda: "the new version gets no request")
+            wait_until(lambda: version_of(http) == next_image.bento, "the new version gets no request")
             assert old.stop() == 0, old.logs()
             assert {version_of(http) for _ in range(10)} == {next_image.bento}
             before = {kind: callers.answered(kind) for kind in KINDS}

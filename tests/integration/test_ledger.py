@@ -31,8 +31,8 @@ from ledger.values import pack
 from local_service import ServiceNotStarted, free_port, running_service
 from tests.postgres import PostgreSQL, running_postgresql
 from tests.serving import tiny_models
-from tests.serving.running import wait_until
 from tests.serving.series import scrape
+from tests.waiting import wait_until
 
 PROMISED_SECONDS = 0.2
 """What was answered longer ago than this outlives a kill."""

@@ -25,8 +25,9 @@ from monitoring import pictures
 from monitoring.panels import DASHBOARDS, annotations, panels, substitute
 from monitoring.terminal import frame, looks
 from tests.integration.conftest import Newcomer
-from tests.integration.local_monitoring import MONITORING, Monitoring, local_monitoring, wait_until
+from tests.integration.local_monitoring import MONITORING, Monitoring, local_monitoring
 from tests.integration.traffic import USUAL, Traffic
+from tests.waiting import wait_until
 
 WORKERS = 2
 EXPECTED = {
@@ -92,7 +93,7 @@ def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> I
                 deaths(seen, traffic)
             silence(seen)
             service.close()
-            wait_until(lambda: "ReadinessLost" in monitoring.names("firing"), 30, "nobody was told of the end")
+            wait_until(lambda: "ReadinessLost" in monitoring.names("firing"), "somebody is told of the end", 30)
             yield seen
 
 
@@ -129,7 +130,7 @@ def other_rows(seen: Record, traffic: Traffic) -> None:
 def overload(seen: Record, traffic: Traffic) -> None:
     """Floods of rows beside the usual traffic, until somebody is told."""
     with traffic.flowing(*USUAL, *[Traffic.floods] * 8):
-        wait_until(lambda: "RequestsShedHeavily" in seen.monitoring.names("firing"), 60, "overload was not told")
+        wait_until(lambda: "RequestsShedHeavily" in seen.monitoring.names("firing"), "overload is told", 60)
         seen.overloaded = time.time()
         # One dies in the middle of its work: what it was answering stays counted as in progress, if we are careless.
         kill_oldest_worker(seen)
@@ -148,14 +149,14 @@ def deaths(seen: Record, traffic: Traffic) -> None:
 
 def silence(seen: Record) -> None:
     """Nobody asks any more; what was wrong is over, and somebody is told that too."""
-    wait_until(lambda: "NoTraffic" in seen.monitoring.names("firing"), 60, "silence was not told")
+    wait_until(lambda: "NoTraffic" in seen.monitoring.names("firing"), "silence is told", 60)
     seen.quiet = time.time()
     # WorkerKeepsDying looks back the longest; that it resolves too is shown in monitoring/tests/.
     resolving = EXPECTED - {"NoTraffic", "ReadinessLost", "WorkerKeepsDying"}
     wait_until(
         lambda: resolving <= seen.monitoring.names("resolved"),
-        180,
         lambda: f"not resolved: {resolving - seen.monitoring.names('resolved')}",
+        180,
     )
 
 
@@ -189,8 +190,8 @@ def kill_oldest_worker(seen: Record) -> None:
     started = WORKERS + seen.deaths
     wait_until(
         lambda: seen.monitoring.prometheus.instant(f"sum(ml_worker_starts_total) >= {started}"),
+        f"a worker is started for the one that died, number {seen.deaths}",
         60,
-        f"no worker was started for the one that died, number {seen.deaths}",
     )
     time.sleep(2)
 

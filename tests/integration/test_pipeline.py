@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -19,6 +18,7 @@ from contract.housing import HOUSING
 from contract.iris import IRIS
 from local_service import free_port
 from tests.integration.conftest import Newcomer
+from tests.waiting import answers, wait_until
 
 STAGES = [
     "data_preparation",
@@ -166,7 +166,7 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_for(lambda: httpx.get(f"{url}/health"), seconds=120)
+            wait_until(lambda: answers(f"{url}/health"), "MLflow's page answers")
             run = httpx.get(
                 f"{url}/api/2.0/mlflow/registered-models/alias", params={"name": "housing", "alias": "champion"}
             ).json()["model_version"]["run_id"]
@@ -177,18 +177,6 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
             page.wait(timeout=60)
     finally:
         hidden.rename(served_once.clone / "mlruns")
-
-
-def wait_for(ask: Callable[[], httpx.Response], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            ask().raise_for_status()
-        except httpx.HTTPError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        else:
-            return
 
 
 def set_param(newcomer: Newcomer, value: object, *keys: str) -> object:

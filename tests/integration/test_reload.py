@@ -34,8 +34,8 @@ from serving.models import ARTIFACT_FOLDER, LoadedModel, load
 from tests.serving import tiny_models
 from tests.serving.locked import HASHES, KEYS
 from tests.serving.protocol.wire import message, tensor
-from tests.serving.running import wait_until
 from tests.serving.series import scrape
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from serving.settings import Settings
 from tests.ledger.records import a_record
 from tests.ledger.test_spool import LIMIT, encoded, write
 from tests.postgres import PostgreSQL
-from tests.serving.running import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture

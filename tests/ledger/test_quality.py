@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from ledger.store import Store
 from ledger.times import now_us
 from ledger.upkeep import LABELLED_ROWS, LIVE_METRIC, LIVE_RECALL, Upkeep
 from tests.ledger.records import a_record
+from tests.waiting import wait_until
 
 HOUR = 3600 * 1_000_000
 CLASSES = ("setosa", "versicolor", "virginica")
@@ -180,10 +180,7 @@ def test_the_drainer_shows_it_as_metrics_and_takes_it_back(engine: Engine, store
     store.insert("segment", 1, [record], [])
     upkeep.begin()
     where = {"model": "iris", "version": "shown", "window": "1h"}
-    deadline = time.monotonic() + 30
-    while value(LABELLED_ROWS, **where) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: value(LABELLED_ROWS, **where) is not None, "the metrics are there")
     share = float((record.outputs.argmax(axis=1) == 0).mean())
     upkeep.round()
     assert value(LABELLED_ROWS, **where) == 30

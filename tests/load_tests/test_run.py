@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,23 +14,9 @@ import pytest
 from load_tests.summary import Summary
 from local_service import PROJECT, free_port
 from tests.load_tests.conftest import BEHIND_A_PROXY
+from tests.waiting import answers, wait_until
 
 pytestmark = pytest.mark.integration
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_a_service_that_does_not_start_is_told(tmp_path: Path) -> None:
@@ -86,7 +71,7 @@ def test_the_page_runs_a_test_and_everything_stops(
             start_new_session=True,
         )
     try:
-        until(lambda: answers(page))
+        wait_until(lambda: answers(page), "Locust's page answers")
         assert page in log.read_text()
         host = re.search(r"http://127\.0\.0\.1:\d+", httpx.get(page).text)
         assert host is not None
@@ -94,7 +79,9 @@ def test_the_page_runs_a_test_and_everything_stops(
         form = {"user_count": 12, "spawn_rate": 12, "run_time": "60s", "host": host.group()}
         options = {"shape": "steady", "arrivals": "gamma", "variation": "2", "rate": "100", "bad_share": "0.1"}
         assert httpx.post(f"{page}/swarm", data={**form, **options}).json()["success"]
-        until(lambda: httpx.get(f"{page}/stats/requests").json()["stats"][-1]["num_requests"] > 20)
+        wait_until(
+            lambda: httpx.get(f"{page}/stats/requests").json()["stats"][-1]["num_requests"] > 20, "requests are sent"
+        )
         assert httpx.get(f"{page}/stats/requests").json()["errors"] == []
     finally:
         stop(process)

@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
 
-from contract.dataset import Dataset
 from contract.table import FloatMatrix
-from model.card import ModelCard
 from model.row_independence import VECTOR_ROWS, filled_up, row_multiple
-from tests.batch_predict.tiny_batches import with_features
 from tests.training.tiny_models import PLOTS, card
 
 
@@ -21,13 +18,9 @@ def sums_with_a_remainder(rows: FloatMatrix) -> FloatMatrix:
     return answer
 
 
-def plots_card(dataset: Dataset = PLOTS) -> ModelCard:
-    return with_features(card(dataset), dataset)
-
-
 def test_a_multiple_is_needed_only_where_bits_depend_on_it() -> None:
-    assert row_multiple(sums, plots_card()) == 1
-    assert row_multiple(sums_with_a_remainder, plots_card()) == VECTOR_ROWS
+    assert row_multiple(sums, card(PLOTS)) == 1
+    assert row_multiple(sums_with_a_remainder, card(PLOTS)) == VECTOR_ROWS
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 16, 100])

@@ -1,7 +1,7 @@
 import json
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from local_service import free_port
 from monitoring import webhook
+from tests.waiting import wait_until
 
 ALERT = {
     "status": "firing",
@@ -28,13 +29,8 @@ def receiver(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         subprocess.Popen([sys.executable, str(webhook.__file__), "--port", str(port)], stdout=sink) as process,
     ):
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(url)
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
+        with socket.socket() as probe:
+            wait_until(lambda: probe.connect_ex(("127.0.0.1", port)) == 0, "the webhook listens")
         try:
             yield url, output
         finally:

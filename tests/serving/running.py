@@ -1,7 +1,6 @@
 """Real services for tests that need settings of their own."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -45,11 +44,3 @@ def running(models: Path, log: Path, **settings: str) -> Iterator[Running]:
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield Running(client, channel, port, log)
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Wait for a condition; fail with its name if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.access import ATTEMPT_SECONDS, ATTEMPTS, MAXIMUM_CLIENTS, Access, Gate, Proxies, Reason, WrongKeys
+from serving.access import ATTEMPT_SECONDS, ATTEMPTS, MAXIMUM_CLIENTS, Access, AccessReason, Gate, Proxies, WrongKeys
 from serving.errors import TooManyAttempts
 from serving.keys import Key, Keys, Ring, digest, new_key
 from tests.serving.locked import KEYS
@@ -31,7 +31,7 @@ def bearer(key: str) -> bytes:
     return f"Bearer {key}".encode()
 
 
-def reason(gate: Gate, access: Access, header: bytes | None, *, reads: bool = False) -> Reason | None:
+def reason(gate: Gate, access: Access, header: bytes | None, *, reads: bool = False) -> AccessReason | None:
     refusal = gate.refusal(access, header, reads=reads)
     return refusal.reason if refusal is not None else None
 
@@ -56,12 +56,12 @@ def test_which_key_opens_what(rings: tuple[Ring, ...], access: Access) -> None:
     made = gate(*rings)
     assert made.needs_key(access) is (opened_by is not None)
     no_admin_keys = access is Access.ADMIN and not opened_by
-    without = None if opened_by is None else Reason.FORBIDDEN if no_admin_keys else Reason.MISSING
+    without = None if opened_by is None else AccessReason.FORBIDDEN if no_admin_keys else AccessReason.MISSING
     assert reason(made, access, None) is without
     for ring in rings:
-        wrong = None if opened_by is None or ring in opened_by else Reason.FORBIDDEN
+        wrong = None if opened_by is None or ring in opened_by else AccessReason.FORBIDDEN
         assert reason(made, access, bearer(KEYS[ring])) is wrong
-    unknown = None if opened_by is None else Reason.FORBIDDEN if no_admin_keys else Reason.UNKNOWN
+    unknown = None if opened_by is None else AccessReason.FORBIDDEN if no_admin_keys else AccessReason.UNKNOWN
     assert reason(made, access, bearer(new_key())) is unknown
 
 
@@ -80,20 +80,20 @@ def test_a_refusal_says_what_to_do() -> None:
         (bearer(KEYS[A]), None),
         (f"bearer   {KEYS[A]} ".encode(), None),
         (f"BEARER {KEYS[A]}".encode(), None),
-        (KEYS[A].encode(), Reason.MALFORMED),
-        (b"", Reason.MALFORMED),
-        (b"Bearer", Reason.MALFORMED),
-        (b"Bearer ", Reason.MALFORMED),
-        (f"Token {KEYS[A]}".encode(), Reason.MALFORMED),
-        (b"Bearer " + b"a" * 600, Reason.MALFORMED),
-        (f"Bearer {KEYS[A]}, Bearer {KEYS[A]}".encode(), Reason.UNKNOWN),
-        (f"Bearer {KEYS[A][:-1]}".encode(), Reason.UNKNOWN),
-        (f"Bearer {KEYS[A].swapcase()}".encode(), Reason.UNKNOWN),
-        (f"Bearer {digest(KEYS[A].encode()).hex()}".encode(), Reason.UNKNOWN),
-        (b"Bearer \xff\xfe\x00", Reason.UNKNOWN),
+        (KEYS[A].encode(), AccessReason.MALFORMED),
+        (b"", AccessReason.MALFORMED),
+        (b"Bearer", AccessReason.MALFORMED),
+        (b"Bearer ", AccessReason.MALFORMED),
+        (f"Token {KEYS[A]}".encode(), AccessReason.MALFORMED),
+        (b"Bearer " + b"a" * 600, AccessReason.MALFORMED),
+        (f"Bearer {KEYS[A]}, Bearer {KEYS[A]}".encode(), AccessReason.UNKNOWN),
+        (f"Bearer {KEYS[A][:-1]}".encode(), AccessReason.UNKNOWN),
+        (f"Bearer {KEYS[A].swapcase()}".encode(), AccessReason.UNKNOWN),
+        (f"Bearer {digest(KEYS[A].encode()).hex()}".encode(), AccessReason.UNKNOWN),
+        (b"Bearer \xff\xfe\x00", AccessReason.UNKNOWN),
     ],
 )
-def test_only_the_key_itself_is_taken(header: bytes, expected: Reason | None) -> None:
+def test_only_the_key_itself_is_taken(header: bytes, expected: AccessReason | None) -> None:
     made = gate(A)
     for _ in range(2):  # the second time, right ones are known by heart
         assert reason(made, Access.API, header) is expected
@@ -104,13 +104,13 @@ def test_a_browser_may_send_the_key_as_a_password_where_it_only_reads(user: str)
     made = gate(A)
     header = b"Basic " + base64.b64encode(f"{user}:{KEYS[A]}".encode())
     assert reason(made, Access.API, header, reads=True) is None
-    assert reason(made, Access.API, header) is Reason.MALFORMED
-    assert reason(made, Access.ADMIN, header, reads=True) is Reason.FORBIDDEN
+    assert reason(made, Access.API, header) is AccessReason.MALFORMED
+    assert reason(made, Access.ADMIN, header, reads=True) is AccessReason.FORBIDDEN
 
 
 @pytest.mark.parametrize("credentials", [b"", b"???", b"YQ", base64.b64encode(KEYS[A].encode()), b"\xff" * 20])
 def test_malformed_basic_credentials_are_refused(credentials: bytes) -> None:
-    assert reason(gate(A), Access.API, b"Basic " + credentials, reads=True) is Reason.MALFORMED
+    assert reason(gate(A), Access.API, b"Basic " + credentials, reads=True) is AccessReason.MALFORMED
 
 
 def test_a_revoked_key_is_refused_and_a_new_one_taken_within_a_second(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_revoked_key_is_refused_and_a_new_one_taken_within_a_second(tmp_path: 
     assert reason(made, Access.API, bearer(former)) is None
     file.write_text(digest(new.encode()).hex())
     clock.now += 1
-    assert reason(made, Access.API, bearer(former)) is Reason.UNKNOWN
+    assert reason(made, Access.API, bearer(former)) is AccessReason.UNKNOWN
     assert reason(made, Access.API, bearer(new)) is None
 
 

@@ -1,7 +1,6 @@
 """SIGTERM: first the readiness goes, then what listens."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from contract.iris import IRIS
 from serving.draining import Draining
 from tests.serving.protocol.wire import message, rows_of, tensor
-from tests.serving.running import running, wait_until
+from tests.serving.running import running
+from tests.waiting import wait_until
 
 FOR_EVER = "600"
 """Seconds that no test waits for: what it looks at during the drain cannot be overtaken by its end."""
@@ -32,33 +32,32 @@ def sigterm() -> Iterator[list[tuple[str, float]]]:
     signal.signal(signal.SIGTERM, former)
 
 
-async def until(happened: list[tuple[str, float]], count: int) -> None:
-    async with asyncio.timeout(30):
-        while len(happened) < count:
-            await asyncio.sleep(0.01)
-
-
 def test_the_server_is_told_after_the_drain_and_once(sigterm: list[tuple[str, float]]) -> None:
+    seconds = 0.2
+
     async def story() -> None:
         draining = Draining()
-        draining.on_sigterm(lambda: sigterm.append(("begin", time.monotonic())), 0.2)
+        draining.on_sigterm(lambda: sigterm.append(("begin", time.monotonic())), seconds)
         assert not draining.begun
-        os.kill(os.getpid(), signal.SIGTERM)
-        await until(sigterm, 1)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)
         assert draining.begun
-        os.kill(os.getpid(), signal.SIGTERM)
-        await until(sigterm, 2)
-        await asyncio.sleep(0.3)  # in which a second stop would come
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)  # it is heeded, or not
+        over = asyncio.Event()
+        # Comes after the first stop, and after a second one if that was scheduled.
+        asyncio.get_running_loop().call_later(seconds, over.set)
+        await over.wait()
 
     asyncio.run(story())
     assert [what for what, _ in sigterm] == ["begin", "stop"]
-    assert sigterm[1][1] - sigterm[0][1] >= 0.19
+    assert sigterm[1][1] - sigterm[0][1] >= seconds - 0.01
 
 
 def test_without_a_drain_the_server_is_told_at_once(sigterm: list[tuple[str, float]]) -> None:
     async def story() -> None:
         Draining().on_sigterm(lambda: sigterm.append(("begin", time.monotonic())), 0)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     asyncio.run(story())
     assert [what for what, _ in sigterm] == ["stop"]

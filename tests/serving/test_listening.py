@@ -23,7 +23,7 @@ from serving.settings import Settings
 from serving.startup import check_deployment
 from serving.telemetry import directory
 from tests.serving import tiny_models
-from tests.serving.running import wait_until
+from tests.waiting import wait_until
 
 
 @contextmanager

@@ -31,8 +31,8 @@ from serving.telemetry.call import Call, Endpoint
 from serving.telemetry.request_log import RequestLog
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, tensor
-from tests.serving.running import wait_until
 from tests.serving.worker import LocalWorker
+from tests.waiting import wait_until
 
 
 class Answered(NamedTuple):

@@ -31,9 +31,9 @@ from serving.telemetry import directory
 from tests.serving import tiny_models
 from tests.serving.http.test_openapi import check
 from tests.serving.locked import KEYS, settings_with_keys
-from tests.serving.running import wait_until
 from tests.serving.series import scrape
 from tests.serving.worker import LocalWorker
+from tests.waiting import wait_until
 
 ADMIN = {"authorization": f"Bearer {KEYS[Ring.ADMIN]}"}
 

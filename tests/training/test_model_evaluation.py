@@ -80,9 +80,17 @@ def frame(dataset: Dataset, split: Split) -> pd.DataFrame:
 
 
 def train(
-    dataset: Dataset, rows: int = 96, *, contract_version: str | None = None, decimals: Sequence[int] = ()
+    dataset: Dataset,
+    rows: int = 96,
+    *,
+    contract_version: str | None = None,
+    decimals: Sequence[int] = (),
+    golden_off: float = 0.0,
 ) -> RegisteredModel:
-    """A model fitted on the first ``rows`` rows, in ``models/{name}`` and in the registry, as ``train`` leaves it."""
+    """A model fitted on the first ``rows`` rows, in ``models/{name}`` and in the registry, as ``train`` leaves it.
+
+    The answers to its golden rows are ``golden_off`` too large in the card.
+    """
     learned: NDArray[np.float64] = splits(dataset).train.features[:rows]
     target = splits(dataset).train.target[:rows]
     regression = dataset.task is Task.REGRESSION
@@ -101,7 +109,7 @@ def train(
         contract_version=contract_version or dataset.contract_version,
         golden=[
             GoldenRow(row=dict(zip(dataset.feature_names, row.tolist(), strict=True)), output=output.tolist())
-            for row, output in zip(golden, predict(golden), strict=True)
+            for row, output in zip(golden, predict(golden) + golden_off, strict=True)
         ],
     )
     (directory / ONNX_FILE).write_bytes(content)
@@ -231,6 +239,24 @@ def test_a_model_that_the_registry_lost_is_registered_anew(
     assert champions()[dataset.name] == champion.content_version == trained.content_version
     assert champion.run_id != trained.run_id
     tracking.download(champion, registry / "downloaded")
+
+
+@pytest.mark.parametrize("whose", ["challenger", "champion"])
+def test_a_model_that_answers_differently_than_in_training_is_not_used(
+    registry: Path, settings: ModelEvaluationParams, whose: str
+) -> None:
+    assert registry == Path.cwd()
+    dataset = prepare(PLOTS, f"different_{whose}")
+    first = train(dataset, golden_off=1.0)
+    if whose == "challenger":
+        with pytest.raises(PipelineError, match=f"golden rows are off by 1.*train_{dataset.name}"):
+            evaluate_models([dataset], settings)
+        return
+    tracking.promote(first)
+    second = train(dataset, rows=4)
+    evaluate_models([dataset], settings)
+    assert tracking.champion(dataset.name) == second
+    assert "answers differently than in training" in Path("reports/evaluation.html").read_text(encoding="utf-8")
 
 
 def test_model_of_an_old_contract(dataset: Dataset, settings: ModelEvaluationParams) -> None:

@@ -71,6 +71,24 @@ def test_run_ends_as_failed_with_its_children(store: Path) -> None:
     assert [MlflowClient().get_run(run).info.status for run in ids] == ["FAILED", "FAILED"]
 
 
+def test_an_experiment_keeps_its_own_artifact_location(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    shared = store / "team" / "mlruns" / "7"
+    client = MlflowClient()
+    client.create_experiment("iris", artifact_location=str(shared))
+    runs = []
+    for experiment in ("iris", "housing"):
+        with tracking.run(experiment, "test", {}) as run:
+            client.log_text(run.run_id, "text", "note.txt")
+        runs.append(run.run_id)
+    tracking.champion("iris")
+    assert [path.name for path in shared.rglob("*.txt")] == ["note.txt"]
+    assert [path.name for path in (store / "mlruns").rglob("*.txt")] == ["note.txt"]
+    assert client.get_run(runs[1]).info.artifact_uri.startswith("mlruns/")
+    for run_id in runs:
+        assert [file.path for file in client.list_artifacts(run_id)] == ["note.txt"]
+
+
 @pytest.mark.integration  # processes of their own, and MLflow's tables made anew: 8 s
 def test_processes_may_start_on_a_fresh_store_at_once(store: Path) -> None:
     """Without the lock one of them fails, as its tables are there already when it makes them."""

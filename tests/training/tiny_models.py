@@ -15,6 +15,7 @@ from model.card import (
     ONNX_INPUT,
     PROBABILITIES_OUTPUT,
     REGRESSION_OUTPUT,
+    FeatureCard,
     GoldenRow,
     ModelCard,
     OnnxCard,
@@ -98,7 +99,21 @@ def card(
         target=dataset.target.name,
         unit=dataset.target.unit,
         classes=list(dataset.target.classes),
-        features=[],
+        # As if the training rows were spread over the plausible ranges.
+        features=[
+            FeatureCard(
+                name=one.name,
+                unit=one.unit,
+                description=one.description,
+                minimum=one.minimum,
+                maximum=one.maximum,
+                deciles=np.linspace(one.minimum, one.maximum, 11).tolist(),
+                decile_shares=[0.1] * 10,
+                mean=1,
+                std=1,
+            )
+            for one in dataset.features
+        ],
         prediction_deciles=[float(edge) for edge in range(11)] if regression else [],
         prediction_decile_shares=[0.1] * 10 if regression else [],
         class_shares=dict.fromkeys(dataset.target.classes, 0.25),

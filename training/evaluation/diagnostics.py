@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_te
 
 from contract.dataset import Task
 from contract.table import FloatMatrix
+from training.onnx.export import answers
 
 Predict = Callable[[FloatMatrix], FloatMatrix]
 """Features of shape ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``."""
@@ -92,9 +93,9 @@ def learning_curve(
             if count < available:
                 rest_strata = None if strata is None else strata[rest]
                 part, _ = train_test_split(rest, train_size=int(count), random_state=seed, stratify=rest_strata)
-            predict = predictor(clone(estimator).fit(features[part], target[part]), task)
-            training[size, split] = loss(target[part], predict(features[part]))
-            validation[size, split] = loss(target[others], predict(features[others]))
+            fitted = clone(estimator).fit(features[part], target[part])
+            training[size, split] = loss(target[part], answers(fitted, features[part], task))
+            validation[size, split] = loss(target[others], answers(fitted, features[others], task))
     return LearningCurve(rows, training, validation)
 
 
@@ -106,10 +107,3 @@ def cross_validated_probabilities(
     return np.asarray(
         cross_val_predict(clone(estimator), features, target, cv=splitter, method="predict_proba"), dtype=np.float64
     )
-
-
-def predictor(estimator: BaseEstimator, task: Task) -> Predict:
-    """The estimator's ``predict``, or ``predict_proba`` for classes."""
-    name = "predict" if task is Task.REGRESSION else "predict_proba"
-    method: Predict = getattr(estimator, name)
-    return method

@@ -76,11 +76,15 @@ def _refuse_untrusted(path: Path, subject: str) -> None:
         )
 
 
+def answers(estimator: "BaseEstimator", rows: FloatMatrix, task: Task) -> FloatMatrix:
+    """The estimator's answers to rows ``[N, F]``: predictions ``[N]`` or, for C classes, probabilities ``[N, C]``."""
+    answer = estimator.predict_proba(rows) if task is Task.CLASSIFICATION else estimator.predict(rows)
+    return np.asarray(answer, dtype=np.float64)
+
+
 def predictor(dataset: Dataset, estimator: "BaseEstimator") -> Callable[[FloatMatrix], FloatMatrix]:
-    """The estimator's answers in the service's shape: ``[N, F]`` to ``[N, 1]`` or, for C classes, ``[N, C]``."""
-    if dataset.task is Task.CLASSIFICATION:
-        return lambda rows: np.asarray(estimator.predict_proba(rows), dtype=np.float64)
-    return lambda rows: np.asarray(estimator.predict(rows), dtype=np.float64).reshape(-1, 1)
+    """The same in the service's shape: ``[N, F]`` to ``[N, 1]`` or, for C classes, ``[N, C]``."""
+    return lambda rows: answers(estimator, rows, dataset.task).reshape(len(rows), -1)
 
 
 def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:

@@ -8,6 +8,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 _PREFIX = "sqlite:///"
 _ARTIFACTS = "mlruns/"
@@ -20,6 +21,8 @@ _PATHS = (
     ("model_versions", "storage_location"),
 )
 """The columns of MLflow's tables that hold paths of artifacts."""
+_OWN_FOLDERS = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+"""Those whose folder is of one run or model, and is named after its random id."""
 
 
 def database(uri: str) -> Path | None:
@@ -50,22 +53,40 @@ def make_paths_relative(uri: str) -> None:
 
     MLflow writes absolute paths, also when it is given others. With these a project that was moved finds none of its
     artifacts, and a copy writes into the original. MLflow resolves relative paths against the working directory, as it
-    does the name of the database.
+    does the name of the database. Only paths in this project's ``mlruns/``, or in that of a folder where the project
+    was before, are changed: an experiment may have its artifacts elsewhere.
     """
     path = database(uri)
     if path is None or path.is_absolute():
         return
     with contextlib.closing(sqlite3.connect(path, timeout=120)) as connection, connection:
-        connection.create_function("project_path", 1, _project_path, deterministic=True)
+        folders = {f"{Path.cwd() / _ARTIFACTS}/", *_former_folders(connection)}
+
+        def relative(path: str | None) -> str | None:
+            absolute = _absolute(path)
+            for folder in folders:
+                if absolute is not None and absolute.startswith(folder):
+                    return _ARTIFACTS + absolute.removeprefix(folder)
+            return path
+
+        connection.create_function("project_path", 1, relative, deterministic=True)
         for table, column in _PATHS:
             connection.execute(
                 f"UPDATE {table} SET {column} = project_path({column}) WHERE {column} != project_path({column})"  # noqa: S608 # names of ours
             )
 
 
-def _project_path(path: str | None) -> str | None:
-    """``/home/me/project/mlruns/1/…`` as ``mlruns/1/…``; what is no such path, as it is."""
-    if path is None or not path.startswith(("/", "file:///")):
-        return path
-    _, found, below = path.rpartition(f"/{_ARTIFACTS}")
-    return f"{_ARTIFACTS}{below}" if found else path
+def _former_folders(connection: sqlite3.Connection) -> Iterator[str]:
+    """Each ``/…/mlruns/`` whose artifacts are in this project's: their paths have random names, which no other has."""
+    for table, column in _OWN_FOLDERS:
+        for (path,) in connection.execute(f"SELECT {column} FROM {table}"):  # noqa: S608 # names of ours
+            root, found, below = (_absolute(path) or "").rpartition(f"/{_ARTIFACTS}")
+            if found and Path(_ARTIFACTS, below).exists():
+                yield f"{root}/{_ARTIFACTS}"
+
+
+def _absolute(path: str | None) -> str | None:
+    """An absolute path, also of a URI ``file:///…``; None for what is neither."""
+    if path is not None and path.startswith("file:///"):
+        return unquote(path.removeprefix("file://"))
+    return path if path is not None and path.startswith("/") else None

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from load_tests.benchmark.load import Load
+from load_tests.benchmark.load import LoadResult
 from load_tests.benchmark.plan import FULL, SERVERS
 from load_tests.benchmark.result import Machine, Result, Run, Sample, summarise
 
@@ -27,7 +27,7 @@ def sample(
         connections=connections,
         rows=rows,
         round=number,
-        load=Load(requests=requests, seconds=1.0, refused=refused, **times),
+        load=LoadResult(requests=requests, seconds=1.0, refused=refused, **times),
         cpu_seconds=cpu_seconds,
         others_cores=others_cores,
         memory_bytes=3 * worker_bytes,

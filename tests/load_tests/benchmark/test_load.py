@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from load_tests.benchmark import load, payloads
-from load_tests.benchmark.load import Load
+from load_tests.benchmark.load import LoadResult
 from load_tests.errors import LoadTestError
 
 HALF = {"seconds": 2.0, "p50_ms": 10.5, "p99_ms": 20.25, "max_ms": 31.0}
@@ -22,7 +22,7 @@ HALF = {"seconds": 2.0, "p50_ms": 10.5, "p99_ms": 20.25, "max_ms": 31.0}
     ],
 )
 def test_a_refusal_or_a_broken_connection_is_a_problem(counts: dict[str, int], says: str) -> None:
-    assert Load.model_validate({**HALF, **counts}).problem == says
+    assert LoadResult.model_validate({**HALF, **counts}).problem == says
 
 
 def test_a_generator_that_fails_is_quoted(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 import pytest
 
-from load_tests.benchmark.result import Result, Sample, Target
+from load_tests.benchmark.result import Demand, Result, Sample
 from tests.load_tests.benchmark.made_up import met_everywhere, result, sample
 
 
-def target(subject: str, *samples: Sample, ready: float | None = None, direct: float | None = None) -> Target:
+def target(subject: str, *samples: Sample, ready: float | None = None, direct: float | None = None) -> Demand:
     found = result(*samples, ready=ready, direct=direct)
     (one,) = (one for one in found.targets if one.subject.startswith(subject))
     return one
@@ -77,7 +77,7 @@ def test_an_invalid_peer_is_no_victory() -> None:
             False,
         ),
     ],
-    ids=lambda value: f"{value.subject}: {value.measured}" if isinstance(value, Target) else str(value),
+    ids=lambda value: f"{value.subject}: {value.measured}" if isinstance(value, Demand) else str(value),
 )
-def test_a_target_holds_at_its_limit(one: Target, met: bool) -> None:
+def test_a_target_holds_at_its_limit(one: Demand, met: bool) -> None:
     assert one.met is met

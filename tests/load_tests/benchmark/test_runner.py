@@ -52,6 +52,13 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
         deployed_model()
 
 
+def test_a_damaged_list_of_deployed_models_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deployed.json").write_text("[]")
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    with pytest.raises(LoadTestError, match=r"deployed\.json must be a JSON object"):
+        deployed_model()
+
+
 def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("no such package ==")
     with (

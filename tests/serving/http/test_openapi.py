@@ -47,10 +47,11 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 
 def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
+    probes = {"/livez", "/healthz", "/readyz", "/health"}
     ledger = {"/drift/detect", "/feedback", "/logs", "/logs/recent", "/logs/stats"}
-    operational = {"/livez", "/readyz", "/health", "/models/info", "/metrics", "/metrics/prometheus"}
+    operational = {"/models/info", "/schema.json", "/metrics", "/metrics/prometheus"}
     admin = {"/models/reload", "/models/rollback"}
-    assert set(document["paths"]) == predictions | ledger | operational | admin | set(PROTOCOL_ROUTES)
+    assert set(document["paths"]) == predictions | probes | ledger | operational | admin | set(PROTOCOL_ROUTES)
 
 
 def test_every_route_of_the_protocol_is_served(
@@ -83,7 +84,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
-    assert tried == 10 + len(PROTOCOL_ROUTES)
+    assert tried == 11 + len(PROTOCOL_ROUTES)
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)

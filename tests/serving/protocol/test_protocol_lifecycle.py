@@ -17,8 +17,9 @@ from open_inference.grpc import protocol as pb
 
 from contract.housing import HOUSING
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
-from tests.serving.running import SLOW, Running, running, wait_until
+from tests.serving.running import SLOW, Running, running
 from tests.serving.series import scrape
+from tests.waiting import wait_until
 
 ROWS = 200
 """Enough for calls that take their time: all are in progress at once when the test says so."""

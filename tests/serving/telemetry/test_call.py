@@ -59,3 +59,36 @@ def test_what_is_noted_is_written_without_being_asked_for(registry: CollectorReg
 
     asyncio.run(main())
     assert registry.get_sample_value("calls_total", {"status": "200"}) == 2
+
+
+def test_one_that_cannot_be_written_takes_nothing_from_the_others_and_counts_nothing_twice(
+    registry: CollectorRegistry, endpoint: CallCounter, caplog: pytest.LogCaptureFixture
+) -> None:
+    total = Counter("half", "Calls.", ["status"], registry=registry)
+    seconds = Histogram("half_seconds", "Seconds.", ["status"], registry=registry)
+
+    def answered(status: int) -> tuple[Counter, Histogram]:
+        if status == 500:
+            raise OSError("no space left on device")
+        return total.labels(status), seconds.labels(status)
+
+    failing = CallCounter(Gauge("half_in_progress", "Now.", registry=registry), answered)
+
+    async def main() -> None:
+        for status in (200, 500):
+            failing.begin()
+            failing.end(status, 0.1)
+        endpoint.begin()
+        endpoint.end(200, 0.1)
+        bulk.flush()
+        failing.begin()
+        failing.end(200, 0.1)
+        bulk.flush()
+
+    asyncio.run(main())
+    assert registry.get_sample_value("calls_total", {"status": "200"}) == 1
+    assert registry.get_sample_value("half_total", {"status": "200"}) == 2
+    assert registry.get_sample_value("half_seconds_count", {"status": "200"}) == 2
+    (record,) = caplog.records
+    assert (record.levelname, vars(record)["metrics"]) == ("ERROR", "CallCounter")
+    assert record.exc_info

@@ -26,8 +26,9 @@ from contract.iris import IRIS
 from serving.protocol.grpc import LISTENERS
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, rows_of, tensor
-from tests.serving.running import Running, running, wait_until
+from tests.serving.running import Running, running
 from tests.serving.series import Labels, Scrape, scrape
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)

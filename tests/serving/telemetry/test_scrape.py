@@ -1,6 +1,8 @@
 """Files of workers that are dead, written by processes of their own."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +71,50 @@ def test_the_files_of_the_living_stay(tmp_path: Path, name: str) -> None:
     other.write_bytes(b"")
     bury_dead(tmp_path)
     assert {alive, other} == set(tmp_path.iterdir())
+
+
+def killed_at(directory: Path, operation: int) -> bool:
+    """Bury in a process that is killed when it is about to touch the file system for the nth time; False if it ends."""
+    pid = os.fork()
+    if pid == 0:
+        left = operation
+
+        def count(event: str, _: object) -> None:
+            nonlocal left
+            if event in {"os.rename", "os.remove", "os.truncate", "open", "mmap.__new__", "shutil.copyfile"}:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            bury_dead(directory)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def test_whoever_is_killed_while_it_buries_counts_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    run_worker(made, 0.5)
+    bury_dead(made)
+    run_worker(made, 1.5)
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(made, undisturbed)
+    bury_dead(undisturbed)
+    expected = samples(undisturbed)
+    assert expected["rows_total['iris']"] == 2
+
+    operation = 0
+    killed = True
+    while killed:
+        operation += 1
+        directory = tmp_path / str(operation)
+        shutil.copytree(made, directory)
+        killed = killed_at(directory, operation)
+        killed_at(directory, 3)  # and the next one too
+        bury_dead(directory)
+        assert samples(directory) == expected, f"killed at {operation}"
+        assert {path.name for path in directory.iterdir()} == {path.name for path in undisturbed.iterdir()}
+    assert operation > 20

@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from contract.iris import IRIS
 from local_service import PROJECT, running_service
-from tests.serving.running import wait_until
+from tests.waiting import wait_until
 
 
 class Collector(ThreadingHTTPServer):
