@@ -30,8 +30,13 @@ LIBRARY_EXTRAS = (
     "sqlalchemy/dialects/oracle",
 )
 """Directories in ``site-packages`` that no served request and no start imports."""
-MODEL_FILES = {"model.yaml", "mlflow_model/extra_files/model.onnx", "mlflow_model/extra_files/card.json"}
-"""Of a stored model, what ``serving/models.py`` reads. The estimator needs scikit-learn, which is not in the image."""
+MODEL_FILES = {
+    "model.yaml",
+    "mlflow_model/extra_files/model.onnx",
+    "mlflow_model/extra_files/card.json",
+    "mlflow_model/extra_files/reference.npz",
+}
+"""Of a stored model, what ``serving/`` reads. The estimator needs scikit-learn, which is not in the image."""
 
 PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 PYTHON = re.compile(r"python3?(\.\d+)?")

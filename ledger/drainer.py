@@ -22,7 +22,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, locks, quality, retention, spool
+from ledger import database, drift, locks, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -267,6 +267,9 @@ def main(arguments: Sequence[str]) -> None:
         gc.freeze()
         return Store(engine)
 
+    def publish_drift() -> None:
+        drift.publish(engine)
+
     drainer = Drainer(directory, open_store, server_lock)
     keep_bytes = os.environ["LEDGER_KEEP_BYTES"]
     prune = partial(
@@ -278,6 +281,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
+    drainer.every(drift.PUBLISH_SECONDS, publish_drift)
     drainer.run()
     engine.dispose()
 

@@ -197,6 +197,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows, in the same order."""
+        return Rows(
+            self.model,
+            self.ids[rows],
+            self.index[rows],
+            self.request_ids[rows],
+            self.protocols[rows],
+            self.time_us[rows],
+            self.features[rows],
+            self.outputs[rows],
+            self.actuals[rows],
+        )
+
 
 class Reader:
     """Queries of the ledger. Threads may share it.
@@ -439,6 +453,30 @@ class Reader:
         """
         first, last = _window(since_us, until_us)
         return self._chunks(self.models(model, version), first, last, labelled=labelled)
+
+    def begin_of_newest(self, model: ModelVersion, rows: int, *, until_us: int) -> int | None:
+        """The time of the first call of the newest, which have so many rows together; None if there is no call.
+
+        Args:
+            rows: of the calls together; of all calls, if they have fewer.
+            until_us: before these microseconds since 1970.
+        """
+        first, last = _window(None, until_us)
+        table = PREDICTIONS.c
+        begin = None
+        with self.engine.connect() as connection:
+            query = (
+                select(table.time_us, table.rows)
+                .where(_of(connection, table.model_id, model.id, first, last))
+                .order_by(table.model_id.desc(), table.id.desc())
+                .limit(rows)
+            )
+            for row in connection.execute(query):
+                begin = row.time_us
+                rows -= row.rows
+                if rows <= 0:
+                    break
+        return begin
 
     def _chunks(self, models: list[ModelVersion], first: str, last: str, *, labelled: bool) -> Iterator[Rows]:
         for model in models:

@@ -190,6 +190,21 @@ QUALITY = Table(
     comment="live quality of each version that has feedback, computed by the drainer",
 )
 
+DRIFT = Table(
+    "drift",
+    METADATA,
+    Column("id", Identity, primary_key=True),
+    Column("time_us", BigInteger, nullable=False, comment="when it was looked for"),
+    Column("model_id", Integer, ForeignKey("models.id"), nullable=False),
+    Column("since_us", BigInteger, nullable=False, comment="the window: from this time"),
+    Column("until_us", BigInteger, nullable=False, comment="the window: before this time"),
+    Column("rows", Integer, nullable=False, comment="that were compared"),
+    Column("verdict", String(16), nullable=False, comment="drift, no drift, too few rows"),
+    Column("result", Text, nullable=False, comment="model.drift.Drift: JSON"),
+    Index("drift_by_model", "model_id", "time_us"),
+    comment="what the search for drift has found, in windows of the predictions",
+)
+
 ACTIONS = Table(
     "actions",
     METADATA,

@@ -12,6 +12,7 @@ from contract.errors import StartupError
 
 CARD_FILE = "card.json"
 ONNX_FILE = "model.onnx"
+REFERENCE_FILE = "reference.npz"
 ONNX_INPUT = "input"
 """Name of the model's only input, FP64 of shape ``[N, F]``."""
 REGRESSION_OUTPUT = "predict"
@@ -70,6 +71,13 @@ class OnnxCard(_Part):
     tolerance: float
 
 
+class ReferenceCard(_Part):
+    """The sample of training rows beside the model: ``model.reference``."""
+
+    rows: int
+    sha256: str
+
+
 class ModelCard(_Part):
     """What an artifact says of itself.
 
@@ -97,6 +105,7 @@ class ModelCard(_Part):
     metrics: dict[str, float]
     cross_validation: dict[str, tuple[float, float]]
     onnx: OnnxCard
+    reference: ReferenceCard
     golden: list[GoldenRow]
     training_rows: int
     data_sha256: str

@@ -27,10 +27,12 @@ class Artifact:
     Args:
         card: what the artifact says of itself.
         session: runs the model; see ``open_session``.
+        directory: where both come from; ``Reference.read`` finds the rows of training there.
     """
 
-    def __init__(self, card: ModelCard, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, card: ModelCard, session: onnxruntime.InferenceSession, directory: Path) -> None:
         self.card = card
+        self.directory = directory
         self._session = session
         self._output = output_name(card.task)
 
@@ -49,7 +51,7 @@ class Artifact:
             raise ArtifactError(f"The model {path} cannot be read ({error.strerror}).") from error
         if hashlib.sha256(content).hexdigest() != card.onnx.sha256:
             raise ArtifactError(f"The checksum of {path} is not the one in its model card.")
-        return cls(card, open_session(content, str(path)))
+        return cls(card, open_session(content, str(path)), directory)
 
     @cached_property
     def row_multiple(self) -> int:

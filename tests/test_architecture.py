@@ -16,6 +16,7 @@ ROOMS = (
     "training",
     "batch_predict",
     "ledger",
+    "loop",
     "serving",
     "monitoring",
     "load_tests",
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "training": {"contract", "model", "local_service"},
     "batch_predict": {"contract", "model", "training"},
     "ledger": {"contract"},
+    "loop": {"contract", "model", "ledger", "training"},
     "serving": {"contract", "model", "ledger"},
     "service": {"contract", "serving"},
     "monitoring": {"contract", "local_service"},
@@ -45,7 +47,18 @@ EXCEPTIONS = {
 }
 SERVING_ONLY = {"serving", "service", "contract", "model", "ledger"}
 """What the image holds: nothing of the training dependencies may be imported there."""
-TRAINING_LIBRARIES = {"sklearn", "skl2onnx", "onnx", "skops", "mlflow", "dvc", "pandas", "pyarrow", "matplotlib"}
+TRAINING_LIBRARIES = {
+    "sklearn",
+    "scipy",
+    "skl2onnx",
+    "onnx",
+    "skops",
+    "mlflow",
+    "dvc",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+}
 
 OPTIONAL = {
     # Imported when somebody exports to Parquet, with a sentence where it is not installed: in the image.

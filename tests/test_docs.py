@@ -44,6 +44,7 @@ def test_every_route_is_listed() -> None:
         "docs/access.md",
         "docs/batching.md",
         "docs/capacity.md",
+        "docs/drift.md",
         "docs/kubernetes.md",
         "docs/ledger.md",
         "docs/proxies.md",

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
 from training import console, files, tracking
 from training.errors import PipelineError
 from training.registry import archives, registration
@@ -124,8 +124,9 @@ def _is_whole(tag: str) -> bool:
     """Whether the store has a model. One that an interrupted import left half-written is removed."""
     try:
         folder = Path(bentoml.models.get(tag).path)
-        onnx = folder / PACKAGE / tracking.EXTRA_FILES / ONNX_FILE
-        if files.sha256(onnx) == _read_card(folder).onnx.sha256:
+        card, extra = _read_card(folder), folder / PACKAGE / tracking.EXTRA_FILES
+        expected = {ONNX_FILE: card.onnx.sha256, REFERENCE_FILE: card.reference.sha256}
+        if all(files.sha256(extra / name) == checksum for name, checksum in expected.items()):
             return True
     except NotFound:
         return False

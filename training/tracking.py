@@ -1,8 +1,9 @@
 """The only file that knows MLflow: runs, the registry, the alias ``champion``.
 
 The store is ``MLFLOW_TRACKING_URI``, by default ``sqlite:///mlflow.db`` with artifacts in ``mlruns/``. A logged model
-holds ``model.skops`` and, in ``extra_files/``, ``model.onnx`` and ``card.json``. A registered version is found by the
-content of its card, which is the same for equal models; its number, its run and its time are not.
+holds ``model.skops`` and, in ``extra_files/``, ``model.onnx``, ``card.json`` and ``reference.npz``. A registered
+version is found by the content of its card, which is the same for equal models; its number, its run and its time are
+not.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.card import CARD_FILE, ONNX_FILE, TrainingRun
+from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TrainingRun
 from training import features
 from training.errors import PipelineError
 from training.files import replaced_directory
@@ -247,7 +248,7 @@ def get(name: str, version: str) -> RegisteredModel:
 
 
 def download(model: RegisteredModel, destination: Path) -> Path:
-    """Copy ``model.onnx``, ``card.json`` and ``estimator.skops`` of a version into ``destination``, and return it.
+    """Copy the model, card, reference and estimator of a version into ``destination``, and return it.
 
     Raises:
         PipelineError: if the artifact store no longer has them.
@@ -258,6 +259,7 @@ def download(model: RegisteredModel, destination: Path) -> Path:
             for source, target in (
                 (f"{EXTRA_FILES}/{ONNX_FILE}", ONNX_FILE),
                 (f"{EXTRA_FILES}/{CARD_FILE}", CARD_FILE),
+                (f"{EXTRA_FILES}/{REFERENCE_FILE}", REFERENCE_FILE),
                 (MODEL_SKOPS, ESTIMATOR_FILE),
             ):
                 shutil.copyfile(found / source, directory / target)

@@ -1,8 +1,8 @@
 """Stage ``train_{dataset}``: choose among the candidates, fit the best, convert it to ONNX, compare, register.
 
-``python -m training.train housing`` writes ``model.onnx``, ``card.json`` and ``estimator.skops`` to ``models/housing/``
-and registers a new version of ``housing`` in MLflow. Training twice on the same machine gives the same bytes; what
-differs from run to run (its id, its time, the commit) is in MLflow.
+``python -m training.train housing`` writes ``model.onnx``, ``card.json``, ``reference.npz`` and ``estimator.skops`` to
+``models/housing/`` and registers a new version of ``housing`` in MLflow. Training twice on the same machine gives the
+same bytes; what differs from run to run (its id, its time, the commit) is in MLflow.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
-from model.card import CARD_FILE, ONNX_FILE, FeatureCard, GoldenRow, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, FeatureCard, GoldenRow, ModelCard
+from model.reference import Reference
 from training import candidates, console, params, selection, tracking
 from training.errors import PipelineError
 from training.evaluation import candidate_plots
@@ -97,6 +98,12 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
                 **{f"test_{metric}": value for metric, value in metrics.items()},
             },
         )
+        reference, described = Reference.sample(
+            splits.train.features,
+            results[chosen].out_of_fold,
+            splits.train.target,
+            seed=train_params.random_state,
+        ).encode()
         card = ModelCard(
             name=dataset.name,
             task=dataset.task,
@@ -111,6 +118,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             metrics=metrics,
             cross_validation=results[chosen].summary,
             onnx=onnx,
+            reference=described,
             golden=golden_rows(dataset, splits.test.features, predict(splits.test.features), train_params.golden_rows),
             training_rows=len(splits.train.target),
             data_sha256=tags["data_sha256"],
@@ -118,6 +126,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
         )
         with console.step(f"{dataset.name}: register"), replaced_directory(models / dataset.name) as directory:
             (directory / ONNX_FILE).write_bytes(content)
+            (directory / REFERENCE_FILE).write_bytes(reference)
             (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
             export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
             made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}

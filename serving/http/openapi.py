@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.http import feedback, logs, logs_page
+from contract.housing import HOUSING
+from model.drift import Drift
+from serving.http import drift, feedback, logs, logs_page
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.predictions import prediction_apis
@@ -63,6 +65,16 @@ _SCHEME = {
 }
 PUBLIC = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready")
 """Routes that never ask for a key."""
+
+_DRIFT_ERRORS = {
+    **_LEDGER_ERRORS,
+    "400": ("A malformed body or a refused value.", "rows[3].MedInc: input should be less than or equal to 50, not 99"),
+    "429": (
+        "Shed: enough requests are compared or wait. `Retry-After` has the seconds after which to try again.",
+        "4 requests are compared or wait already. Try again.",
+    ),
+    "504": ("No answer within the time limit.", "There was no answer within 30 seconds."),
+}
 
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
 
@@ -169,6 +181,28 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     }
     bodies += [FeedbackEntry, FeedbackResult]
+    paths[drift.PATH] = {
+        "post": {
+            "operationId": "drift_detect",
+            "tags": ["ledger"],
+            "summary": "Drift of rows that are sent, 1 to 10,000, or of the recent predictions on record",
+            "requestBody": {
+                "description": _GZIP,
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"anyOf": [_reference(body) for body in drift.REQUESTS.values()]},
+                        "example": {"model": HOUSING.name, "rows": [HOUSING.example] * 2},
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": (Drift.__doc__ or "").strip(), "content": _content(Drift)},
+                **{status: _error(status, Error, _DRIFT_ERRORS, detail=[]) for status in _DRIFT_ERRORS},
+            },
+        }
+    }
+    bodies += [Drift, *drift.REQUESTS.values()]
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
         protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]

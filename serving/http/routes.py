@@ -9,6 +9,7 @@ from serving.access import Access, Gate
 from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.drift import DriftApp
 from serving.http.feedback import FeedbackApp
 from serving.http.logs import LogsApp
 from serving.http.logs_page import LogsPage
@@ -75,6 +76,7 @@ def http_app(
         *predictions,
         *protocol.routes.values(),
         FeedbackApp(ledger, settings).route,
+        DriftApp(bundle, ledger, settings).route,
         *LogsApp(ledger).routes,
         *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),

@@ -67,6 +67,7 @@ def test_of_a_model_remains_what_the_service_reads(tmp_path: Path) -> None:
         f"{model}/mlflow_model/model.skops",
         f"{model}/mlflow_model/extra_files/model.onnx",
         f"{model}/mlflow_model/extra_files/card.json",
+        f"{model}/mlflow_model/extra_files/reference.npz",
         "models/housing/latest",
     )
     run("bento", tmp_path)
@@ -77,6 +78,7 @@ def test_of_a_model_remains_what_the_service_reads(tmp_path: Path) -> None:
         f"{model}/model.yaml",
         f"{model}/mlflow_model/extra_files/model.onnx",
         f"{model}/mlflow_model/extra_files/card.json",
+        f"{model}/mlflow_model/extra_files/reference.npz",
     }
 
 

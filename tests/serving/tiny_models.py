@@ -14,7 +14,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from contract import deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
-from model.card import CARD_FILE, ONNX_FILE, TRAINING_RUN, FeatureCard, GoldenRow, ModelCard, TrainingRun
+from model.card import (
+    CARD_FILE,
+    ONNX_FILE,
+    REFERENCE_FILE,
+    TRAINING_RUN,
+    FeatureCard,
+    GoldenRow,
+    ModelCard,
+    TrainingRun,
+)
+from model.reference import Reference
+from model.session import open_session, output_name, run_session
 from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
 from training.onnx import export
 from training.train import describe_answers
@@ -70,6 +81,7 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
         metrics={"score": float(estimator.score(data.features, data.target))},
         cross_validation={},
         onnx=card,
+        reference=reference(dataset, onnx).encode()[1],
         golden=[
             GoldenRow(
                 row=dict(zip(dataset.feature_names, row.tolist(), strict=True)),
@@ -81,6 +93,13 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
         data_sha256="0" * 64,
         libraries={},
     )
+
+
+def reference(dataset: Dataset, onnx: bytes) -> Reference:
+    """The rows that a model was fitted on, with its answers."""
+    data = table(dataset)
+    outputs = run_session(open_session(onnx), output_name(dataset.task), data.features)
+    return Reference(data.features, outputs, data.target)
 
 
 def expected(dataset: Dataset, rows: FloatMatrix) -> FloatMatrix:
@@ -109,6 +128,7 @@ def store(
         folder.mkdir(parents=True)
         (folder / ONNX_FILE).write_bytes(good_onnx if onnx is None else onnx)
         (folder / CARD_FILE).write_text((card or good_card).model_dump_json())
+        (folder / REFERENCE_FILE).write_bytes(reference(dataset, good_onnx).encode()[0])
     return bentoml.models.get(model.tag)
 
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from contract.dataset import Dataset, Task
-from model.card import CARD_FILE, ONNX_FILE, GoldenRow, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, GoldenRow, ModelCard
 from tests.mlflow_store import empty_store
 from tests.training.tiny_models import PEBBLES, PLOTS, card, splits
 from training import params, tracking
@@ -106,6 +106,7 @@ def train(
     )
     (directory / ONNX_FILE).write_bytes(content)
     (directory / CARD_FILE).write_text(made.model_dump_json(), encoding="utf-8")
+    (directory / REFERENCE_FILE).touch()
     export.save_estimator(pipeline, directory / export.ESTIMATOR_FILE)
     with tracking.run(dataset.name, "test", {}):
         return registration.register(dataset, directory, made, {})

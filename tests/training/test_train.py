@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from contract import DATASETS, deciles
 from contract.dataset import Task
 from local_service import PROJECT
-from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, REFERENCE_FILE, ModelCard
 from tests.mlflow_store import empty_store
 from tests.training.conftest import RAW, tiny_splits, tiny_train_params
 from tests.training.workspace import train, with_ratios, write_features
@@ -87,7 +87,7 @@ def parents(name: str) -> list[Any]:
 
 def test_artifact_is_whole(trained: dict[str, RegisteredModel], name: str) -> None:
     directory = Path("models") / name
-    assert {path.name for path in directory.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE}
+    assert {path.name for path in directory.iterdir()} == {ONNX_FILE, CARD_FILE, REFERENCE_FILE, ESTIMATOR_FILE}
     assert trained[name] in tracking.with_content(name, read_card(name).content_version)
     assert trained[name].model_uri == f"models:/{name}/{trained[name].version}"
 
@@ -166,7 +166,7 @@ def test_each_candidate_has_a_run_below_the_training(trained: dict[str, Register
 
 def test_registered_version_holds_everything(trained: dict[str, RegisteredModel], name: str, tmp_path: Path) -> None:
     model = tracking.download(trained[name], tmp_path / "model")
-    assert {path.name for path in model.iterdir()} == {ONNX_FILE, CARD_FILE, ESTIMATOR_FILE}
+    assert {path.name for path in model.iterdir()} == {ONNX_FILE, CARD_FILE, REFERENCE_FILE, ESTIMATOR_FILE}
     archives.normalise_skops(model / ESTIMATOR_FILE)
     assert snapshot(model) == snapshot(Path("models") / name)
     rows = tiny_splits(name).test.features

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from contract.dataset import Dataset
-from model.card import CARD_FILE, ONNX_FILE, ModelCard
+from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, ModelCard
 from model.session import Artifact, ArtifactError
 from training import console, tracking
 from training.errors import PipelineError
@@ -24,7 +24,7 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
 
     Args:
         dataset: the contract.
-        directory: holds ``model.onnx``, ``card.json`` and ``estimator.skops``.
+        directory: holds ``model.onnx``, ``card.json``, ``reference.npz`` and ``estimator.skops``.
         card: the content of ``card.json``.
         tags: of the version, beside those that come from the card.
     """
@@ -32,7 +32,7 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
     return tracking.register(
         dataset.name,
         export.load_estimator(directory / export.ESTIMATOR_FILE),
-        [directory / ONNX_FILE, directory / CARD_FILE],
+        [directory / name for name in (ONNX_FILE, CARD_FILE, REFERENCE_FILE)],
         example=pd.DataFrame(example, columns=list(dataset.feature_names)),
         trusted=export.TRUSTED_TYPES,
         requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
