@@ -65,11 +65,11 @@ class PredictionService:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.join()
         series.WORKER_STARTS.inc()
-        if self.recorder is not None:
-            self.recorder.start(self.bundle.observers)
         self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()
+        if self.recorder is not None:
+            self.recorder.start(self.bundle.observers)
         self.bundle.open()
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)

@@ -35,6 +35,8 @@ POLL_SECONDS = 0.8
 """Between two looks into the spool."""
 FINISH_SECONDS = 8.0
 """Longest life after the last worker of the server: what is left then stays in the spool."""
+REPORT_SECONDS = 2.0
+"""Between two reports while a large spool is drained."""
 MOST_BACKOFF_SECONDS = 5.0
 """Longest time between two attempts to reach a database that is away."""
 PRUNE_SECONDS = 15.0
@@ -92,12 +94,14 @@ class Drainer:
         self._sink: Sink | None = None
         self._positions: dict[str, int] = {}
         self._gone = threading.Event()
+        self._ended = threading.Event()
         self._tasks: list[_Task] = []
         self._backoff = 0.0
         self._retry_at = 0.0
         self._pending_since: float | None = None
         """Unix time of the oldest record that could not be written."""
         self._lag = 0.0
+        self._reported = 0.0
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
         """Have something called about that often while the database is up; it must be short: records wait for it."""
@@ -114,6 +118,7 @@ class Drainer:
                 self.drain()
             self.report()
             if gone:
+                self._ended.set()
                 return
             for task in self._tasks:
                 if self._sink is not None:
@@ -185,6 +190,8 @@ class Drainer:
         if part.records:
             self._lag = max(self._lag, time.time() - part.records[0].time_us / 1e6)
         self._pending_since = None
+        if time.monotonic() - self._reported > REPORT_SECONDS:
+            self.report()
 
     def _away(self, error: Exception) -> None:
         if not self._backoff:
@@ -199,6 +206,7 @@ class Drainer:
 
     def report(self) -> None:
         """Write the gauges."""
+        self._reported = time.monotonic()
         found = spool.segments(self._directory)
         if self._backoff:
             # Not reached yet: a segment is named by the time at which it was begun.
@@ -213,9 +221,9 @@ class Drainer:
         while not self._gone.wait(0.25):
             if not locks.is_held(self._server_lock):
                 self._gone.set()
-        time.sleep(FINISH_SECONDS)
-        logger.warning("the spool is not drained: the next start goes on with it")
-        os._exit(1)
+        if not self._ended.wait(FINISH_SECONDS):
+            logger.warning("the spool is not drained: the next start goes on with it")
+            os._exit(1)
 
 
 class _Task:

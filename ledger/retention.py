@@ -21,13 +21,13 @@ STEP_CALLS = 2000
 STEP_ROWS = 20_000
 """A step deletes no more predictions, and no more rows of them, if its first prediction alone does not have more."""
 RECORD_BYTES = 250
-FEEDBACK_BYTES = 150
+FEEDBACK_BYTES = 180
 """What a prediction takes beside its values, and a row with feedback, with their indexes; about."""
-SPARE_PAGES = 8192
-"""Free pages that SQLite's file keeps for what comes next; the others are given back."""
+SPARE_PAGES = 2048
+"""Free pages, of 16 kB, that SQLite's file keeps for what comes next; the others are given back."""
 _LOCK = 0x7072756E65
 """Key of PostgreSQL's advisory lock: "prune"."""
-VACUUMED_PAGES = 1000
+VACUUMED_PAGES = 250
 """Pages that are given back in one step."""
 
 

@@ -96,6 +96,7 @@ class Supervisor:
     def _start(self) -> None:
         held: list[int] = []
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
             for path in (self._directory / DRAINER_LOCK, self._server / OWN_DRAINER_LOCK):
                 lock = locks.acquire(path)
                 if lock is None:

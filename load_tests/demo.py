@@ -183,7 +183,7 @@ def told(outcome: Outcome, url: str) -> Iterable[str]:
     labels = ", ".join(f"{count:,} {name}" for name, count in outcome.labels.most_common())
     yield f"{sum(outcome.answers.values()):,} requests ({sent}), {outcome.rows:,} rows; true values: {labels}."
     yield ""
-    yield f"  {url}/logs            the predictions, for people"
+    yield f"  {url}/logs?window=1h  the predictions, for people"
     yield f"  {url}/logs/stats      requests, rows, latency and distribution by model"
     yield f"  {url}/models/info     the models, with their live quality"
     yield f"  API_URL={url} make monitor    all of it in the terminal, as it happens"
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with running_service(environment=environment) as url:
             outcome = asyncio.run(_show(url, f"127.0.0.1:{environment['GRPC_PORT']}", options.seconds, console))
             for line in told(outcome, url):
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, soft_wrap=True)
             if options.once:
                 console.print(json.dumps(httpx.get(f"{url}/logs/stats").raise_for_status().json(), indent=1))
                 return 0

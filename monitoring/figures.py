@@ -55,6 +55,22 @@ class DriftFigures:
     rows: float
 
 
+@dataclass(frozen=True)
+class QualityFigures:
+    """How good a version's predictions of a window are, as far as the truth is known.
+
+    Args:
+        rows: labelled rows.
+        metrics: the metric, live and on the test split (NaN if it is not known), by name; empty with too few rows.
+    """
+
+    model: str
+    version: str
+    window: str
+    rows: float
+    metrics: dict[str, tuple[float, float]]
+
+
 def routes(change: Change) -> Iterator[RouteFigures]:
     """All routes requested since the service started, the busiest first."""
     found = [
@@ -109,6 +125,29 @@ def models(change: Change) -> Iterator[ModelFigures]:
             shed=change.rate("ml_shed_requests_total", model=name),
             last_prediction=change.after.at - _value(change.after, "ml_last_prediction_timestamp_seconds", model=name),
         )
+
+
+def quality(snapshot: Snapshot) -> Iterator[QualityFigures]:
+    """Every window of every version that has labelled rows, the shortest window first."""
+    live: dict[tuple[str, str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
+    for labels, value in _labelled(snapshot, "ml_model_live_metric"):
+        model, version, window, metric = (labels[name] for name in ("model", "version", "window", "metric"))
+        test = _value(snapshot, "ml_model_test_metric", model=model, version=version, metric=metric)
+        live[model, version, window][metric] = value, test
+    found = [
+        QualityFigures(
+            labels["model"],
+            labels["version"],
+            labels["window"],
+            rows,
+            live[labels["model"], labels["version"], labels["window"]],
+        )
+        for labels, rows in _labelled(snapshot, "ml_model_labelled_rows")
+    ]
+    # "1h" comes before "24h", and hours before days.
+    yield from sorted(
+        found, key=lambda one: (one.model, one.version, one.window[-1] != "h", len(one.window), one.window)
+    )
 
 
 def drift(change: Change) -> Iterator[DriftFigures]:

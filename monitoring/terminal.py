@@ -104,7 +104,15 @@ def frame(look: Look) -> Group:
     seconds = look.recent.seconds
     window = "rates follow with the next scrape" if math.isnan(seconds) else f"last {seconds:.0f} s"
     title = Text.assemble((clock, "bold"), f"  {look.source}, {window}, {_number(starts, 0)} worker starts")
-    return Group(title, *_alerts(look), _routes(look.recent), _models(look.recent), _drift(look.drift), _refused(look))
+    return Group(
+        title,
+        *_alerts(look),
+        _routes(look.recent),
+        _models(look.recent),
+        _quality(look.recent.after),
+        _drift(look.drift),
+        _refused(look),
+    )
 
 
 def _alerts(look: Look) -> list[Text]:
@@ -170,6 +178,23 @@ def _models(change: Change) -> Table:
             _number(model.confidence, 2),
             _marked(model.shed, 0, "bold red", _number(model.shed)),
             _age(model.last_prediction),
+        )
+    return table
+
+
+def _quality(snapshot: Snapshot) -> Table:
+    table = _table("Live quality", "model", "version", "window", "labelled rows", "metrics (on the test split)")
+    for window in figures.quality(snapshot):
+        metrics = "  ".join(
+            f"{name} {live:.3f}" + ("" if math.isnan(test) else f" ({test:.3f})")
+            for name, (live, test) in sorted(window.metrics.items())
+        )
+        table.add_row(
+            window.model,
+            window.version,
+            window.window,
+            _number(window.rows, 0),
+            metrics or Text("too few labelled rows", "dim"),
         )
     return table
 

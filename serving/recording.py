@@ -22,8 +22,8 @@ TEND_SECONDS = 1.0
 """How often a recorder looks after its segment and the drainer."""
 FINISH_SECONDS = 10.0
 """Longest time that the stop of a server waits for its drainer."""
-MOST_ROWS_WAITING = 500_000
-"""Rows that may wait in memory for a disk that hangs; what comes then is not recorded. They take about 50 MB."""
+MOST_WAITING = 64
+"""Batches that may wait in memory for a disk that hangs, about 6 seconds of them; what comes then is not recorded."""
 
 Failed = Mapping[tuple[str, Protocol, int], int]
 
@@ -47,13 +47,12 @@ class Recorder:
         )
         self._keep_features = settings.LEDGER_FEATURES == "on"
         self._queue: SimpleQueue[Sequence[Prediction] | Failed | None] = SimpleQueue()
-        # Each is written by one thread: the event loop's, or ours.
-        self._rows_given = 0
-        self._rows_taken = 0
+        # Each is written by one thread: the event loop's, and ours.
         self._refused = 0
+        self._failed = 0
         self._counted_unwritten = 0
         self._counted_dropped = 0
-        self._thread = threading.Thread(target=self._run, name="recorder")
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self, observers: Observers) -> None:
         """Record from now on."""
@@ -65,17 +64,17 @@ class Recorder:
 
     def stop(self) -> None:
         """Write what was handed over; if this is the server's last worker, wait until the spool is drained."""
-        FAILURES.listeners.remove(self.failed)
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            FAILURES.listeners.remove(self.failed)
+            self._queue.put(None)
+            self._thread.join()
 
     def predicted(self, predictions: Sequence[Prediction]) -> None:
         """Hand predictions to the thread."""
-        if self._rows_given - self._rows_taken > MOST_ROWS_WAITING:
+        if self._queue.qsize() >= MOST_WAITING:
             self._refused += len(predictions)
-            return
-        self._rows_given += _rows(predictions)
-        self._queue.put(predictions)
+        else:
+            self._queue.put(predictions)
 
     def failed(self, counts: Failed) -> None:
         """Hand counts of refused and failed requests to the thread."""
@@ -107,12 +106,11 @@ class Recorder:
                 minute = int(time.time()) // 60
                 records = [spool.encode_errors(ErrorCount(minute, *key, count)) for key, count in given.items()]
             else:
-                self._rows_taken += _rows(given)
                 records = [self._encoded(prediction) for prediction in given]
         except Exception:
             # A bug with one of them shall not end the recording of all that follow.
             logger.exception("predictions were not recorded", extra={"lost": len(given)})
-            self._refused += len(given)
+            self._failed += len(given)
             return
         self._writer.append(records)
 
@@ -132,14 +130,10 @@ class Recorder:
 
     def _count(self) -> None:
         """Write the counters that have changed."""
-        unwritten, dropped = self._writer.unwritten + self._refused, self._writer.dropped
+        unwritten, dropped = self._writer.unwritten + self._refused + self._failed, self._writer.dropped
         series.LEDGER_UNWRITTEN.inc(unwritten - self._counted_unwritten)
         series.LEDGER_DROPPED.inc(dropped - self._counted_dropped)
         self._counted_unwritten, self._counted_dropped = unwritten, dropped
-
-
-def _rows(predictions: Sequence[Prediction]) -> int:
-    return sum([len(prediction.outputs) for prediction in predictions])
 
 
 def time_us(prediction_id: str) -> int:

@@ -151,6 +151,83 @@ class StatsQuery(Filters):
         return self.since, until
 
 
+class LoggedRow(BaseModel):
+    """One row of a prediction."""
+
+    row: int = Field(description="Its index in the prediction.")
+    features: dict[str, float] = Field(
+        default={}, description="What was sent, by feature; left out where it is not on record (`LEDGER_FEATURES=off`)."
+    )
+    prediction: float | str = Field(description="The predicted value, or the name of the likeliest class.")
+    probabilities: dict[str, float] = Field(default={}, description="By class; left out for regression.")
+    actual: float | str = Field(default="", description="What came true; left out where it is not known.")
+
+
+class LoggedPrediction(BaseModel):
+    """One answered prediction call."""
+
+    prediction_id: str = Field(description="As it was answered.")
+    request_id: str = Field(description="Its `X-Request-ID`.")
+    time: str = Field(description="When it was answered: ISO 8601, UTC.", examples=["2026-11-27T03:35:16.123456Z"])
+    model: str = Field(description="Name of the model.")
+    version: str = Field(description="Version that answered.")
+    protocol: str = Field(description="`http`, `v2` or `grpc`.")
+    milliseconds: float = Field(description="From the arrival of the call to its prediction.")
+    row_count: int = Field(description="How many rows it had.")
+    rows: list[LoggedRow] = Field(description="The first of them.")
+
+
+class RecentPredictions(BaseModel):
+    """Predictions on record, newest first."""
+
+    predictions: list[LoggedPrediction]
+    cursor: str | None = Field(description="For the page that follows; null on the last.")
+
+
+class LoggedBin(BaseModel):
+    """How many rows were predicted to be of a class, or from ``low`` to below ``high``; null where it is open."""
+
+    label: str = Field(default="", description="Name of the class.")
+    low: float | None = Field(default=None, description="Lower end, included.")
+    high: float | None = Field(default=None, description="Upper end, excluded.")
+    rows: int
+    share: float = Field(description="Of the version's rows.")
+
+
+class LoggedVersion(BaseModel):
+    """What a version has done in a window."""
+
+    model: str = Field(description="Name of the model.")
+    version: str = Field(description="Version that answered.")
+    requests: int = Field(description="Prediction calls answered.")
+    rows: int = Field(description="Rows predicted.")
+    latency_ms: dict[str, float | None] = Field(description="Quantiles: p50, p95, p99.")
+    distribution: list[LoggedBin] = Field(description="Rows by predicted class, or by bin of the predicted value.")
+    labelled_rows: int = Field(description="Rows whose true value is known.")
+    feedback_share: float = Field(description="Share of the rows whose true value is known.")
+
+
+class LoggedErrors(BaseModel):
+    """Requests that were refused or failed."""
+
+    model: str = Field(description="Empty where they are about none.")
+    protocol: str = Field(description="`http`, `v2` or `grpc`.")
+    status: int = Field(description="Of HTTP; for gRPC, the one that HTTP would have.")
+    requests: int
+
+
+class LoggedStats(BaseModel):
+    """Statistics of a window."""
+
+    since: str = Field(description="Its beginning: ISO 8601, UTC.")
+    until: str = Field(description="Its end.")
+    models: list[LoggedVersion]
+    errors: list[LoggedErrors]
+
+
+ANSWERS = (LoggedRow, LoggedPrediction, RecentPredictions, LoggedBin, LoggedVersion, LoggedErrors, LoggedStats)
+
+
 def parse(kind: type[AnyQuery], request: HttpRequest) -> AnyQuery:
     """The parameters of a request.
 

@@ -78,6 +78,18 @@ _DRIFT_ERRORS = {
 
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
 
+
+def _reference(body: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{body.__name__}"}
+
+
+def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": _reference(body)}
+    if example is not None:
+        content["example"] = example
+    return {"application/json": content}
+
+
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 _NOT_READY = {"503": {"description": "Not ready.", "content": {"application/json": {"schema": {}}}}}
@@ -88,12 +100,12 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
     "/models/info": {"summary": "Each model's version, run, metrics, features and ranges", "content": _JSON},
     logs.RECENT: {
         "summary": "Predictions on record, newest first",
-        "content": _JSON,
+        "content": _content(logs.RecentPredictions),
         "query": logs.RecentQuery,
     },
     logs.STATS: {
         "summary": "By model and version: rows, requests, errors, latency, distribution, share with feedback",
-        "content": _JSON,
+        "content": _content(logs.LoggedStats),
         "query": logs.StatsQuery,
     },
     logs_page.PATH: {
@@ -114,7 +126,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         version: of the Bento.
     """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
-    protocol_bodies: list[type[BaseModel]] = [ProtocolError]
+    lenient_bodies: list[type[BaseModel]] = [ProtocolError, *logs.ANSWERS]
     paths: dict[str, Any] = {}
     for api in prediction_apis():
         bodies += [api.takes, api.gives]
@@ -142,7 +154,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             operation["tags"] = ["ledger"]
             operation["parameters"] = _query_parameters(route["query"])
             errors = {status: _error(status, Error, _LEDGER_ERRORS, detail=[]) for status in ("400", "404", "503")}
-            if route["content"] is not _JSON:
+            if "application/json" not in route["content"]:
                 errors = {status: {**error, "content": route["content"]} for status, error in errors.items()}
             answers |= errors
         paths[path] = {"get": operation}
@@ -205,13 +217,13 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     bodies += [Drift, *drift.REQUESTS.values()]
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
-        protocol_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
+        lenient_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
     _add_access(paths)
     _, schemas = models_json_schema(
         [
             *((body, "serialization") for body in dict.fromkeys(bodies)),
             # Here what has a default may be left out, of answers too.
-            *((body, "validation") for body in dict.fromkeys(protocol_bodies)),
+            *((body, "validation") for body in dict.fromkeys(lenient_bodies)),
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -268,17 +280,6 @@ def _protocol_item(path: str, route: ProtocolRoute) -> dict[str, Any]:
         takes[BINARY_TYPE] = gives[BINARY_TYPE] = {}
     operation["requestBody"] = {"description": _GZIP, "required": path.endswith("/infer"), "content": takes}
     return {"post": operation}
-
-
-def _reference(body: type[BaseModel]) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{body.__name__}"}
-
-
-def _content(body: type[BaseModel], example: object = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _reference(body)}
-    if example is not None:
-        content["example"] = example
-    return {"application/json": content}
 
 
 def _error(

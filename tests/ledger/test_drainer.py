@@ -183,9 +183,6 @@ def test_it_runs_until_its_server_is_gone_and_calls_what_is_due(
     directory: Path, draining: Drainer, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drainer, "POLL_SECONDS", 0.02)
-    exits: list[int] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    monkeypatch.setattr(drainer, "FINISH_SECONDS", 0.0)
     calls: list[str] = []
 
     def fails() -> None:
@@ -255,7 +252,12 @@ def test_workers_keep_one_drainer_which_ends_with_them(tmp_path: Path, directory
     second.finish(30)
     running.kill()
     write(directory, more := [a_record() for _ in range(3)])
-    wait_until(lambda: first.tend() or (running not in (left := server.drainers()) and left), "another one runs")
+
+    def another_runs() -> bool:
+        first.tend()
+        return bool(left := server.drainers()) and running not in left
+
+    wait_until(another_runs, "another one runs")
     first.finish(30)
     assert server.drainers() == []
     assert segments(directory) == []
@@ -294,7 +296,12 @@ def test_a_drainer_that_fails_at_once_is_not_started_at_every_turn(
     server = Server(tmp_path / "server", directory, DATABASE_URL="sqlite:///")
     worker = server.worker()
     worker.tend()
-    wait_until(lambda: worker.tend() or "the ledger's drainer failed" in caplog.text, "it has failed")
+
+    def has_failed() -> bool:
+        worker.tend()
+        return "the ledger's drainer failed" in caplog.text
+
+    wait_until(has_failed, "it has failed")
     for _ in range(5):
         worker.tend()
     assert server.drainers() == []

@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from sqlalchemy import Engine, update
 
 from contract.table import FloatMatrix
-from ledger import database, feedback, quality
+from ledger import database, feedback, quality, upkeep
 from ledger.feedback import Truth
 from ledger.quality import Quality, Window
 from ledger.schema import QUALITY
@@ -194,6 +194,19 @@ def test_the_drainer_shows_it_as_metrics_and_takes_it_back(engine: Engine, store
     upkeep.round()
     assert value(LABELLED_ROWS, **where) is None
     assert value(LIVE_METRIC, **where, metric="accuracy") is None
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_drainer_that_computed_for_long_rests(engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second time each: not at all after a long rest, and all of it after none.
+    for share, computed in ((1e-9, 15), (1e9, 60)):
+        monkeypatch.setattr(upkeep, "MAXIMUM_SHARE", share)
+        drainer = Upkeep(engine, minimum_rows=1)
+        for _ in range(2):
+            label(engine, store, 0, np.full((15, 1), 2.0), np.full(15, 2.5))
+            drainer.round()
+            outdate(engine, 2 * quality.REFRESH_SECONDS)
+        assert live(engine)["housing", "v1"].windows["1h"].rows == computed
 
 
 def test_a_window_that_is_stored_is_read_back(engine: Engine, store: Store) -> None:

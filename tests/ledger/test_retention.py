@@ -158,7 +158,7 @@ def test_writers_are_not_held_up(store: Store, engine: Engine) -> None:
 
 
 def test_sqlite_gives_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "SPARE_PAGES", 100)
+    monkeypatch.setattr(retention, "SPARE_PAGES", 20)
     monkeypatch.setattr(retention, "VACUUMED_PAGES", 50)
     engine = database.connect(database.default_url(tmp_path))
     database.migrate(engine)
@@ -237,7 +237,7 @@ def test_sums_know_about_how_much_space_is_taken(store: Store, engine: Engine) -
     with engine.connect() as connection:
         known = int(connection.scalar(select(func.sum(MINUTES.c.bytes))) or 0)
         if engine.dialect.name == "sqlite":
-            taken = (connection.scalar(text("PRAGMA page_count")) or 0) * 4096
+            taken = (connection.scalar(text("PRAGMA page_count")) or 0) * 16384
         else:
             taken = connection.scalar(text("SELECT pg_total_relation_size('predictions')")) or 0
     assert known == pytest.approx(taken, rel=0.25)

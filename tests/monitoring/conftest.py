@@ -54,6 +54,14 @@ def service() -> Iterator[str]:
         "ml_model_info", "Model.", ["model", "version", "run_id", "algorithm", "trained_at"], registry=registry
     )
     information.labels("iris", "v1", "run", "logistic", "2026-01-01").set(1)
+    test = Gauge("ml_model_test_metric", "Test.", ["model", "version", "metric"], registry=registry)
+    test.labels("iris", "v1", "accuracy").set(0.95)
+    live = Gauge("ml_model_live_metric", "Live.", ["model", "version", "window", "metric"], registry=registry)
+    labelled = Gauge("ml_model_labelled_rows", "Labelled.", ["model", "version", "window"], registry=registry)
+    for window, count in (("7d", 900), ("24h", 400), ("1h", 12)):
+        labelled.labels("iris", "v1", window).set(count)
+    for window in ("7d", "24h"):
+        live.labels("iris", "v1", window, "accuracy").set(0.9125)
     starts = Counter("ml_worker_starts", "Starts.", registry=registry)
     starts.inc(2)
 

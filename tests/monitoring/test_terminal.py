@@ -34,6 +34,12 @@ def test_straight_from_the_service(
         ["petal_width", "out_of_range"],
     ):
         assert any(all(cell in line for cell in row) for line in shown.splitlines())
+    quality = [line.split() for line in shown.partition("Live quality")[2].splitlines()[2:5]]
+    assert quality == [
+        ["iris", "v1", "1h", "12", "too", "few", "labelled", "rows"],
+        ["iris", "v1", "24h", "400", "accuracy", "0.912", "(0.950)"],
+        ["iris", "v1", "7d", "900", "accuracy", "0.912", "(0.950)"],
+    ]
 
 
 def test_from_prometheus_with_the_alerts_that_fire(

@@ -69,3 +69,26 @@ def test_every_wrong_variable_is_named() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(Settings.from_environment({}), "API_PORT", 1)  # noqa: B010 - mypy refuses the plain assignment
+
+
+@pytest.mark.parametrize("text", ["mysql://user:secret@host/name", "secret"])
+def test_a_wrong_database_url_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(StartupError, match=r"DATABASE_URL.*sqlite:///") as refused:
+        Settings.from_environment({"DATABASE_URL": text})
+    assert "secret" not in str(refused.value)
+
+
+def test_the_password_of_the_database_is_not_shown_with_the_settings() -> None:
+    url = "postgresql://user:secret@host/name"
+    settings = Settings.from_environment({"DATABASE_URL": url})
+    assert settings.database_url == url
+    assert "secret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("LEDGER", "maybe"), ("LEDGER_FEATURES", "1"), ("LEDGER_SPOOL_BYTES", "1000"), ("LEDGER_KEEP_DAYS", "0")],
+)
+def test_the_settings_of_the_ledger_are_checked(variable: str, text: str) -> None:
+    with pytest.raises(StartupError, match=f"{variable}.*Correct or unset it"):
+        Settings.from_environment({variable: text})

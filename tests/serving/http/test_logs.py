@@ -1,5 +1,6 @@
 """``GET /logs/recent``, ``GET /logs/stats`` and the page ``/logs``."""
 
+import copy
 import itertools
 import math
 import re
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from contract.housing import HOUSING
 from contract.iris import IRIS
@@ -176,6 +178,19 @@ def test_statistics_of_a_model_and_of_other_windows(filled: Filled) -> None:
     assert versions(window="15m", until="2026-01-01") == set()
     assert versions(since="2026-01-01", until="2026-01-02") == set()
     assert ("iris", "v2") in versions(since=iso(filled.flowers.time_us - SECOND))
+
+
+def test_answers_hold_their_schema(filled: Filled) -> None:
+    document = copy.deepcopy(filled.recorded.worker.document)
+    for path in ("/logs/recent", "/logs/stats"):
+        (content,) = document["paths"][path]["get"]["responses"]["200"]["content"].values()
+        schema = {**content["schema"], "components": document["components"]}
+        answer = filled.client.get(path).raise_for_status().json()
+        Draft202012Validator(schema).validate(answer)
+        # Nothing is answered that is not described: not one field of any object.
+        for name in ("LoggedRow", "LoggedPrediction", "RecentPredictions", "LoggedBin", "LoggedVersion", "LoggedStats"):
+            document["components"]["schemas"][name]["additionalProperties"] = False
+        Draft202012Validator(schema).validate(answer)
 
 
 @pytest.mark.parametrize(
