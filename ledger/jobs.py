@@ -30,6 +30,8 @@ MOST_LOG_CHARACTERS = 8000
 SEEN_SECONDS = 120.0
 """A worker that was seen within this time is there."""
 KEPT_JOBS = 1000
+DEFAULT_COOLDOWN_MINUTES, DEFAULT_MINIMUM_ROWS = 60.0, 100
+"""Of ``Limits``, where the settings do not say otherwise."""
 LABELS_DAYS = 90
 """Labelled rows count as new if they were predicted within this time: as long as the ledger keeps them by default."""
 _SECOND = 1_000_000

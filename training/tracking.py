@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+"""Aliases: the model that is deployed, the one that was last judged by ``loop.retrain``, the champion before."""
 MODEL_SKOPS = "model.skops"
 """The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
 EXTRA_FILES = "extra_files"
@@ -223,8 +224,16 @@ def by_alias(name: str, alias: str) -> RegisteredModel | None:
 
 
 def promote(model: RegisteredModel) -> None:
-    """Move the alias ``champion`` to a version."""
-    _client().set_registered_model_alias(model.name, CHAMPION, model.version)
+    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it."""
+    former = champion(model.name)
+    if former is not None and former.version != model.version:
+        set_alias(former, PREVIOUS)
+    set_alias(model, CHAMPION)
+
+
+def set_alias(model: RegisteredModel, alias: str) -> None:
+    """Move an alias to a version."""
+    _client().set_registered_model_alias(model.name, alias, model.version)
 
 
 def get(name: str, version: str) -> RegisteredModel:

@@ -12,12 +12,14 @@ class Contender:
 
     ``scores`` are on the current test split. ``unusable`` says why a model must not be deployed, as the end of a
     sentence that starts with its version: "was trained under another contract". It is empty for a usable model.
+    ``feedback_rows`` are rows of the ledger that it was trained on.
     """
 
     version: str
     scores: Mapping[str, float] = field(default_factory=dict)
     data_sha256: str = ""
     unusable: str = ""
+    feedback_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ def decide(challenger: Contender, champion: Contender | None, *, metric: str, ma
         )
     if champion.unusable:
         return Decision(promoted=True, reason=f"{new.capitalize()} becomes the champion: {old} {champion.unusable}.")
+    if challenger.feedback_rows:
+        return Decision(
+            promoted=False,
+            reason=f"{old.capitalize()} stays the champion: {new} has learned from {challenger.feedback_rows:,} rows "
+            "of the ledger, and is judged on recent rows too, by `python -m loop.retrain`.",
+        )
     mine, theirs = challenger.scores[metric], champion.scores[metric]
     improvement = _improvement(mine, theirs, lower_is_better=metric in LOWER_IS_BETTER)
     # Rounded: an improvement of exactly the margin is enough, whatever the last bit of the division.
