@@ -372,7 +372,8 @@ def worker_seen_us(engine: Engine) -> int | None:
         sqlalchemy.exc.DBAPIError: the database is away.
     """
     with engine.connect() as connection:
-        return connection.scalar(select(func.max(WORKERS.c.heartbeat_us)))
+        seen: int | None = connection.scalar(select(func.max(WORKERS.c.heartbeat_us)))
+    return seen
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import psutil
 
 GRACE_SECONDS = 5.0
 """A stage that is stopped removes its temporary files within this time."""
+MARK = "LOOP_COMMAND"
+"""Variable by which the processes of a command are known: they inherit it, wherever they go."""
 STOPPED = 128 + signal.SIGTERM
 """Exit status of a command that was stopped."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -29,12 +31,17 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_descendants(grace_seconds: float = GRACE_SECONDS) -> None:
-    """Stop every process that descends from this one, and kill what is left after a while."""
+def end_descendants(mark: str, grace_seconds: float = GRACE_SECONDS) -> None:
+    """Stop every process of a command, and kill what is left after a while.
+
+    Args:
+        mark: what ``start`` has put into its environment.
+        grace_seconds: how long.
+    """
     deadline = time.monotonic() + grace_seconds
     number = signal.SIGTERM
     told: set[int] = set()
-    while running := _descendants():
+    while running := _descendants(mark):
         if time.monotonic() >= deadline and number is signal.SIGTERM:
             number, told = signal.SIGKILL, set()
         for process in running:
@@ -45,17 +52,15 @@ def end_descendants(grace_seconds: float = GRACE_SECONDS) -> None:
         psutil.wait_procs(running, timeout=0.05)
 
 
-def _descendants() -> list[psutil.Process]:
-    """Those that run. One that has ended is reaped, if it is a child."""
+def _descendants(mark: str) -> list[psutil.Process]:
+    """Those that run."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                process.wait(timeout=0)
-            else:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
-            continue  # It has ended, or is not ours to reap: its parent ends too.
+            continue  # It has ended.
     return found
 
 
@@ -66,11 +71,12 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return  # It has ended.
 
 
-def start(command: Sequence[str], **options: object) -> "tuple[subprocess.Popen[bytes], int]":
+def start(command: Sequence[str], mark: str, **options: object) -> "tuple[subprocess.Popen[bytes], int]":
     """Start a command under this module's care.
 
     Args:
         command: and its arguments.
+        mark: tells it from all other commands.
         options: of ``subprocess.Popen``.
 
     Returns:
@@ -82,6 +88,7 @@ def start(command: Sequence[str], **options: object) -> "tuple[subprocess.Popen[
             # By its path, and without that on the search path: the command may run in any folder.
             [sys.executable, "-P", __file__, str(theirs), *command],
             pass_fds=[theirs],
+            env={**os.environ, MARK: mark},
             start_new_session=True,  # Ctrl-C is for the starter, which then ends it.
             **options,
         )
@@ -97,16 +104,26 @@ def _run(descriptor: int, command: Sequence[str]) -> int:
     adopt_orphans()
     # Sent to us alone, a signal ends the command too.
     reading, writing = os.pipe()
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: S603 - of who started it
     ended = os.pidfd_open(child.pid)
     ready, _, _ = select.select([descriptor, reading, ended], [], [])
     status = child.wait() if ended in ready else None
-    end_descendants(GRACE_SECONDS if status is None else 0)
+    end_descendants(os.environ[MARK], GRACE_SECONDS if status is None else 0)
+    _reap()
     return STOPPED if status is None else status if status >= 0 else 128 - status
+
+
+def _reap() -> None:
+    """Take note of the end of all that has ended: else it would be left to whoever adopts it next."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return  # There are no more.
 
 
 def _die_with_parent() -> None:

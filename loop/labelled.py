@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
-from contract.table import FloatMatrix, check_matrix
+from contract.table import FloatMatrix
 from ledger.reader import Reader
 from training.splits import WEIGHT, Split, Splits, row_keys
 
@@ -69,8 +69,7 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
         found += int(known.sum())
         if chunk.model.features != dataset.feature_names:
             continue
-        known &= np.isfinite(chunk.features).all(axis=1)
-        known[[violation.row for violation in check_matrix(dataset, chunk.features)]] = False
+        known &= hold_the_contract(dataset, chunk.features)
         if dataset.task is Task.CLASSIFICATION:
             known &= np.isin(chunk.actuals, np.arange(len(dataset.target.classes)))
         else:
@@ -82,6 +81,13 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
     every = every.take(np.argsort(every.time_us, kind="stable"))
     last = {key: row for row, key in enumerate(row_keys(every.features))}
     return every.take(np.array(sorted(last.values()), dtype=np.intp))
+
+
+def hold_the_contract(dataset: Dataset, features: FloatMatrix) -> NDArray[np.bool_]:
+    """Which rows ``[N, F]`` the contract of today takes; none whose features are not kept."""
+    low, high = dataset.bounds
+    held: NDArray[np.bool_] = ((features >= low) & (features <= high)).all(axis=1)
+    return held
 
 
 def divide(labelled: Labelled, splits: Splits, held_back: float) -> Division:

@@ -21,15 +21,17 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
-from contract.table import FloatMatrix, check_matrix
+from contract.table import FloatMatrix
 from ledger.reader import Reader, Rows
 from ledger.times import iso, now_us
 from loop import gate
 from loop.deployed import connect_ledger
 from loop.errors import LoopError
+from loop.labelled import hold_the_contract
 from model.session import Artifact
 from training import console, params, tracking
 from training.errors import PipelineError
+from training.evaluation.scores import label
 from training.files import write_json
 from training.params import MapParams
 from training.tracking import CHALLENGER, RegisteredModel
@@ -147,8 +149,7 @@ def replay(
         if chunk.model.features != dataset.feature_names:
             refused += len(chunk)
             continue
-        good = np.isfinite(chunk.features).all(axis=1)
-        good[[violation.row for violation in check_matrix(dataset, chunk.features)]] = False
+        good = hold_the_contract(dataset, chunk.features)
         refused += int((~good).sum())
         kept = np.flatnonzero(good)
         name = chunk.model.version
@@ -217,7 +218,7 @@ def replay(
 
 def _differences(
     dataset: Dataset, recorded: FloatMatrix, new: FloatMatrix
-) -> tuple[FloatMatrix, FloatMatrix, FloatMatrix]:
+) -> tuple[FloatMatrix, NDArray[np.bool_], FloatMatrix]:
     """Of each row: the difference, whether the answer is another one, and the recorded value or index of the class."""
     if dataset.task is Task.REGRESSION:
         difference = (new - recorded)[:, 0]
@@ -328,7 +329,7 @@ def summary(dataset: Dataset, found: Replay) -> str:
     ]
     if found.truth.rows:
         lines.append(
-            f"Where the truth is known ({found.truth.rows:,} rows), {gate.label(gate.metric(dataset))}: "
+            f"Where the truth is known ({found.truth.rows:,} rows), {label(gate.metric(dataset))}: "
             f"{found.truth.new:.4g}, of the recorded answers {found.truth.recorded:.4g}."
         )
     lines.append(f"A row takes {found.row_ms['0.5']:.3f} ms (p50), {found.row_ms['0.99']:.3f} ms (p99).")

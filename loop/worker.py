@@ -14,6 +14,7 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -208,15 +209,17 @@ class _Running:
         self.status: int | None = None
         """Exit status; None while it runs, and where it was ended."""
         self._line = b""
+        self._mark = str(job.owner)
+        self._silent = False
         # What it writes goes through a pipe of ours: a process that is left over must not keep us waiting for its end.
         self._output, theirs = os.pipe()
         try:
             self._process, self._alive = child.start(
                 command,
-                stdin=child.subprocess.DEVNULL,
+                self._mark,
+                stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         finally:
             os.close(theirs)
@@ -224,9 +227,13 @@ class _Running:
 
     def read(self, seconds: float, wake: int) -> bool:
         """Read what it writes, for so long at most, or until ``wake`` has something; False when it has ended."""
-        ready, _, _ = select.select([self._output, self._ended, wake], [], [], seconds)
+        sources = [self._ended, wake] if self._silent else [self._output, self._ended, wake]
+        ready, _, _ = select.select(sources, [], [], seconds)
         if self._output in ready:
-            self._take(os.read(self._output, 65536))
+            content = os.read(self._output, 65536)
+            # Nobody can write any more.
+            self._silent = not content
+            self._take(content)
         elif self._ended in ready:
             self.status = self._process.wait()
             return False
@@ -248,7 +255,7 @@ class _Running:
         os.close(self._alive)
         self._process.wait()
         # Where its guardian was killed, what it ran has become ours.
-        child.end_descendants(child.GRACE_SECONDS if self.status is None else 0)
+        child.end_descendants(self._mark, child.GRACE_SECONDS if self.status is None else 0)
         while select.select([self._output], [], [], 0)[0] and (content := os.read(self._output, 65536)):
             self._take(content)
         os.close(self._output)
