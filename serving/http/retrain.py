@@ -18,7 +18,7 @@ from serving.errors import NotFound, UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, authorization, json_response
 from serving.http.body import media_type, read_body
 from serving.http.errors import refusal
-from serving.http.logs import Query, read_query
+from serving.http.logs import Query, parse
 from serving.ledger_database import LedgerDatabase
 from serving.settings import Settings
 from serving.telemetry.call import Endpoint, http_counter
@@ -30,7 +30,7 @@ STATUS = "/retrain/status/{id}"
 _STATUS = STATUS.removesuffix("{id}")
 MAXIMUM_ALERTS = 1000
 NO_WORKER = (
-    "No worker has been seen: the job waits until one runs. `python -m loop.worker` (`make loop`) starts one, where the "
+    "No worker has been seen: jobs wait until one runs. `python -m loop.worker` (`make loop`) starts one, where the "
     "pipeline is."
 )
 
@@ -120,6 +120,9 @@ class AlertAnswer(BaseModel):
     skipped: list[str] = Field(description="Why others are not retrained.")
 
 
+ANSWERS = (JobSummary, JobStatus, Jobs, Taken, Alert, AlertRequest, AlertAnswer)
+
+
 class RetrainApp:
     """Answers the requests of the routes.
 
@@ -198,7 +201,7 @@ class RetrainApp:
         return json_response(await self._ledger.run(ask))
 
     async def _jobs(self, request: HttpRequest) -> HttpResponse:
-        asked = read_query(request, JobsQuery)
+        asked = parse(JobsQuery, request)
 
         def read(engine: Engine) -> dict[str, Any]:
             found = jobs.newest(engine, model=asked.model, limit=asked.limit)
@@ -252,5 +255,5 @@ def worker(engine: Engine) -> str:
         return NO_WORKER
     seconds = (now_us() - seen) / 1e6
     if seconds > jobs.SEEN_SECONDS:
-        return f"A worker was last seen {seconds / 60:.0f} minutes ago: the job waits until one runs again."
+        return f"A worker was last seen {seconds / 60:.0f} minutes ago: jobs wait until one runs again."
     return "A worker is there."
