@@ -12,6 +12,7 @@ BundleError                 500
 │                           TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
 │                           DeadlineExceeded 504
 ├── training.errors         PipelineError
+├── loop.errors             LoopError
 ├── load_tests.errors       LoadTestError
 ├── monitoring.errors       MonitoringError
 ├── deploy.errors           DeployError

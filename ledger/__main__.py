@@ -71,12 +71,13 @@ def state_directory() -> Path:
 
 
 def open_database() -> Engine:
-    """The engine of the service's database.
+    """The engine of the service's database, until the command ends.
 
     Raises:
         LedgerError: there is none, or it is of another version than this code.
     """
     engine = database.connect(os.environ.get("DATABASE_URL") or database.default_url(state_directory()))
+    click.get_current_context().call_on_close(engine.dispose)
     database.check(engine)
     return engine
 
@@ -221,6 +222,8 @@ def _counted(url: str, key: str | None) -> tuple[dict[tuple[str, str], int], int
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the operator's own URL
             families = list(text_string_to_metric_families(answer.read().decode()))
     except (urllib.error.URLError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise LedgerError(f"{url}/metrics does not answer: {error}. Is it the URL of the service?") from error
     samples = [sample for family in families for sample in family.samples]
     counted = {
@@ -264,11 +267,7 @@ def feedback(file: Path, actual: str, request_id: str, row: str, model: str | No
     fit are written beside it, with the reason.
     """
     columns = Columns(actual, "" if request_id else "prediction_id", request_id, row)
-    engine = open_database()
-    try:
-        counts = give_file(engine, file, columns, model, lambda lines: click.echo(f"{lines:,} lines", err=True))
-    finally:
-        engine.dispose()
+    counts = give_file(open_database(), file, columns, model, lambda lines: click.echo(f"{lines:,} lines", err=True))
     told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in Outcome)
     click.echo(f"{file}: {told}")
     if counts[Outcome.WAITING]:

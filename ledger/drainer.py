@@ -7,6 +7,7 @@ that make it the only one. It ends when no worker holds the lock of the server a
 import gc
 import logging
 import logging.config
+import math
 import os
 import signal
 import sqlite3
@@ -266,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     # Who stops a server may signal all of its processes; the workers still write then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    for gauge in (LAG, DATABASE_UP, SPOOL_BYTES):
+        gauge.set(math.nan)  # Not known yet: a scrape leaves it out.
     engine = database.connect(os.environ["DATABASE_URL"])
 
     def open_store() -> Store:
@@ -274,9 +277,6 @@ def main(arguments: Sequence[str]) -> None:
         gc.collect()
         gc.freeze()
         return Store(engine)
-
-    def publish_drift() -> None:
-        drift.publish(engine)
 
     drainer = Drainer(directory, open_store, server_lock)
     keep_bytes = os.environ["LEDGER_KEEP_BYTES"]
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
-    drainer.every(drift.PUBLISH_SECONDS, publish_drift)
+    drainer.every(drift.PUBLISH_SECONDS, partial(drift.publish, engine))
     drainer.run()
     engine.dispose()
 

@@ -144,7 +144,9 @@ def _find(engine: Engine, lines: Sequence[_Line], columns: Columns, model: str |
 
 def _by_request(engine: Engine, request_ids: set[str], model: str | None) -> Mapping[str, list[tuple[str, str]]]:
     """Model and id of the predictions that have these request ids."""
-    query = select(PREDICTIONS.c.request_id, MODELS.c.model, PREDICTIONS.c.id).join_from(PREDICTIONS, MODELS)
+    query = select(PREDICTIONS.c.request_id, MODELS.c.model, PREDICTIONS.c.id).join_from(
+        PREDICTIONS, MODELS, MODELS.c.id == PREDICTIONS.c.model_id
+    )
     if model is not None:
         query = query.where(MODELS.c.model == model)
     found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)

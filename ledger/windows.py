@@ -101,14 +101,13 @@ def newest(reader: Reader, model: str, version: str, rows: int, *, until_us: int
 
 
 def _rows_by_minute(connection: Connection, model: ModelVersion, since_us: int, until_us: int) -> Counter[int]:
+    first = since_us // MINUTE_US
+    if first < first_kept_minute(now_us()):
+        # What is days old is there by hours.
+        first -= first % MINUTES_OF_HOUR
     query = (
         select(MINUTES.c.minute, func.sum(MINUTES.c.rows))
-        .where(
-            MINUTES.c.model_id == model.id,
-            # What is days old is there by hours.
-            MINUTES.c.minute > since_us // MINUTE_US - MINUTES_OF_HOUR,
-            MINUTES.c.minute < -(-until_us // MINUTE_US),
-        )
+        .where(MINUTES.c.model_id == model.id, MINUTES.c.minute >= first, MINUTES.c.minute < -(-until_us // MINUTE_US))
         .group_by(MINUTES.c.minute)
     )
     return Counter({minute: int(rows) for minute, rows in connection.execute(query)})

@@ -1,6 +1,7 @@
 """What the loop works on: the deployed models, and the database of the ledger, as the service has them."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -55,5 +56,7 @@ def connect_ledger() -> Engine:
             f"There is no ledger: {engine.url.database} does not exist. Start the service and send predictions, or set "
             "STATE_DIR or DATABASE_URL as the service has them."
         )
+    # It tells of each step, also where there is none to take.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     database.migrate(engine)
     return engine

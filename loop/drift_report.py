@@ -377,8 +377,8 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
     # A degree of longitude is shorter than one of latitude by the cosine of the latitude.
     stretch = float(1 / np.cos(np.radians((south + north) / 2)))
     # West of the land is room for the names of places.
-    extent = (west - 0.14 * (east - west), east + margin, south - margin, north + margin)
-    with canvas(path, 4.4) as figure:
+    extent = (west - 0.2 * (east - west), east + margin, south - margin, north + margin)
+    with canvas(path, 3.7) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.scatter(*reference.T, s=5, color="#C9C9C9", linewidths=0, label="training")
         left.scatter(*recent.T, s=5, color=ORANGE, linewidths=0, alpha=min(1.0, 1500 / len(recent)), label="recent")

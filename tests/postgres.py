@@ -76,11 +76,11 @@ class PostgreSQL:
         return f"postgresql://ledger@/{name}?host={self._directory}"
 
     def new_database(self) -> str:
-        """Make an empty database, and return its URL."""
+        """The URL of an empty schema, which is as good as a database: that would be 300 files, made and removed."""
         name = f"t{uuid.uuid4().hex}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self.url(name)
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url('postgres')}&options=-csearch_path%3D{name}"
 
 
 @contextmanager

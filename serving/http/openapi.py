@@ -70,7 +70,7 @@ _DRIFT_ERRORS = {
     **_LEDGER_ERRORS,
     "400": ("A malformed body or a refused value.", "rows[3].MedInc: input should be less than or equal to 50, not 99"),
     "429": (
-        "Shed: enough requests are compared or wait. `Retry-After` has the seconds after which to try again.",
+        "Shed: enough requests wait; or too many wrong keys. `Retry-After`: seconds until the next try.",
         "4 requests are compared or wait already. Try again.",
     ),
     "504": ("No answer within the time limit.", "There was no answer within 30 seconds."),
@@ -225,7 +225,10 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             },
             "responses": {
                 "200": {"description": (Drift.__doc__ or "").strip(), "content": _content(Drift)},
-                **{status: _error(status, Error, _DRIFT_ERRORS, detail=[]) for status in _DRIFT_ERRORS},
+                **{
+                    status: _error(status, Error, _DRIFT_ERRORS, detail=[])
+                    for status in ("400", "404", "413", "415", "429", "503", "504")
+                },
             },
         }
     }

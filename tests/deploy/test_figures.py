@@ -14,6 +14,7 @@ from contract import DATASETS
 from load_tests.benchmark.capacity import Assumptions
 from local_service import PROJECT
 from monitoring.slo import JOB
+from serving.http import feedback
 from serving.http.openapi import GET_ROUTES
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
@@ -89,7 +90,7 @@ def test_the_gateway_leads_to_every_route_for_users() -> None:
     """And to no path that nobody serves; ``/`` is the page that ``/docs`` is too."""
     matches = [match["path"] for rule in only(PRODUCTION, "HTTPRoute")["rules"] for match in rule["matches"]]
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
-    users = {*predictions, *PROTOCOL_ROUTES, *GET_ROUTES, "/docs", "/docs.json"} - set(INSIDE)
+    users = {*predictions, *PROTOCOL_ROUTES, *GET_ROUTES, feedback.PATH, "/docs", "/docs.json"} - set(INSIDE)
     led = {
         match["value"]: {
             path

@@ -301,8 +301,8 @@ def test_each_answer_is_on_record_once_when_a_worker_and_the_drainer_are_killed(
             postgresql.start()
         wait_until(lambda: service.drainers() and service.drainers() != [drainer], "another drainer runs")
         sending.join()
+        wait_until(lambda: service.value("ml_ledger_database_up") == 1, "the database is in use")
         wait_until(lambda: service.value("ml_ledger_lag_seconds") < 2, "the ledger keeps up")
-        assert service.value("ml_ledger_database_up") == 1
         assert service.value("ml_ledger_unwritten_total") == service.value("ml_ledger_dropped_segments_total") == 0
     check_ended(service)
     check(service, killed_at)

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     recall_score,
     root_mean_squared_error,
 )
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 
 from contract.table import FloatMatrix
 from ledger import database, feedback, quality, upkeep
@@ -194,6 +194,27 @@ def test_the_drainer_shows_it_as_metrics_and_takes_it_back(engine: Engine, store
     upkeep.round()
     assert value(LABELLED_ROWS, **where) is None
     assert value(LIVE_METRIC, **where, metric="accuracy") is None
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_it_is_computed_from_the_index_alone(engine: Engine, store: Store) -> None:
+    label(engine, store, 0, np.full((30, 1), 2.0), np.full(30, 2.5))
+    label(engine, store, 0, DRAWS.dirichlet([1, 1, 1], 30), np.zeros(30), model="iris")
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "FROM feedback" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    quality.refresh(engine)
+    event.remove(engine, "before_cursor_execute", note)
+    # Each window's part once, for both models; and the first value of the regression.
+    assert len(asked) == 2 * len(quality.WINDOWS) + 1
+    with engine.connect() as connection:
+        for statement, parameters in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert "USING COVERING INDEX feedback_by_model (model_id=? AND predicted_us>?" in plan[0].detail
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

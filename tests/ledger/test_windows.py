@@ -94,7 +94,8 @@ def test_of_a_busy_window_each_part_gives_its_share(
         for minute in range(480)
         for second in range(3 if minute < 240 else 9)
     ]
-    fill(store, records)
+    # What was before the window counts for nothing.
+    fill(store, [*records, *(a_record(since - second * SECOND) for second in range(1, 500))])
     found = windows.last_hours(reader, "housing", "v1", since_us=since, until_us=NOW_US)
     assert found is not None
     assert found.total_rows == 2880

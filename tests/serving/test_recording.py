@@ -45,7 +45,7 @@ def recorded(settings: Settings) -> list[Row[tuple[object, ...]]]:
     with engine.connect() as connection:
         found = connection.execute(
             select(PREDICTIONS, MODELS.c.model, MODELS.c.version)
-            .join_from(PREDICTIONS, MODELS)
+            .join_from(PREDICTIONS, MODELS, PREDICTIONS.c.model_id == MODELS.c.id)
             .order_by(PREDICTIONS.c.id)
         ).all()
     engine.dispose()
@@ -81,7 +81,8 @@ def test_each_answer_is_recorded_as_it_was_given(worker: LocalWorker, tmp_path: 
         assert 0 < one.milliseconds < 10_000
     engine = database.connect(settings.database_url)
     with engine.connect() as connection:
-        assert connection.execute(select(ERRORS.c[1:])).all() == [("iris", "http", 400, 2)]
+        columns = (ERRORS.c.model, ERRORS.c.protocol, ERRORS.c.status, ERRORS.c.requests)
+        assert connection.execute(select(*columns)).all() == [("iris", "http", 400, 2)]
     engine.dispose()
 
 

@@ -45,7 +45,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 
 def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
-    ledger = {"/feedback", "/logs", "/logs/recent", "/logs/stats"}
+    ledger = {"/drift/detect", "/feedback", "/logs", "/logs/recent", "/logs/stats"}
     operational = {"/livez", "/readyz", "/health", "/models/info", "/metrics", "/metrics/prometheus"}
     assert set(document["paths"]) == predictions | ledger | operational | set(PROTOCOL_ROUTES)
 
@@ -80,7 +80,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
-    assert tried == 9 + len(PROTOCOL_ROUTES)
+    assert tried == 10 + len(PROTOCOL_ROUTES)
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)

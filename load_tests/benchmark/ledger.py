@@ -1,0 +1,131 @@
+"""What the ledger costs: ``python -m load_tests.benchmark.ledger`` loads this service with ``LEDGER`` off and on.
+
+Both run at once, and each round loads one and then the other, so that what else the machine does slows both alike. The
+figure to read is CPU-milliseconds a request, of the workers and of the drainer.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import psutil
+from rich.console import Console
+
+from load_tests.benchmark import processes
+from load_tests.benchmark.load import find_wrk
+from load_tests.benchmark.plan import OURS, Line, Step
+from load_tests.benchmark.processes import running
+from load_tests.benchmark.report import table
+from load_tests.benchmark.runner import Bodies, LoadedServer, deployed_model, models_folder
+from load_tests.errors import LoadTestError
+from local_service import bypass_proxies
+
+CHANNELS = 4
+"""Of gRPC."""
+WARM_UP_SECONDS = 2
+SETTLE_SECONDS = 2.0
+"""Time for the drainer to write what a load has left in the spool: its cost is part of the load's."""
+
+
+class Cost(NamedTuple):
+    """CPU-milliseconds a request, and requests a second."""
+
+    workers: float
+    drainer: float
+    rate: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m load_tests.benchmark.ledger", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=int, default=4, help="of a load (%(default)s)")
+    options = parser.parse_args(arguments)
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        find_wrk()
+        bypass_proxies(os.environ)
+        screen.print(measure(options.rounds, options.seconds))
+    except (LoadTestError, OSError) as error:
+        screen.print(str(error), style="red")
+        return 1
+    return 0
+
+
+def measure(rounds: int, seconds: int) -> str:
+    """Load each line of this service with one row a request, and binary with 1,000; return a table of medians."""
+    _, model = deployed_model()
+    lines = []
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledger-"))
+        bodies = Bodies(Path(folder), model["onnx"])
+        servers = []
+        for mode in ("off", "on"):
+            settings = {**OURS.environment, "MODELS_DIR": str(models_folder().resolve()), "LEDGER": mode}
+            server = replace(OURS, title=f"LEDGER={mode}", environment=settings)
+            started = running(server, Path(sys.executable).parent, model, bodies.table[:1])
+            servers.append(LoadedServer(stack.enter_context(started), bodies))
+        for line in OURS.lines:
+            step = Step(8, 1000, seconds) if line.rows_only else Step(64, 1, seconds)
+            lines.append(_measure_line(servers, line, step, rounds))
+    heads = ("", "CPU-ms off", "workers on", "drainer", "all on against off", "rate on against off")
+    return table("The ledger's cost: medians of the rounds", heads, lines)
+
+
+def _measure_line(servers: Sequence[LoadedServer], line: Line, step: Step, rounds: int) -> tuple[str, ...]:
+    for server in servers:
+        server.check(line, step.rows)
+        server.load(line, replace(step, seconds=WARM_UP_SECONDS), CHANNELS)
+    pairs = []
+    for number in range(rounds):
+        order = servers if number % 2 == 0 else servers[::-1]
+        costs = {server.running.server.title: _cost(server, line, step) for server in order}
+        pairs.append((costs["LEDGER=off"], costs["LEDGER=on"]))
+    off, on = (Cost(*map(median, zip(*some, strict=True))) for some in zip(*pairs, strict=True))
+    return (
+        f"{line.title}, {step.rows:,} rows" if step.rows > 1 else line.title,
+        f"{off.workers:.4f}",
+        f"{on.workers:.4f}",
+        f"{on.drainer:.4f}",
+        f"{median((b.workers + b.drainer) / a.workers for a, b in pairs) - 1:+.1%}",
+        f"{median(b.rate / a.rate for a, b in pairs) - 1:+.1%}",
+    )
+
+
+def _cost(server: LoadedServer, line: Line, step: Step) -> Cost:
+    time.sleep(SETTLE_SECONDS)
+    before = _cpu_seconds(server.running.pid)
+    found = server.load(line, step, CHANNELS)
+    time.sleep(SETTLE_SECONDS)
+    after = _cpu_seconds(server.running.pid)
+    if found.problem:
+        raise LoadTestError(f"{server.running.server.title}: {found.problem}.")
+    workers, drainer = ((new - old) * 1000 / found.requests for old, new in zip(before, after, strict=True))
+    return Cost(workers, drainer, found.requests / found.seconds)
+
+
+def _cpu_seconds(pid: int) -> tuple[float, float]:
+    """CPU time of a server's processes: all but the drainer, and the drainer."""
+    workers = drainer = 0.0
+    for process in processes.tree(pid):
+        try:
+            times, command = process.cpu_times(), process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if "ledger.drainer" in command:
+            drainer += times.user + times.system
+        else:
+            workers += times.user + times.system
+    return workers, drainer
+
+
+if __name__ == "__main__":
+    sys.exit(main())
