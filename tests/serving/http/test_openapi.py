@@ -13,7 +13,6 @@ from serving.protocol.documents import PROTOCOL_ROUTES
 from tests.serving.http.conftest import Recorded
 from tests.serving.worker import LocalWorker
 
-
 ADMIN = {"/retrain", "/retrain/alert"}
 """Routes that need a key, always: `test_retrain.py` calls them."""
 JOB = "/retrain/status/{id}"
