@@ -100,12 +100,15 @@ def _write(path: Path, **content: Any) -> None:
 
 
 def _comparisons(dataset: Dataset, rows: Rows, verdict: Verdict) -> _Table:
-    wanted = "better, beyond chance" if rows is Rows.RECENT else "not worse by more than is allowed"
+    wanted = (
+        "The challenger has to be better on all of them, beyond chance. In no class or region may it"
+        if rows is Rows.RECENT
+        else "Neither on all of them nor in a class or region may the challenger"
+    )
     name = with_unit(metric(dataset), dataset)
     return _Table(
         f"On the {rows}",
-        f"{name[0].upper()}{name[1:]}: less is better. The challenger has to be {wanted}; in no class or region may it "
-        "be worse by more than is allowed.",
+        f"{name[0].upper()}{name[1:]}: less is better. {wanted} be worse by more than is allowed.",
         ("Rows of", "Rows", "Champion", "Challenger", "Change", "Allowed", "May be chance", "Finding"),
         [
             (
@@ -156,7 +159,7 @@ def _replay_tables(dataset: Dataset, found: Replay) -> list[_Table]:
             f"Difference of the {what}: new minus recorded. Changed: the answer {changed}.",
             ("Rows of", "Rows", "Mean", "Mean without sign", "Changed"),
             [
-                (one.name, f"{one.rows:,}", _number(one.mean), _number(one.mean_absolute), percent(one.changed))
+                (one.name, f"{one.rows:,}", _number(one.mean), f"{one.mean_absolute:.4g}", percent(one.changed))
                 for one in found.groups
             ],
         ),
