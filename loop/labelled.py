@@ -86,8 +86,7 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
 def hold_the_contract(dataset: Dataset, features: FloatMatrix) -> NDArray[np.bool_]:
     """Which rows ``[N, F]`` the contract of today takes; none whose features are not kept."""
     low, high = dataset.bounds
-    held: NDArray[np.bool_] = ((features >= low) & (features <= high)).all(axis=1)
-    return held
+    return np.asarray(((features >= low) & (features <= high)).all(axis=1))
 
 
 def divide(labelled: Labelled, splits: Splits, held_back: float) -> Division:

@@ -169,16 +169,15 @@ def test_the_training_split_never_gets_a_row_of_the_test_split(dataset: Dataset)
         0,
     )
     frames = [
-        labelled.frame(dataset, Labelled(one.features, one.target, np.zeros(len(one.target), np.int64), 0), 1.0).drop(
-            columns=WEIGHT
-        )
+        labelled.frame(dataset, Labelled(one.features, one.target, np.zeros(len(one.target), np.int64), 0), 1.0)
         for one in (now.train, now.test)
     ]
-    train = add_feedback(dataset, *frames, labelled.frame(dataset, mixed, 2.0))
+    before_it, test = (frame.drop(columns=WEIGHT) for frame in frames)
+    train = add_feedback(dataset, before_it, test, labelled.frame(dataset, mixed, 2.0))
     names = list(dataset.feature_names)
     added = train[train[FROM_FEEDBACK]]
     assert not set(row_keys(added[names].to_numpy(dtype=float))) & keys(now.test)
     assert 0 < len(added) <= len(division.train)
     assert set(added[WEIGHT]) == {2.0}
     assert set(train[~train[FROM_FEEDBACK]][WEIGHT]) == {1.0}
-    assert train.dtypes[dataset.target.name] == frames[0].dtypes[dataset.target.name]
+    assert train.dtypes[dataset.target.name] == before_it.dtypes[dataset.target.name]

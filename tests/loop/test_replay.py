@@ -88,7 +88,8 @@ def test_recorded_rows_are_answered_anew_and_compared(engine: Engine, tmp_path: 
     assert list(found.worst[0].features.values()) == table.features[worst].tolist()
     assert len(found.worst) == replay.WORST_CASES
     every = found.groups[0]
-    assert (every.name, every.rows, every.mean) == ("all", 60, pytest.approx(float(expected.mean())))
+    assert (every.name, every.rows) == ("all", 60)
+    assert every.mean == pytest.approx(float(expected.mean()))
     names = {one.name for one in found.groups[1:]}
     area = params.load().model_evaluation.special(HOUSING.name).map
     assert area is not None
