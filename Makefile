@@ -27,7 +27,17 @@ setup: $(VENV)/.dev ## Create .venv with the locked dependencies of training, se
 
 .PHONY: train
 train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in the BentoML store
+	@python -m training.promote --follow
 	$(call step,Run the pipeline (dvc repro),dvc repro)
+
+# Which model and version: make promote MODEL=iris VERSION=8
+.PHONY: promote
+promote: $(VENV)/.training ## Deploy a registered version: MODEL=iris VERSION=8; running services reload it
+	@python -m training.promote $(MODEL) $(VERSION)
+
+.PHONY: rollback
+rollback: $(VENV)/.training ## Deploy the version before: MODEL=housing; running services reload it
+	@python -m training.promote $(MODEL) --rollback
 
 .PHONY: lock-pipeline
 lock-pipeline: $(VENV)/.training ## Run the pipeline from nothing, in a copy of the work tree, and bring back dvc.lock and metrics/ to commit

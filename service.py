@@ -20,6 +20,7 @@ from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
 from serving.recording import Recorder
+from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
 from serving.startup import check_deployment
 from serving.telemetry import logs, scrape, series
@@ -30,7 +31,9 @@ NAME = "ml_prediction_bundle"
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
     logs.configure(SETTINGS)
-    MODELS = {dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR) for dataset in DATASETS.values()}
+    MODELS = {
+        dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR, served_by_others) for dataset in DATASETS.values()
+    }
 
 
 @bentoml.service(name=NAME, **host.service_options(SETTINGS))  # type: ignore[operator]  # mypy takes the function for the module of that name
@@ -44,14 +47,15 @@ class PredictionService:
     def __init__(self) -> None:
         with startup_errors():
             self.gate = Gate(SETTINGS.keys())
-            self.bundle = load_bundle(MODELS, SETTINGS)
+            self.bundle = load_bundle(MODELS, SETTINGS, served_by_others)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS, self.gate)
+        self.reloader = Reloader(self.bundle, SETTINGS)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
     def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
         """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
-        return http_app(self.inference, SETTINGS, document, behind, self.gate)
+        return http_app(self.inference, SETTINGS, document, behind, self.gate, self.reloader)
 
     @bentoml.on_deployment
     @staticmethod
@@ -71,6 +75,7 @@ class PredictionService:
         if self.recorder is not None:
             self.recorder.start(self.bundle.observers)
         self.bundle.open()
+        self.reloader.start()
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
 
@@ -82,6 +87,7 @@ class PredictionService:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what was taken, and see to it that the ledger has it."""
+        await self.reloader.stop()
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()

@@ -6,10 +6,11 @@ BundleError                 500
 ├── InvalidInput            400  a body or a value that the contract refuses
 ├── DataError               –    a table that breaks the contract
 ├── StartupError            –    start-up cannot go on: a setting, an artifact, a port
+├── model.deployed          DeploymentError
 ├── model.session           ArtifactError
 ├── serving.errors          Unauthenticated 401, PermissionDenied 403, NotFound 404, MethodNotAllowed 405,
-│                           PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415, Overloaded 429,
-│                           TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
+│                           Conflict 409, PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415,
+│                           Overloaded 429, TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
 │                           DeadlineExceeded 504
 ├── training.errors         PipelineError
 ├── loop.errors             LoopError

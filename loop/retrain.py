@@ -36,11 +36,10 @@ from training.errors import PipelineError
 from training.evaluation import stability
 from training.feature_engineering import FEATURES
 from training.files import write_json
-from training.model_evaluation import GATE_REASON
 from training.params import Params
 from training.registry import registration
 from training.splits import Split, Splits
-from training.tracking import CHALLENGER, RegisteredModel
+from training.tracking import CHALLENGER, GATE, GATE_REASON, RegisteredModel
 
 REPORTS = Path("reports/retraining")
 MODELS = Path("models")
@@ -211,6 +210,8 @@ def _unfair(
         return f"The champion stays: it has another contract, so nothing can be compared. {_by_hand(challenger)}"
     if challenger.version == champion.version:
         return "The champion stays: the same model came out again."
+    if tracking.was_chosen_over(champion, challenger.content_version):
+        return f"The champion stays: a person chose it when the challenger was there already. {_by_hand(challenger)}"
     if former.card.data_sha256 != model.card.data_sha256:
         return (
             "The champion stays: the raw table was replaced since it was trained, so it may know rows of the test "
@@ -241,7 +242,7 @@ def _record(one: Round) -> None:
         measured[f"gate_{label}_champion"] = comparison.champion
         measured[f"gate_{label}_challenger"] = comparison.challenger
     tags = {
-        "gate": "promoted" if one.verdict.promoted else "not promoted",
+        GATE: "promoted" if one.verdict.promoted else "not promoted",
         GATE_REASON: one.verdict.reason,
         "trigger": one.trigger,
         "feedback_rows": str(len(one.division.train)),

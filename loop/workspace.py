@@ -4,12 +4,12 @@ What is needed for that is kept in a folder. If the process is killed, the next 
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os import close
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ from training.tracking import CHAMPION, PREVIOUS, RegisteredModel
 KEPT = Path("data/retraining")
 """What a retraining that is at work, or was killed, has changed, as it was before."""
 _LOCK = Path("data/retraining.lock")
+_MODELS = Path("models")
 _ALIASES = "aliases.json"
 """In it: the versions that had the aliases. It is written when they are moved."""
 
@@ -34,7 +35,11 @@ def run(command: Sequence[str]) -> None:
     Raises:
         LoopError: it failed.
     """
-    ended = subprocess.run([sys.executable, "-m", *command], check=False)  # noqa: S603 - our own commands
+    # The stages are started as `python`: that of this environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    ended = subprocess.run(  # noqa: S603 - our own commands
+        [sys.executable, "-m", *command], check=False, env={**os.environ, "PATH": path}
+    )
     if ended.returncode:
         raise LoopError(f"`{' '.join(command)}` failed with status {ended.returncode}; its log says why.")
 
@@ -53,7 +58,7 @@ def alone() -> Iterator[None]:
     try:
         yield
     finally:
-        close(lock)
+        os.close(lock)
 
 
 class Workspace:
@@ -72,6 +77,7 @@ class Workspace:
         with replaced_directory(KEPT) as folder:
             # Those of every model: whoever recovers need not know which one was retrained.
             kept = [Path("dvc.lock"), *FEEDBACK.glob("*.parquet*"), *Path("metrics").glob("*.json")]
+            kept += [_MODELS / "previous.json", *(_MODELS / "previous").glob("*")]
             for path in kept:
                 if path.is_file():
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from typing import Any
 from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
-from serving.models import LoadedModel, load
+from contract.errors import StartupError
+from serving.models import LoadedModel, Spare, find, load, no_spare
 from serving.prediction import Observers, Predictor
 from serving.settings import Settings
 from serving.telemetry import bulk
@@ -89,8 +90,13 @@ class Bundle:
         return {name: _info(predictor.model) for name, predictor in self.predictors.items()}
 
 
-def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bundle:
+def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare: Spare = no_spare) -> Bundle:
     """Load and verify the models, and give each a predictor.
+
+    Args:
+        models: what to serve.
+        settings: where they are, and the limits of their runners.
+        spare: what to serve instead of a model that cannot be loaded.
 
     Raises:
         StartupError: a stored model is damaged or of another contract.
@@ -98,7 +104,14 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings) -> Bun
     loaded = {}
     for dataset, reference in models.items():
         started = perf_counter()
-        model = loaded[dataset.name] = load(dataset, reference.resolve())
+        try:
+            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR))
+        except StartupError:
+            tag = spare(dataset.name)
+            if tag is None:
+                raise
+            model = load(dataset, find(tag, settings.MODELS_DIR))
+        loaded[dataset.name] = model
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}
         logger.info("model loaded", extra=fields)

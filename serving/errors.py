@@ -39,6 +39,12 @@ class MethodNotAllowed(BundleError):
         self.allowed = allowed
 
 
+class Conflict(BundleError):
+    """What is deployed, or was before, cannot be served: nothing was changed."""
+
+    status = 409
+
+
 class PayloadTooLarge(BundleError):
     """A body over the size limit of the settings."""
 

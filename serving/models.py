@@ -1,11 +1,13 @@
 """Loads and verifies models from the BentoML model store."""
 
-import json
+import errno
 import logging
-import tarfile
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from lzma import LZMAError
 from pathlib import Path
 
 import bentoml
@@ -15,65 +17,134 @@ from bentoml.exceptions import NotFound as NotInStore
 from contract.dataset import Dataset
 from contract.errors import StartupError
 from model.card import TRAINING_RUN, ModelCard, TrainingRun
+from model.deployed import DAMAGED, DEPLOYED_FILE, Deployment, DeploymentError, unpack
 from model.session import Artifact, ArtifactError
 
 logger = logging.getLogger(__name__)
 
 
-DEPLOYED_FILE = "deployed.json"
-"""Maps each model to its deployed tag. Without this file, the latest model in the store is deployed."""
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Folder of a stored model that holds ``model.onnx`` and the card."""
+_LATEST = "latest"
+_DESCRIPTION = "model.yaml"
 
 
-def deployed_model(name: str, directory: Path) -> bentoml.models.BentoModel:
+Spare = Callable[[str], str | None]
+"""The tag to serve of a model where the deployed one cannot be, or None."""
+
+
+def no_spare(_: str) -> None:
+    """There is nothing else to serve."""
+
+
+def deployed_model(name: str, directory: Path, spare: Spare = no_spare) -> bentoml.models.BentoModel:
     """The reference to the deployed model ``name``, for the class scope of the service: a built Bento pins it.
-
-    A machine that has the pipeline's output but not the model in its store, for instance after ``dvc pull``, gets it
-    imported from the exported file.
 
     Args:
         name: of the dataset.
         directory: where the pipeline leaves ``deployed.json`` and ``store/{name}.bentomodel``.
+        spare: what else would do.
 
     Raises:
         StartupError: the model is neither in the store nor exported, or a file of the pipeline is damaged.
     """
-    deployed = directory / DEPLOYED_FILE
-    latest = f"{name}:latest"
-    tag = _deployed_tags(deployed).get(name, latest) if deployed.exists() else latest
     try:
-        found = bentoml.models.get(tag)
+        return bentoml.models.BentoModel(find(deployed_tag(name, directory), directory).tag)
+    except StartupError:
+        tag = spare(name)
+        if tag is None:
+            raise
+        return bentoml.models.BentoModel(tag)
+
+
+def deployed_tag(name: str, directory: Path) -> str:
+    """The tag in ``deployed.json``; without that file, the latest of the model in the store.
+
+    Raises:
+        StartupError: the file is damaged.
+    """
+    try:
+        return Deployment(directory).tags().get(name, f"{name}:{_LATEST}")
+    except DeploymentError as error:
+        raise StartupError(str(error)) from None
+
+
+def find(tag: str, directory: Path) -> bentoml.Model:
+    """The stored model of a tag.
+
+    A machine that has the pipeline's output but not the model in its store, for instance after ``dvc pull``, gets it
+    imported from the exported file. So does a container: the models of its image are in a store that cannot be written
+    to, and others are kept in ``BENTOML_HOME``.
+
+    Args:
+        tag: its version may be ``latest``.
+        directory: where the exports are.
+
+    Raises:
+        StartupError: the model is neither in the store nor exported, or its export is damaged.
+    """
+    name, _, version = tag.partition(":")
+    try:
+        return bentoml.models.get(tag)
     except NotInStore:
-        exported = directory / "store" / f"{name}.bentomodel"
-        if not exported.exists():
-            raise StartupError(
-                f"The model {tag} is not in the BentoML store, and {exported} does not exist. "
-                "Run `make train` (or `dvc repro`) to train and import it."
-            ) from None
-        try:
-            found = bentoml.models.import_model(str(exported))
-        except (BentoMLException, OSError, EOFError, LZMAError, tarfile.TarError) as error:
-            raise StartupError(
-                f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({error}). "
-                "Run `dvc repro -f -s import_models`."
-            ) from error
-        if tag not in {latest, str(found.tag)}:
-            raise StartupError(
-                f"{deployed} names {tag}, but {exported} holds {found.tag}. Run `dvc repro -f -s import_models`."
-            ) from None
-        fields = {"model": name, "version": str(found.tag.version), "file": exported.name}
-        logger.info("model imported into the BentoML store", extra=fields)
-    return bentoml.models.BentoModel(found.tag)
+        pass
+    except BentoMLException as error:
+        logger.warning("the store has a half-written model", extra={"model": name, "reason": str(error)})
+    imported = _store() / name / version
+    if (imported / _DESCRIPTION).exists():
+        return bentoml.Model.from_path(imported)
+    return _import(tag, directory)
 
 
-def _deployed_tags(deployed: Path) -> dict[str, str]:
-    try:
-        return {name: str(tag) for name, tag in json.loads(deployed.read_text()).items()}
-    except (AttributeError, ValueError) as error:
+def _import(tag: str, directory: Path) -> bentoml.Model:
+    """Import an export into the store of ``BENTOML_HOME``, whole or not at all. Several processes may do it at once."""
+    name, _, wanted = tag.partition(":")
+    exported = Deployment(directory).export_path(tag)
+    if not exported.exists():
         raise StartupError(
-            f"{deployed} must be a JSON object of model names and tags ({error}). Run `dvc repro -f -s import_models`."
+            f"The model {tag} is not in the BentoML store, and {exported} does not exist. "
+            "Run `make train` (or `dvc repro`) to train and import it."
+        )
+    models = _store()
+    try:
+        (models / name).mkdir(parents=True, exist_ok=True)
+        # Hidden and outside of the models, whose folders BentoML lists.
+        with tempfile.TemporaryDirectory(dir=models.parent, prefix=".import-") as temporary:
+            partial = Path(temporary) / "model"
+            found = unpack(exported, partial)
+            version = found.partition(":")[2]
+            if found.partition(":")[0] != name or wanted not in {_LATEST, version}:
+                raise StartupError(
+                    f"{directory / DEPLOYED_FILE} names {tag}, but {exported} holds {found}. "
+                    "Run `dvc repro -f -s import_models`."
+                )
+            _put(partial, models / name / version)
+    except DAMAGED as error:
+        raise StartupError(
+            f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({error}). "
+            "Run `dvc repro -f -s import_models`."
         ) from error
+    fields = {"model": name, "version": version, "file": exported.name}
+    logger.info("model imported into the BentoML store", extra=fields)
+    return bentoml.Model.from_path(models / name / version)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Move a whole model into the store, unless another process was first."""
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        if not (target / _DESCRIPTION).exists():
+            # What an import of BentoML's own has left half-written.
+            shutil.rmtree(target)
+            partial.rename(target)
+
+
+def _store() -> Path:
+    """The folder of the models in ``BENTOML_HOME``."""
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
 @dataclass(frozen=True, eq=False)

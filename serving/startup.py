@@ -15,7 +15,7 @@ from contract.dataset import Dataset
 from contract.errors import StartupError
 from ledger import database, spool
 from ledger.errors import LedgerError
-from serving.models import load
+from serving.models import find, load
 from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
         StartupError: what is wrong, and what to do about it.
     """
     for dataset, reference in models.items():
-        load(dataset, reference.resolve())
+        load(dataset, find(str(reference.tag), settings.MODELS_DIR))
     rings = settings.keys().rings
     logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
     context = click.get_current_context(silent=True)

@@ -49,6 +49,7 @@ def test_every_route_is_listed() -> None:
         "docs/ledger.md",
         "docs/loop.md",
         "docs/proxies.md",
+        "docs/reload.md",
         "docs/runbook.md",
     ],
 )

@@ -24,7 +24,9 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from model import deployed
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
+from model.deployed import Deployment, DeploymentError
 from training import console, files, tracking
 from training.errors import PipelineError
 from training.registry import archives, registration
@@ -32,22 +34,31 @@ from training.tracking import RegisteredModel
 
 CHAMPIONS_FILE = Path("reports/champions.json")
 MODELS = Path("models")
-STORE_DIRECTORY = MODELS / "store"
-DEPLOYED_FILE = MODELS / "deployed.json"
+DEPLOYED_FILE = MODELS / deployed.DEPLOYED_FILE
 PACKAGE = "mlflow_model"
 """The folder of a BentoML model in which ``bentoml.mlflow`` looks for MLflow's files."""
 _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """The creation time of an exported model: BentoML wants one, and the real one would differ from run to run."""
 
 
-def import_models(champions: Mapping[str, RegisteredModel], store: Path, deployed: Path) -> dict[str, str]:
-    """Export each champion to ``store``, import it into the BentoML store, and write the tags to ``deployed``.
+def import_models(
+    champions: Mapping[str, RegisteredModel], directory: Path, *, going_back: str | None = None
+) -> dict[str, str]:
+    """Export each champion to ``store``, import it into the BentoML store, and name it in ``deployed.json``.
+
+    What was deployed before is kept beside them as the way back. Running services that follow ``directory`` reload.
+
+    Args:
+        champions: by name.
+        directory: of the deployed models; see ``model.deployed``.
+        going_back: the model that is rolled back, if one is.
 
     Returns:
         The tag of each model by name, such as ``{"housing": "housing:sha-3f9a0c1b2d4e"}``.
     """
-    tags = {}
-    with files.replaced_directory(store) as partial:
+    tags: dict[str, str] = {}
+    deployment = Deployment(directory)
+    with files.replaced_directory(deployment.store) as partial:
         for name, champion in champions.items():
             tag = f"{name}:{champion.content_version}"
             with (
@@ -61,7 +72,11 @@ def import_models(champions: Mapping[str, RegisteredModel], store: Path, deploye
                     _add_run(folder, champion)
                     bentoml.models.import_model(str(folder), input_format="folder")
             tags[name] = tag
-    files.write_json(deployed, tags)
+        try:
+            deployment.keep_former(tags, going_back=going_back)
+        except DeploymentError as error:
+            console.log.warning("there will be no way back: %s", error)
+    deployment.write(tags)
     return tags
 
 
@@ -161,8 +176,7 @@ def main() -> None:
     champions = json.loads(CHAMPIONS_FILE.read_text(encoding="utf-8"))
     import_models(
         {dataset.name: find_champion(dataset, champions) for dataset in DATASETS.values()},
-        STORE_DIRECTORY,
-        DEPLOYED_FILE,
+        MODELS,
     )
 
 

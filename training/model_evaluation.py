@@ -30,11 +30,9 @@ from training.onnx.export import ESTIMATOR_FILE, load_estimator
 from training.params import ModelEvaluationParams, load
 from training.registry import registration
 from training.splits import Split, Splits
-from training.tracking import RegisteredModel
+from training.tracking import GATE, GATE_REASON, RegisteredModel
 
 FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
-GATE_REASON = "gate_reason"
-"""The tag of a registered version that says how it became champion, or why not."""
 
 
 def evaluate(
@@ -43,12 +41,15 @@ def evaluate(
     challenger: tuple[RegisteredModel, Artifact],
     champion: tuple[RegisteredModel, Artifact | str] | None,
     params: ModelEvaluationParams,
+    *,
+    chosen: bool = False,
 ) -> Evaluation:
     """Score challenger and champion on the same test split and let the gate decide. Draws nothing, moves nothing.
 
     Args:
         challenger: the model that was just trained.
         champion: the registry's champion; instead of a model, a text that says why it cannot be used.
+        chosen: a person made the champion what it is when the challenger was there already.
     """
     registered, model = challenger
     mine, stability = _scores(dataset, splits.test, model, params), _stability(dataset, splits.test, model, params)
@@ -72,6 +73,8 @@ def evaluate(
         rival,
         metric=getattr(params.gate, dataset.task),
         margin=params.margin,
+        name=dataset.name,
+        chosen=chosen,
     )
     kept = champion is not None and theirs is not None and not decision.promoted
     return Evaluation(
@@ -131,7 +134,8 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
     with step(f"{name}: score the model and the champion"):
         challenger = _challenger(dataset)
         champion = _champion(dataset, challenger)
-        evaluation = evaluate(dataset, splits, challenger, champion, params)
+        chosen = champion is not None and tracking.was_chosen_over(champion[0], challenger[0].content_version)
+        evaluation = evaluate(dataset, splits, challenger, champion, params, chosen=chosen)
         again = evaluation.former == challenger[0] and evaluation.decision.deployable
         if again and GATE_REASON in challenger[0].tags:
             # The champion, evaluated again: the page keeps saying how it became champion.
@@ -193,7 +197,7 @@ def _record(evaluation: Evaluation) -> None:
     # Evaluating the champion again does not change why it became champion.
     if evaluation.former is None or evaluation.former.version != evaluation.challenger.version:
         tags = {
-            "gate": "promoted" if evaluation.decision.promoted else "not promoted",
+            GATE: "promoted" if evaluation.decision.promoted else "not promoted",
             GATE_REASON: evaluation.decision.reason,
         }
     directory = REPORTS / "plots" / evaluation.dataset.name

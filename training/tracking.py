@@ -1,4 +1,4 @@
-"""The only file that knows MLflow: runs, the registry, the alias ``champion``.
+"""The only file that knows MLflow: runs, the registry, the aliases ``champion`` and ``previous``.
 
 The store is ``MLFLOW_TRACKING_URI``, by default ``sqlite:///mlflow.db`` with artifacts in ``mlruns/``. A logged model
 holds ``model.skops`` and, in ``extra_files/``, ``model.onnx``, ``card.json`` and ``reference.npz``. A registered
@@ -39,6 +39,11 @@ EXTRA_FILES = "extra_files"
 """The directory of a logged model for files of ours, as MLflow names it."""
 CONTENT_VERSION = "content_version"
 """The tag of a registered version that holds ``ModelCard.content_version``."""
+GATE = "gate"
+GATE_REASON = "gate_reason"
+"""The tags of a registered version that say whether it became champion, and why."""
+CHOSEN_OVER = "chosen_over"
+"""The tag of a version that a person made champion: the newest version of that time. None up to it replaces it."""
 
 # MLflow reads these when it is imported. They disable telemetry and needless output.
 _QUIET = {
@@ -226,7 +231,7 @@ def by_alias(name: str, alias: str) -> RegisteredModel | None:
 def promote(model: RegisteredModel) -> None:
     """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it."""
     former = champion(model.name)
-    if former is not None and former.version != model.version:
+    if former is not None and former.content_version != model.content_version:
         set_alias(former, PREVIOUS)
     set_alias(model, CHAMPION)
 
@@ -234,6 +239,22 @@ def promote(model: RegisteredModel) -> None:
 def set_alias(model: RegisteredModel, alias: str) -> None:
     """Move an alias to a version."""
     _client().set_registered_model_alias(model.name, alias, model.version)
+
+
+def mark_chosen(model: RegisteredModel, reason: str) -> None:
+    """Note that a person made a version champion: the gate lets only a model that is trained from now on replace it."""
+    client = _client()
+    newest = max(int(version.version) for version in client.search_model_versions(f"name = '{model.name}'"))
+    for tag, text in ((CHOSEN_OVER, str(newest)), (GATE, "promoted by hand"), (GATE_REASON, reason)):
+        client.set_model_version_tag(model.name, model.version, tag, text)
+
+
+def was_chosen_over(champion: RegisteredModel, content_version: str) -> bool:
+    """Whether a person made ``champion`` what it is when this other model was there already."""
+    newest = champion.tags.get(CHOSEN_OVER)
+    if newest is None:
+        return False
+    return any(int(one.version) <= int(newest) for one in with_content(champion.name, content_version))
 
 
 def get(name: str, version: str) -> RegisteredModel:

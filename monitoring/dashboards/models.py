@@ -84,7 +84,7 @@ DASHBOARD = (
         lines(
             "Predicted values",
             "Quantiles of a regression's predictions, in its target's unit.",
-            *quantiles("ml_predicted_value", MODEL, by="model", levels=(0.1, 0.5, 0.9)),
+            *quantiles("ml_predicted_value", VERSION, by="model, version", levels=(0.1, 0.5, 0.9)),
             unit="none",
             width=6,
             none="no regression is selected",
@@ -111,7 +111,7 @@ DASHBOARD = (
             none="no classifier is selected",
         )
     )
-    .with_row(Row("Runner"))
+    .with_row(Row("Runner and reloads"))
     .with_panel(
         lines(
             "Rows in a batch",
@@ -119,6 +119,7 @@ DASHBOARD = (
             (f"sum by (model) ({_BATCH % 'sum'}) / (sum by (model) ({_BATCH % 'count'}) > 0)", "{{model}} mean"),
             *quantiles("ml_batch_rows", MODEL, by="model", levels=(0.99,)),
             unit="none",
+            width=6,
         )
     )
     .with_panel(
@@ -127,6 +128,7 @@ DASHBOARD = (
             "Of a batch in the model itself.",
             *quantiles("ml_inference_seconds", MODEL, by="model"),
             unit="s",
+            width=6,
         )
     )
     .with_panel(
@@ -135,6 +137,19 @@ DASHBOARD = (
             "For the batch before.",
             *quantiles("ml_queue_wait_seconds", MODEL, by="model"),
             unit="s",
+            width=6,
+        )
+    )
+    .with_panel(
+        lines(
+            "Reloads",
+            "Models that workers have reloaded or refused, without a restart.",
+            (
+                f"sum by (model, outcome) (increase(ml_model_reloads_total{{{MODEL}}}[$__rate_interval]))",
+                "{{model}} {{outcome}}",
+            ),
+            unit="none",
+            width=6,
         )
     )
 )

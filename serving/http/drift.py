@@ -95,7 +95,7 @@ class DriftApp:
         self._seconds = settings.TIMEOUT_SECONDS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drift")
         self._waiting = 0
-        self._detectors: dict[str, tuple[LoadedModel, Detector]] = {}
+        self._detectors: dict[str, tuple[str, Detector]] = {}
 
     @property
     def route(self) -> Route:
@@ -159,8 +159,8 @@ class DriftApp:
     def _detector(self, model: LoadedModel) -> Detector:
         name = model.dataset.name
         known = self._detectors.get(name)
-        if known is None or known[0] is not model:
+        if known is None or known[0] != model.version:
             artifact = model.artifact
             reference = Reference.read(artifact.directory, artifact.card)
-            known = self._detectors[name] = model, Detector(artifact.card, reference)
+            known = self._detectors[name] = model.version, Detector(artifact.card, reference)
         return known[1]

@@ -6,11 +6,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from contract import DATASETS
 from contract.housing import HOUSING
 from model.drift import Drift
-from serving.http import drift, feedback, logs, logs_page, retrain
+from serving.http import drift, feedback, logs, logs_page, models, retrain
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
+from serving.http.models import RollbackRequest, ServedVersions
 from serving.http.predictions import prediction_apis
 from serving.protocol.documents import (
     BINARY_TYPE,
@@ -52,10 +54,26 @@ _LEDGER_ERRORS = {
     "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
 }
 
+_RELOAD_ERRORS = {
+    **_ERRORS,
+    "400": ("A malformed body.", "model: the field is missing"),
+    "404": ("There is no such model.", "model: there is no model 'wine'; there are housing, iris."),
+    "409": (
+        "A worker refuses the deployed model, or there is nothing to roll back to. `detail` has each worker's reason.",
+        "The deployed model is refused: worker 4711 serves sha-3f9a0c1b2d4e: The stored model housing:sha-… is damaged",
+    ),
+    "503": (
+        "Workers have not looked in time; `detail` names them.",
+        "Not all workers have reloaded: worker 4711 has not looked within 120 s",
+    ),
+    "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),
+}
+
 _PREDICTION_ERRORS = ("400", "413", "415", "429", "503", "504")
 _CHALLENGE = {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _HEADERS = {"401": _CHALLENGE, "429": _RETRY}
+_TAGS = ("predictions", "ledger", "Open Inference Protocol", "operations", "admin")
 BEARER = "key"
 """Name of the scheme: what ``Authorize`` asks for."""
 _SCHEME = {
@@ -207,7 +225,14 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             },
         }
     }
-    bodies += [FeedbackEntry, FeedbackResult]
+    bodies += [FeedbackEntry, FeedbackResult, RollbackRequest, ServedVersions]
+    paths[models.RELOAD] = _reload_item("models_reload", "Have all workers serve the deployed models", ("409", "503"))
+    paths[models.ROLLBACK] = _reload_item(
+        "models_rollback",
+        "Deploy what was deployed before, in all workers",
+        ("400", "404", "409", "413", "415", "503", "504"),
+        {"required": True, "content": _content(RollbackRequest, {"model": next(iter(DATASETS))})},
+    )
     paths[drift.PATH] = {
         "post": {
             "operationId": "drift_detect",
@@ -253,7 +278,9 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "info": {"title": title, "version": version, "description": description},
         # Relative to this document: a proxy may serve it under a path of its own.
         "servers": [{"url": "./"}],
-        "tags": [{"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations")],
+        "tags": [
+            {"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations", "admin")
+        ],
         "paths": paths,
         # Or none, where the service has no keys: the document is the same.
         "security": [{BEARER: []}, {}],
@@ -269,7 +296,8 @@ def _retrain_paths() -> dict[str, Any]:
         refused = ("400", "404", *(["409"] if status == "202" else []), "413", "415", "503", "504")
         return {
             "operationId": name,
-            "tags": ["ledger"],
+            "tags": ["admin"],
+            "security": [{BEARER: []}],
             "summary": summary,
             "requestBody": {"description": _GZIP, "required": True, "content": _content(body, example)},
             "responses": {
@@ -312,6 +340,20 @@ def _retrain_paths() -> dict[str, Any]:
             }
         },
     }
+
+
+def _reload_item(
+    name: str, summary: str, errors: tuple[str, ...], body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": name, "tags": ["admin"], "summary": summary}
+    operation["security"] = [{BEARER: []}]
+    if body is not None:
+        operation["requestBody"] = body
+    operation["responses"] = {
+        "200": {"description": (ServedVersions.__doc__ or "").strip(), "content": _content(ServedVersions)},
+        **{status: _error(status, Error, _RELOAD_ERRORS, detail=[]) for status in errors},
+    }
+    return {"post": operation}
 
 
 def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:

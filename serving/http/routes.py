@@ -13,11 +13,13 @@ from serving.http.drift import DriftApp
 from serving.http.feedback import FeedbackApp
 from serving.http.logs import LogsApp
 from serving.http.logs_page import LogsPage
+from serving.http.models import ModelsApp
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.http.retrain import RetrainApp
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
+from serving.reload import Reloader
 from serving.settings import Settings
 from serving.telemetry import scrape
 from serving.telemetry.call import Endpoint, http_counter
@@ -30,6 +32,7 @@ def http_app(
     document: Callable[[], dict[str, Any]],
     behind: ASGIApp,
     gate: Gate,
+    reloader: Reloader,
 ) -> HttpApp:
     """The HTTP application of a worker.
 
@@ -39,6 +42,7 @@ def http_app(
         document: makes the OpenAPI document.
         behind: BentoML's application.
         gate: decides who may call what.
+        reloader: follows what is deployed.
     """
     bundle = inference.bundle
     predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
@@ -83,6 +87,7 @@ def http_app(
         *LogsApp(ledger).routes,
         *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
+        *ModelsApp(reloader, settings).routes,
         quiet_route("/health", health, Access.PUBLIC),
         quiet_route("/metrics", metrics, Access.METRICS),
         quiet_route("/metrics/prometheus", metrics, Access.METRICS),

@@ -11,7 +11,7 @@ from pathlib import Path
 from contract.errors import StartupError
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-METRICS = (".db", ".sock", ".lock")
+METRICS = (".db", ".sock", ".lock", ".status")
 """Endings of the files that a server leaves in it."""
 
 

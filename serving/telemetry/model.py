@@ -90,8 +90,7 @@ class _Version:
         trained_at = run.trained_at.isoformat() if run.trained_at else ""
         info = series.MODEL_INFO.labels(name, version, run.run_id or "", card.algorithm, trained_at)
         info.set(1)
-        if run.trained_at:
-            series.TRAINED.labels(name).set(run.trained_at.timestamp())
+        series.TRAINED.labels(name).set(run.trained_at.timestamp() if run.trained_at else series.WITHDRAWN)
         self._described = [info]
         for metric, value in card.metrics.items():
             gauge = series.TEST_METRIC.labels(name, version, metric)
@@ -121,7 +120,7 @@ class _Values:
         name, card = model.dataset.name, model.card
         self._edges = card.prediction_deciles
         self._deciles = _decile_counters(series.PREDICTION_DECILE, name)
-        self._values = series.predicted_value(name, card.prediction_deciles)
+        self._values = series.predicted_value(name, model.version, tuple(card.prediction_deciles))
         for decile, share in enumerate(card.prediction_decile_shares):
             series.PREDICTION_REFERENCE.labels(name, decile).set(share)
 

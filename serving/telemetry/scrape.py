@@ -54,14 +54,14 @@ def bury_dead(directory: Path) -> None:
     """Fold what dead workers counted into ``<kind>_dead.db``, and remove their gauges and sockets."""
     for path in sorted(directory.glob("*.db")):
         match = _FILE.fullmatch(path.name)
-        if match is None or _alive(int(match[2])):
+        if match is None or is_alive(int(match[2])):
             continue
         kind = match[1]
         if kind in FOLDED:
             _fold(path, directory / f"{kind}_dead.db", larger=kind == "gauge_max")
         path.unlink()
     for path in directory.glob("flush_*.sock"):
-        if not _alive(int(path.stem.removeprefix("flush_"))):
+        if not is_alive(int(path.stem.removeprefix("flush_"))):
             path.unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ class _Current(Collector):
     def collect(self) -> Iterable[Metric]:
         """Every family with its samples."""
         for metric in self._workers.collect():
-            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            metric.samples = [sample for sample in metric.samples if math.isfinite(sample.value)]
             if metric.type == "histogram":
                 # The collector has sum and count before the buckets.
                 metric.samples.sort(key=_histogram_order)
@@ -189,7 +189,8 @@ def _fold(source: Path, target: Path, *, larger: bool) -> None:
         sums.close()
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
     try:
         # A killed worker is a zombie until its parent looks after it, which BentoML's does every 10 seconds.
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

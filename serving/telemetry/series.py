@@ -1,14 +1,17 @@
 """Every series of ``/metrics``. Labels come from the contract, the routes and the model card.
 
-A dead worker's counters are kept; its gauges (``livemostrecent``, ``livesum``) are dropped.
+A dead worker's counters are kept; its gauges (``livemostrecent``, ``livemax``, ``livesum``) are dropped.
 """
 
 import math
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
-WITHDRAWN = math.nan
-"""Value of a gauge that no longer holds: a scrape leaves it out. In several processes no series can be removed."""
+WITHDRAWN = -math.inf
+"""Value of a gauge that no longer holds: a scrape leaves it out. In several processes no series can be removed.
+
+It is below every other, so that with ``livemax`` a series is there as long as one worker means it."""
 
 WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, replacements included.")
 
@@ -96,6 +99,16 @@ LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
 )
 
+RELOADS = Counter(
+    "ml_model_reloads", "Deployed models that a worker has reloaded or refused to serve.", ["model", "outcome"]
+)
+RELOAD_REFUSED = Gauge(
+    "ml_model_reload_refused",
+    "1 while a worker refuses the deployed model and serves the one before.",
+    ["model"],
+    multiprocess_mode="livemax",
+)
+
 FEEDBACK = Counter("ml_ledger_feedback", "Entries of feedback that arrived over HTTP.", ["outcome"])
 # The drainer has series of its own: ledger/drainer.py.
 LEDGER_UNWRITTEN = Counter(
@@ -132,7 +145,7 @@ MODEL_INFO = Gauge(
     "ml_model_info",
     "1 for the model that is served.",
     ["model", "version", "run_id", "algorithm", "trained_at"],
-    multiprocess_mode="livemostrecent",
+    multiprocess_mode="livemax",
 )
 TRAINED = Gauge(
     "ml_model_trained_timestamp_seconds",
@@ -144,7 +157,7 @@ TEST_METRIC = Gauge(
     "ml_model_test_metric",
     "A metric of the served model on the test split.",
     ["model", "version", "metric"],
-    multiprocess_mode="livemostrecent",
+    multiprocess_mode="livemax",
 )
 FEATURE_REFERENCE = Gauge(
     "ml_feature_reference_share",
@@ -166,14 +179,20 @@ CLASS_REFERENCE = Gauge(
 )
 
 
-def predicted_value(model: str, deciles: list[float]) -> Histogram:
-    """``ml_predicted_value`` of one model: its buckets are the deciles of its predictions on the training split.
+@cache
+def predicted_value(model: str, version: str, deciles: tuple[float, ...]) -> Histogram:
+    """``ml_predicted_value`` of one version: its buckets are the deciles of its predictions on the training split.
 
-    Each model has its own: one metric object has one set of buckets. The files of the workers are what a scrape reads,
-    so it need not be registered.
+    Each version has its own: one metric object has one set of buckets. The files of the workers are what a scrape
+    reads, so it need not be registered. A version that comes back gets the object it had: prometheus_client keeps every
+    one that was made.
     """
     bounds = sorted({float(f"{edge:.4g}") for edge in deciles})
     metric = Histogram(
-        "ml_predicted_value", "Predicted values, in the unit of the target.", ["model"], buckets=bounds, registry=None
+        "ml_predicted_value",
+        "Predicted values, in the unit of the target.",
+        ["model", "version"],
+        buckets=bounds,
+        registry=None,
     )
-    return metric.labels(model)
+    return metric.labels(model, version)

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bentoml
@@ -11,7 +12,8 @@ from contract.errors import StartupError
 from contract.housing import HOUSING
 from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE, deployed_model, load
+from model.deployed import DEPLOYED_FILE
+from serving.models import ARTIFACT_FOLDER, deployed_model, find, load
 from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
 
@@ -138,3 +140,22 @@ def test_a_model_that_is_nowhere_stops_with_the_way_out(tmp_path: Path) -> None:
     tiny_models.pin(tmp_path, {"iris": "gone"})
     with pytest.raises(StartupError, match=r"iris:gone is not in the BentoML store.*Run `make train`"):
         deployed_model("iris", tmp_path)
+
+
+def test_several_may_import_a_model_at_once(tmp_path: Path) -> None:
+    """As the workers of two servers do that share a store."""
+    tag = str(exported(tmp_path).tag)
+    bentoml.models.delete(tag)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load(IRIS, find(tag, tmp_path)).version, range(8)))
+    assert {f"iris:{version}" for version in found} == {tag}
+    home = Path(bentoml.models.get(tag).path).parents[2]
+    assert not list(home.glob(".import-*"))
+
+
+def test_what_an_interrupted_import_left_is_imported_anew(tmp_path: Path) -> None:
+    stored = exported(tmp_path)
+    folder = Path(stored.path)
+    (folder / "model.yaml").unlink()
+    assert load(IRIS, find(str(stored.tag), tmp_path)).version == stored.tag.version
+    assert (folder / "model.yaml").exists()

@@ -24,9 +24,10 @@ from model.card import (
     ModelCard,
     TrainingRun,
 )
+from model.deployed import DEPLOYED_FILE
 from model.reference import Reference
 from model.session import open_session, output_name, run_session
-from serving.models import ARTIFACT_FOLDER, DEPLOYED_FILE
+from serving.models import ARTIFACT_FOLDER
 from training.onnx import export
 from training.train import describe_answers
 

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -22,20 +23,25 @@ from serving.http.routes import http_app
 from serving.models import LoadedModel
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.reload import Reloader
 from serving.settings import Settings
 
 T = TypeVar("T")
 
 
 class LocalWorker:
-    """``url`` is where it speaks HTTP, ``target`` where it speaks gRPC."""
+    """``url`` is where it speaks HTTP, ``target`` where it speaks gRPC.
 
-    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings) -> None:
+    With a ``server``, the directory of a server, it follows what is deployed.
+    """
+
+    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings, server: Path | None = None) -> None:
         self.bundle = Bundle(models, settings)
         self.document = document("test", "1", "A test.")
         inference = Inference(self.bundle, "test", "1")
         self.gate = Gate(settings.keys())
-        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate)
+        self.reloader = Reloader(self.bundle, settings, server)
+        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate, self.reloader)
         self.grpc = GrpcServer(inference, settings, self.gate)
         config = uvicorn.Config(
             self.app,
@@ -49,6 +55,7 @@ class LocalWorker:
         self._server = uvicorn.Server(config)
         self.url = f"http://127.0.0.1:{settings.API_PORT}"
         self.target = f"127.0.0.1:{settings.GRPC_PORT}"
+        self._follows = server is not None
         self.loop = asyncio.new_event_loop()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -77,7 +84,10 @@ class LocalWorker:
         await self.grpc.start()
         self.bundle.open()
         self.grpc.open()
+        if self._follows:
+            self.reloader.start()
         await self._server.serve()
+        await self.reloader.stop()
         await self.grpc.stop(1)
         await self.bundle.close()
 

@@ -44,7 +44,7 @@ def stored(tag: str) -> bentoml.Model:
 
 
 def test_the_champion_is_served_with_the_run_that_made_it(champion: RegisteredModel, tmp_path: Path) -> None:
-    tags = import_models({"iris": champion}, tmp_path / "store", tmp_path / "deployed.json")
+    tags = import_models({"iris": champion}, tmp_path)
     assert tags == {"iris": f"iris:{champion.content_version}"}
     model = load(IRIS, stored(tags["iris"]))
     assert model.version == model.card.content_version
@@ -54,18 +54,18 @@ def test_the_champion_is_served_with_the_run_that_made_it(champion: RegisteredMo
 
 
 def test_equal_models_have_equal_exports_and_one_tag(champion: RegisteredModel, tmp_path: Path) -> None:
-    import_models({"iris": champion}, tmp_path / "first", tmp_path / "deployed.json")
+    import_models({"iris": champion}, tmp_path / "first")
     again = train("iris", tiny_train_params("iris"))
     assert again.version != champion.version
-    import_models({"iris": again}, tmp_path / "second", tmp_path / "deployed.json")
-    first, second = (tmp_path / place / "iris.bentomodel" for place in ("first", "second"))
+    import_models({"iris": again}, tmp_path / "second")
+    first, second = (tmp_path / place / "store/iris.bentomodel" for place in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     # What is in the store stays as it was.
     assert load(IRIS, stored(f"iris:{again.content_version}")).run == champion.training_run
 
 
 def test_an_export_is_imported_by_bentoml_alone(champion: RegisteredModel, tmp_path: Path) -> None:
-    (tag,) = import_models({"iris": champion}, tmp_path / "store", tmp_path / "deployed.json").values()
+    (tag,) = import_models({"iris": champion}, tmp_path).values()
     export = str(tmp_path / "store/iris.bentomodel")
     home = {"BENTOML_HOME": str(tmp_path / "bentoml")}
     command = [sys.executable, "-m", "bentoml", "models", "import", export]

@@ -266,6 +266,27 @@ def test_a_champion_registered_by_hand_is_known_by_its_content(
     assert champions()[dataset.name] == champion.content_version == mine.content_version
 
 
+def test_what_a_person_chose_stays_until_another_model_is_trained(
+    dataset: Dataset, settings: ModelEvaluationParams
+) -> None:
+    chosen = train(dataset, rows=4)
+    train(dataset, rows=90)
+    evaluate_models([dataset], settings)
+    tracking.promote(chosen)
+    tracking.mark_chosen(chosen, "A person made it the champion.")
+
+    evaluate_models([dataset], settings)
+
+    assert champions()[dataset.name] == chosen.content_version
+    assert "a person chose it when" in Path("reports/evaluation.html").read_text(encoding="utf-8")
+    better = train(dataset)
+    evaluate_models([dataset], settings)
+    assert tracking.champion(dataset.name) == better
+    former = tracking.by_alias(dataset.name, tracking.PREVIOUS)
+    assert former is not None
+    assert former.version == chosen.version
+
+
 @pytest.mark.parametrize("missing", ["models/{}/card.json", "data/features/{}/test.parquet"])
 def test_missing_input(registry: Path, settings: ModelEvaluationParams, missing: str) -> None:
     assert registry == Path.cwd()

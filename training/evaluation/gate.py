@@ -36,18 +36,23 @@ class Decision:
     deployable: bool = True
 
 
-def decide(challenger: Contender, champion: Contender | None, *, metric: str, margin: float) -> Decision:
+def decide(
+    challenger: Contender, champion: Contender | None, *, metric: str, margin: float, name: str, chosen: bool = False
+) -> Decision:
     """Decide whether the challenger becomes the champion.
 
     It does if there is no champion, if the champion is unusable, or if its score on the same test split is better by at
     least ``margin`` of the champion's. An equal model does not: changing the champion costs a deployment and new
-    baselines for drift. A challenger that is unusable never does.
+    baselines for drift. A challenger that is unusable never does. What a person has chosen stays until a model is
+    trained that was not there to be chosen.
 
     Args:
         challenger: the model that was just trained.
         champion: the registry's champion, if it has one.
         metric: the score that is compared.
         margin: the smallest relative improvement that is enough, 0.01 for 1 %.
+        name: of the model.
+        chosen: a person made the champion what it is when the challenger was there already.
     """
     new, old = f"version {challenger.version}", f"version {champion.version}" if champion else ""
     if challenger.unusable:
@@ -72,6 +77,11 @@ def decide(challenger: Contender, champion: Contender | None, *, metric: str, ma
             reason=f"{old.capitalize()} stays the champion: {new} has learned from {challenger.feedback_rows:,} rows "
             "of the ledger, and is judged on recent rows too, by `python -m loop.retrain`.",
         )
+    if chosen:
+        return Decision(
+            promoted=False,
+            reason=f"{old.capitalize()} stays the champion: a person chose it when {new} was there already.",
+        )
     mine, theirs = challenger.scores[metric], champion.scores[metric]
     improvement = _improvement(mine, theirs, lower_is_better=metric in LOWER_IS_BETTER)
     # Rounded: an improvement of exactly the margin is enough, whatever the last bit of the division.
@@ -87,10 +97,12 @@ def decide(challenger: Contender, champion: Contender | None, *, metric: str, ma
     else:
         reason += f", only {percent(improvement)} better; {percent(margin)} was asked for."
     if challenger.data_sha256 != champion.data_sha256:
-        reason += (
-            f" The raw data changed since {old} was trained: it may have been trained on rows of this split, which "
-            "favours it."
-        )
+        reason += f" The raw data changed since {old} was trained: it may have been trained on rows of this split."
+        if not promoted:
+            reason += (
+                " So the two cannot be compared fairly. If the new data shall count, "
+                f"`make promote MODEL={name} VERSION={challenger.version}` makes {new} the champion."
+            )
     return Decision(promoted, reason, improvement)
 
 

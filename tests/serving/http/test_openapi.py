@@ -13,8 +13,6 @@ from serving.protocol.documents import PROTOCOL_ROUTES
 from tests.serving.http.conftest import Recorded
 from tests.serving.worker import LocalWorker
 
-ADMIN = {"/retrain", "/retrain/alert"}
-"""Routes that need a key, always: `test_retrain.py` calls them."""
 JOB = "/retrain/status/{id}"
 
 
@@ -24,8 +22,10 @@ def document(client: httpx.Client) -> dict[str, Any]:
     return content
 
 
-def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
+def operations(document: dict[str, Any], *, admin: bool = False) -> list[tuple[str, str, dict[str, Any]]]:
+    """All but those for admins, which ``test_reload.py`` and ``test_retrain.py`` ask; or those."""
+    found = [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
+    return [one for one in found if ("admin" in one[2]["tags"]) == admin]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,10 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
     ledger = {"/drift/detect", "/feedback", "/logs", "/logs/recent", "/logs/stats"}
-    ledger |= ADMIN | {"/retrain/jobs", JOB}
+    ledger |= {"/retrain/jobs", JOB}
     operational = {"/livez", "/readyz", "/health", "/models/info", "/metrics", "/metrics/prometheus"}
-    assert set(document["paths"]) == predictions | ledger | operational | set(PROTOCOL_ROUTES)
+    admin = {"/models/reload", "/models/rollback", "/retrain", "/retrain/alert"}
+    assert set(document["paths"]) == predictions | ledger | operational | admin | set(PROTOCOL_ROUTES)
 
 
 def test_every_route_of_the_protocol_is_served(
@@ -70,7 +71,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
 ) -> None:
     tried = 0
     for path, verb, operation in operations(document):
-        if path in ADMIN or path == JOB:
+        if path == JOB:
             continue
         body = operation["requestBody"]["content"]["application/json"] if verb == "post" else {}
         asked = recorded.client if "ledger" in operation["tags"] else client
@@ -109,19 +110,26 @@ def test_every_error_is_described_with_an_example(
         if verb != "post":
             continue
         expected = {"400", "413", "415"} | (set() if path.endswith("/index") else {"503", "504"})
-        if path not in {"/feedback", "/v2/repository/index"} | ADMIN:
+        if path not in ("/feedback", "/v2/repository/index"):
             expected |= {"429"}
         assert expected <= set(operation["responses"])
         for status, response in operation["responses"].items():
-            if status not in ("200", "202"):
+            if status != "200":
                 content = response["content"]["application/json"]
                 check(document, content["schema"], content["example"])
-        if path in ADMIN:
-            continue
         asked = recorded.client if "ledger" in operation["tags"] else client
         refused = asked.post(path.format(**model), json={"surprise": True, "ready": "surely"})
         assert refused.status_code == 400
         check(document, operation["responses"]["400"]["content"]["application/json"]["schema"], refused.json())
+
+
+def test_admin_routes_always_ask_for_a_key(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document, admin=True):
+        assert operation["security"] == [{"key": []}]
+        for status, response in operation["responses"].items():
+            if status not in ("200", "202"):
+                content = response["content"]["application/json"]
+                check(document, content["schema"], content["example"])
 
 
 def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
