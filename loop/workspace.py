@@ -17,16 +17,21 @@ import pandas as pd
 from ledger import locks
 from loop.errors import LoopError
 from training import tracking
-from training.feature_engineering import FEEDBACK
-from training.files import replaced_directory, write_json, write_parquet
+from training.feature_engineering import FEATURES, FEEDBACK
+from training.files import replaced_directory, replaced_file, write_json, write_parquet
 from training.tracking import CHAMPION, PREVIOUS, RegisteredModel
 
 KEPT = Path("data/retraining")
 """What a retraining that is at work, or was killed, has changed, as it was before."""
 _LOCK = Path("data/retraining.lock")
 _MODELS = Path("models")
-_ALIASES = "aliases.json"
-"""In it: the versions that had the aliases. It is written when they are moved."""
+_ROUND = "round.json"
+"""In it: which model, and which versions had the aliases if they were moved."""
+_DEPLOYMENT = (
+    *("reports/champions.json", "reports/evaluation.html", "reports/plots"),
+    *("reports/deployment_validation.json", "models/store"),
+)
+"""What the pipeline writes after the gate, apart from the pointer to the deployed models."""
 
 
 def run(command: Sequence[str]) -> None:
@@ -77,11 +82,13 @@ class Workspace:
         with replaced_directory(KEPT) as folder:
             # Those of every model: whoever recovers need not know which one was retrained.
             kept = [Path("dvc.lock"), *FEEDBACK.glob("*.parquet*"), *Path("metrics").glob("*.json")]
-            kept += [_MODELS / "previous.json", *(_MODELS / "previous").glob("*")]
+            # Not from the cache: a service may have been rolled back since the pipeline ran.
+            kept += [_MODELS / "deployed.json", _MODELS / "previous.json", *(_MODELS / "previous").glob("*")]
             for path in kept:
                 if path.is_file():
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, folder / path)
+            write_json(folder / _ROUND, {"model": self._name, "aliases": {}})
 
     def put_feedback(self, rows: pd.DataFrame) -> None:
         """Write the rows of the ledger to train on, tracked by DVC.
@@ -96,7 +103,7 @@ class Workspace:
         """Move the aliases to a challenger, in a way that can be undone."""
         former = {alias: tracking.by_alias(self._name, alias) for alias in (CHAMPION, PREVIOUS)}
         versions = {alias: model.version for alias, model in former.items() if model is not None}
-        write_json(KEPT / _ALIASES, {"model": self._name, **versions})
+        write_json(KEPT / _ROUND, {"model": self._name, "aliases": versions})
         tracking.promote(challenger)
 
 
@@ -108,17 +115,21 @@ def recover() -> bool:
     """
     if not KEPT.is_dir():
         return False
-    if (KEPT / _ALIASES).is_file():
-        versions = json.loads((KEPT / _ALIASES).read_text(encoding="utf-8"))
-        name = versions.pop("model")
-        for alias, version in versions.items():
-            tracking.set_alias(tracking.get(name, version), alias)
+    kept = json.loads((KEPT / _ROUND).read_text(encoding="utf-8"))
+    name, aliases = kept["model"], kept["aliases"]
+    for alias, version in aliases.items():
+        tracking.set_alias(tracking.get(name, version), alias)
     for path in FEEDBACK.glob("*.parquet*"):
         path.unlink()
     for path in KEPT.rglob("*"):
-        if path.is_file() and path.name != _ALIASES:
-            shutil.copyfile(path, path.relative_to(KEPT))
-    run(["dvc", "checkout", "--quiet", "--force"])
+        if path.is_file() and path.name != _ROUND:
+            target = path.relative_to(KEPT)
+            # Whole or not at all, as services read some of them; and not at all if it is as it was.
+            if not target.is_file() or target.read_bytes() != path.read_bytes():
+                with replaced_file(target) as partial:
+                    shutil.copyfile(path, partial)
+    outputs = [str(FEATURES / name), str(_MODELS / name), *(_DEPLOYMENT if aliases else ())]
+    run(["dvc", "checkout", "--quiet", "--force", *outputs])
     discard()
     return True
 

@@ -58,6 +58,7 @@ class Project:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
         self.environment = {
             **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "BENTOML_HOME": str(folder / "bentoml"),
             "STATE_DIR": str(folder / "state"),
             "PYTHONPATH": os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")]),
