@@ -140,6 +140,14 @@ def test_stage_and_log_are_on_record_while_a_job_runs(engine: Engine, tmp_path: 
     assert not alive(tmp_path)
 
 
+def test_once_ends_when_no_job_waits(engine: Engine, tmp_path: Path) -> None:
+    """As a CronJob runs it."""
+    numbers = [ask(engine).id, jobs.request(engine, "iris", Trigger.PERSON, "somebody", None)[0].id]
+    Worker(engine, command(tmp_path, "succeeds")).run(once=True)
+    assert [job_of(engine, number).state for number in numbers] == [State.DONE, State.DONE]
+    assert jobs.worker_seen_us(engine) is None
+
+
 def test_two_workers_run_one_job_at_a_time(engine: Engine, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
