@@ -26,6 +26,7 @@ from ledger.reader import Reader, Rows
 from ledger.times import iso, now_us
 from loop import gate
 from loop.deployed import connect_ledger
+from loop.drift import DEFAULT_HOURS, hours_of
 from loop.errors import LoopError
 from loop.labelled import hold_the_contract
 from model.session import Artifact
@@ -37,7 +38,6 @@ from training.params import MapParams
 from training.tracking import CHALLENGER, RegisteredModel
 
 REPORTS = Path("reports/replay")
-DEFAULT_HOURS = 24.0
 MAXIMUM_ROWS = 100_000
 WORST_CASES = 20
 TIMED_ROWS = 500
@@ -343,16 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, help="housing@challenger, housing@previous, housing/8")
     parser.add_argument(
-        "--hours", type=_hours, default=DEFAULT_HOURS, help=f"of the last so many hours ({DEFAULT_HOURS:g})"
+        "--hours", type=hours_of, default=DEFAULT_HOURS, help=f"of the last so many hours ({DEFAULT_HOURS:g})"
     )
     return parser
-
-
-def _hours(text: str) -> float:
-    hours = float(text)
-    if not 0 < hours <= 36_500 * 24:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return hours
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from ledger.times import iso, now_us
 from loop import gate, labelled, retrain_report
 from loop import replay as replaying
 from loop.deployed import connect_ledger
+from loop.drift import DEFAULT_HOURS
 from loop.errors import LoopError
 from loop.gate import Answers, Verdict
 from loop.labelled import Division, Labelled
@@ -195,7 +196,7 @@ def _judge(
             reason = unfair or f"The champion stays: the challenger {unstable}."
             verdict = Verdict(promoted=False, reason=reason, comparisons=verdict.comparisons)
         progress(0.7, "replay recorded traffic")
-        since = max(now - int(replaying.DEFAULT_HOURS * 3_600_000_000), 0)
+        since = max(now - int(DEFAULT_HOURS * 3_600_000_000), 0)
         replay = replaying.replay(
             dataset, Reader(engine), model.card.content_version, model, since_us=since, until_us=now, area=area
         )
