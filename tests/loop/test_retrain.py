@@ -110,7 +110,7 @@ def test_what_cannot_be_compared_fairly_is_said(
     tmp_path: Path, former: dict[str, str], champion: RegisteredModel, said: str
 ) -> None:
     model = Artifact.read(write_model(tmp_path / "new", PLOTS, PLOTS_WEIGHTS))
-    other = Artifact.read(write_model(tmp_path / "former", PLOTS, PLOTS_WEIGHTS, **former))  # type: ignore[arg-type]
+    other = Artifact.read(write_model(tmp_path / "former", PLOTS, PLOTS_WEIGHTS, **former))
     unfair = retrain._unfair(PLOTS, model, other, registered("2"), champion)
     assert bool(unfair) == bool(said)
     assert re.search(said, unfair)
