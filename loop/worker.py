@@ -153,10 +153,12 @@ class Worker:
         """Renew the lease while a job runs; whether it is still this worker's at the end."""
         renewed = time.monotonic()
         every = self._lease_seconds / 6
-        due = renewed
+        due, told = renewed, running.stage
         while not self._stopped and running.read(max(0.0, due - time.monotonic()), self._wake):
-            if time.monotonic() < due:
+            # A new stage is told at once.
+            if time.monotonic() < due and running.stage == told:
                 continue
+            told = running.stage
             due = time.monotonic() + every
             asked = time.monotonic()
             try:
