@@ -32,8 +32,10 @@ from ledger.jobs import Job, State
 from ledger.times import now_us
 from loop import child
 from loop.deployed import connect_ledger
+from loop.errors import LoopError
 from loop.retrain import REFUSED_STATUS
 from loop.triggers import Triggers
+from loop.workspace import alone, recover
 from training import console
 
 log = logging.getLogger(__name__)
@@ -275,6 +277,16 @@ def _outcome(running: _Running, result: Path) -> tuple[State, str, dict[str, obj
     return state, f"It ended with status {running.status} while it was at: {running.stage}. {last[:1000]}", None
 
 
+def _put_back() -> None:
+    """Put the project's files back, if a retraining was killed and nobody is at work now."""
+    try:
+        with alone():
+            if recover():
+                log.warning("Put back what a retraining had left that was killed.")
+    except LoopError as error:
+        log.warning("The project's files are left as they are: %s", error)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
@@ -299,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:
+        _put_back()
         worker.run(once=options.once)
     finally:
         engine.dispose()
