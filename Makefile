@@ -135,6 +135,14 @@ sbom: $(VENV)/.dev ## List what is in the image, as CycloneDX in reports/sbom.cd
 audit: $(VENV)/.dev ## Look the image's libraries up in PyPI's list of vulnerabilities; needs pypi.org
 	$(call step,Look up known vulnerabilities (pip-audit),pip-audit --strict --disable-pip --require-hashes -r requirements/serving.txt)
 
+.PHONY: retrain
+retrain: train ## Retrain MODEL with what came true, and let the better model take over: docs/loop.md
+	@exec python -m loop.retrain --model $(or $(MODEL),$(error Name the model: make retrain MODEL=housing))
+
+.PHONY: loop
+loop: $(VENV)/.training ## Run the worker of the loop: it retrains models when asked to; stop with Ctrl-C
+	@exec python -m loop.worker
+
 .PHONY: ui
 ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port MLFLOW_PORT (5000)
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --port $${MLFLOW_PORT:-5000}
@@ -159,7 +167,7 @@ endef
 
 .PHONY: clean
 clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
-	rm -rf data/prepared data/features models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
+	rm -rf data/prepared data/features data/retraining* models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
 	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -13,6 +13,7 @@ BundleError                 500
 │                           Conflict 409, PayloadTooLarge 413, UnsupportedMediaType 415, UnsupportedEncoding 415,
 │                           Overloaded 429, TooManyAttempts 429, InferenceFailed 500, NotReady 503, DatabaseAway 503,
 │                           DeadlineExceeded 504
+├── ledger.errors           LedgerError; ledger.jobs NotNow 409
 ├── training.errors         PipelineError
 ├── loop.errors             LoopError
 ├── load_tests.errors       LoadTestError

@@ -23,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -204,6 +205,47 @@ DRIFT = Table(
     Column("result", Text, nullable=False, comment="model.drift.Drift: JSON"),
     Index("drift_by_model", "model_id", "time_us"),
     comment="what the search for drift has found, in windows of the predictions",
+)
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    Column("id", Identity, primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("kind", String(16), nullable=False, comment="retrain"),
+    Column("trigger", String(16), nullable=False, comment="person, schedule, drift, quality, alert"),
+    Column("who", String(64), nullable=False, comment="of a key, its label"),
+    Column("state", String(8), nullable=False, comment="queued, running, done, refused, failed"),
+    Column("stage", String(200), nullable=False),
+    Column("progress", Float, nullable=False, comment="0 to 1"),
+    Column("log", Text, nullable=False, comment="its end"),
+    Column("reason", Text, comment="why it ended as it did: a sentence"),
+    Column("result", Text, comment="figures: JSON"),
+    Column("owner", String(128), comment="the worker that has the lease, and its claim"),
+    Column("heartbeat_us", BigInteger, comment="the lease ends a while after it"),
+    Column("attempts", SmallInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("started_us", BigInteger, comment="of the last attempt"),
+    Column("finished_us", BigInteger),
+    # Whatever the code does, the database has one running job at most.
+    Index(
+        "one_running_job",
+        "state",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index("jobs_by_model", "model", "id"),
+    comment="work for the worker of the loop",
+)
+
+WORKERS = Table(
+    "workers",
+    METADATA,
+    Column("name", String(128), primary_key=True),
+    Column("started_us", BigInteger, nullable=False),
+    Column("heartbeat_us", BigInteger, nullable=False),
+    comment="workers of the loop, and when each was last seen",
 )
 
 ACTIONS = Table(

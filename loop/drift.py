@@ -164,14 +164,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", choices=list(DATASETS), help="this model; default: all")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--hours", type=_hours, default=None, help=f"predictions of the last so many hours ({DEFAULT_HOURS:g})"
+        "--hours", type=hours_of, default=None, help=f"predictions of the last so many hours ({DEFAULT_HOURS:g})"
     )
     which.add_argument("--rows", type=_rows, help=f"so many of the newest rows, at most {windows.MAXIMUM_ROWS:,}")
     parser.add_argument("--fail", action="store_true", help=f"exit with {DRIFT_STATUS} if there is drift")
     return parser
 
 
-def _hours(text: str) -> float:
+def hours_of(text: str) -> float:
+    """An argument in hours.
+
+    Raises:
+        ArgumentTypeError: it is out of range.
+    """
     hours = float(text)
     if not 0 < hours <= 36_500 * 24:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")

@@ -19,6 +19,8 @@ REGRESSION_OUTPUT = "predict"
 """Name of a regression model's output, FP64 of shape ``[N]`` or ``[N, 1]``."""
 TRAINING_RUN = "training_run"
 """Key of the ``TrainingRun`` in the metadata of a BentoML model."""
+FEEDBACK_ROWS = "feedback_rows"
+"""Name of the parameter that says how many training rows came from the ledger; left out where none did."""
 PROBABILITIES_OUTPUT = "probabilities"
 """Name of a classification model's output, floats of shape ``[N, C]`` that sum to 1."""
 
@@ -132,6 +134,11 @@ class ModelCard(_Part):
         if set(self.class_shares) != set(self.classes):
             raise ValueError("class_shares must have each of the classes")
         return self
+
+    @property
+    def feedback_rows(self) -> int:
+        """The training rows that came from the ledger."""
+        return int(self.parameters.get(FEEDBACK_ROWS) or 0)
 
     @property
     def content_version(self) -> str:

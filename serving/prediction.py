@@ -71,6 +71,7 @@ class Observers:
 
     def add(self, observer: Observer) -> None:
         """Tell one more observer, from the next prediction on."""
+        self.write()  # What is pending was answered before, and is not for it.
         self._observers.append(observer)
 
     def remove(self, observer: Observer) -> None:

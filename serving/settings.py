@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from contract.errors import StartupError
 from ledger.database import default_url
+from ledger.jobs import DEFAULT_COOLDOWN_MINUTES, DEFAULT_MINIMUM_ROWS
 from serving.keys import Key, Keys, Ring, hashes
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -114,6 +115,12 @@ class Settings(BaseModel):
     )
     DRAIN_SECONDS: float = Field(
         default=0, ge=0, le=600, description="After SIGTERM, time to go on serving while not ready."
+    )
+    RETRAIN_COOLDOWN_MINUTES: float = Field(
+        default=DEFAULT_COOLDOWN_MINUTES, ge=0, description="Least time between two retrainings of a model, in minutes."
+    )
+    RETRAIN_MINIMUM_ROWS: int = Field(
+        default=DEFAULT_MINIMUM_ROWS, ge=0, description="Labelled rows since its last retraining that a model needs."
     )
     LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
     STATE_DIR: Path = Field(

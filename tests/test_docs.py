@@ -47,6 +47,7 @@ def test_every_route_is_listed() -> None:
         "docs/drift.md",
         "docs/kubernetes.md",
         "docs/ledger.md",
+        "docs/loop.md",
         "docs/proxies.md",
         "docs/reload.md",
         "docs/runbook.md",
@@ -54,7 +55,16 @@ def test_every_route_is_listed() -> None:
 )
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:
     text = (PROJECT / name).read_text()
-    made = ("models/", "reports/", "metrics/", "mlruns/", "data/prepared/", "data/features/")
+    made = (
+        "models/",
+        "reports/",
+        "data/retraining/",
+        "data/feedback/",
+        "metrics/",
+        "mlruns/",
+        "data/prepared/",
+        "data/features/",
+    )
     ours = re.findall(
         r"`((?:contract|training|serving|load_tests|monitoring|deploy|docs|tests|examples|requirements|data)/[\w./]*"
         r"|\w+\.(?:py|yaml|toml))`",

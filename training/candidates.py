@@ -133,7 +133,7 @@ def _sample(dataset: Dataset, split: Split) -> Split:
         chosen = np.concatenate(
             [np.flatnonzero(split.target == one)[: max(SAMPLE_ROWS // len(classes), 20)] for one in classes]
         )
-    return Split(split.features[chosen], split.target[chosen])
+    return split.take(chosen)
 
 
 def _configured(

@@ -18,8 +18,12 @@ from training.data_preparation import PREPARED
 from training.errors import PipelineError
 from training.files import replaced_directory, write_json, write_parquet
 from training.params import FeatureEngineeringParams
+from training.splits import FROM_FEEDBACK, WEIGHT, row_keys
 
 FEATURES = Path("data/features")
+FEEDBACK = Path("data/feedback")
+"""Rows of the ledger with what came true, one ``<name>.parquet`` a dataset; ``loop/retrain.py`` writes them. A fresh
+clone has none."""
 
 
 def split(
@@ -75,7 +79,36 @@ def _describe(column: "pd.Series[float]") -> dict[str, Any]:
     }
 
 
-def engineer(dataset: Dataset, prepared: Path, directory: Path, split_params: FeatureEngineeringParams) -> None:
+def add_feedback(dataset: Dataset, train: pd.DataFrame, test: pd.DataFrame, feedback: pd.DataFrame) -> pd.DataFrame:
+    """The training split with the rows of the ledger below its own, but never with a row of the test split.
+
+    Rows are the same if their features are. The result has the columns ``WEIGHT`` and ``FROM_FEEDBACK``; without a row
+    to add it is the training split itself.
+
+    Args:
+        feedback: features, target and ``WEIGHT``.
+
+    Raises:
+        PipelineError: it lacks a column.
+    """
+    names = list(dataset.feature_names)
+    wanted = [*names, dataset.target.name, WEIGHT]
+    if missing := sorted(set(wanted) - set(feedback.columns)):
+        raise PipelineError(
+            f"{FEEDBACK / dataset.name}.parquet lacks {', '.join(missing)}: the contract has changed since it was "
+            f"written. Remove it, or write it anew with `python -m loop.retrain --model {dataset.name}`."
+        )
+    known = set(row_keys(test[names].to_numpy(dtype=float)))
+    new = [key not in known for key in row_keys(feedback[names].to_numpy(dtype=float))]
+    if not any(new):
+        return train
+    added = feedback.loc[new, wanted].astype(train.dtypes.to_dict()).assign(**{FROM_FEEDBACK: True})
+    return pd.concat([train.assign(**{WEIGHT: 1.0, FROM_FEEDBACK: False}), added], ignore_index=True)
+
+
+def engineer(
+    dataset: Dataset, prepared: Path, directory: Path, split_params: FeatureEngineeringParams, feedback: Path
+) -> None:
     """Split a prepared table, then describe its training split.
 
     Args:
@@ -83,10 +116,13 @@ def engineer(dataset: Dataset, prepared: Path, directory: Path, split_params: Fe
         prepared: the table, as data_preparation wrote it.
         directory: gets ``train.parquet``, ``test.parquet`` and ``statistics.json``; replaced as a whole.
         split_params: how to split.
+        feedback: rows of the ledger to train on too; there may be none.
     """
     if not prepared.is_file():
         raise PipelineError(f"{prepared} is missing. Run `dvc repro data_preparation`.")
     train, test = split(dataset, pd.read_parquet(prepared), split_params)
+    if feedback.is_file():
+        train = add_feedback(dataset, train, test, pd.read_parquet(feedback))
     with replaced_directory(directory) as partial:
         write_parquet(partial / "train.parquet", train)
         write_parquet(partial / "test.parquet", test)
@@ -98,7 +134,8 @@ def main() -> None:
     split_params = params.load().feature_engineering
     for name, dataset in DATASETS.items():
         with console.step(f"{name}: split and describe"):
-            engineer(dataset, PREPARED / f"{name}.parquet", FEATURES / name, split_params)
+            feedback = FEEDBACK / f"{name}.parquet"
+            engineer(dataset, PREPARED / f"{name}.parquet", FEATURES / name, split_params, feedback)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,13 @@ def evaluate(
             excess = _stability(dataset, splits.test, usable, params).excess
             rival = Contender(former.content_version, theirs, usable.card.data_sha256, unusable=excess)
     decision = decide(
-        Contender(registered.content_version, mine, model.card.data_sha256, unusable=stability.excess),
+        Contender(
+            registered.content_version,
+            mine,
+            model.card.data_sha256,
+            unusable=stability.excess,
+            feedback_rows=model.card.feedback_rows,
+        ),
         rival,
         metric=getattr(params.gate, dataset.task),
         margin=params.margin,

@@ -182,6 +182,41 @@ class ModelEvaluationParams(_Section):
         return self.datasets.get(name, DatasetEvaluationParams())
 
 
+class GroupParams(_Section):
+    """When a class or a region counts: from ``minimum_rows`` on. It may be worse by ``tolerance``, relative."""
+
+    minimum_rows: Count
+    tolerance: Annotated[float, Field(ge=0)]
+
+
+class ByTaskParams(_Section):
+    """A number for each task."""
+
+    regression: Annotated[float, Field(ge=0)]
+    classification: Annotated[float, Field(ge=0)]
+
+
+class RetrainingParams(_Section):
+    """What ``loop/retrain.py`` trains on, and when its gate lets a challenger become the champion.
+
+    ``margin``, ``tolerance`` and those of groups are relative: shares of the champion's score. ``slack`` is in the
+    score's unit: RMSE, or log loss in nats.
+    """
+
+    window_days: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(gt=0)]
+    held_back: Annotated[float, Field(gt=0, lt=1)]
+    minimum_rows: Count
+    recent_days: Annotated[float, Field(gt=0)]
+    minimum_recent_rows: Count
+    margin: Annotated[float, Field(ge=0, lt=1)]
+    certainty: Annotated[float, Field(gt=0, lt=1)]
+    tolerance: Annotated[float, Field(ge=0)]
+    group: GroupParams
+    slack: ByTaskParams
+    quality_drop: ByTaskParams
+
+
 class DeploymentValidationParams(_Section):
     """The checks of the running service. ``p95_budget_ms`` limits the 95th percentile of the latency of one row."""
 
@@ -197,6 +232,7 @@ class Params(_Section):
     feature_engineering: FeatureEngineeringParams
     train: dict[Name, TrainParams]
     model_evaluation: ModelEvaluationParams
+    retraining: RetrainingParams
     deployment_validation: DeploymentValidationParams
 
     def table(self, name: str) -> TableParams:

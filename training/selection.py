@@ -37,8 +37,10 @@ class CrossValidation:
 
 
 def fit(pipeline: Pipeline, split: Split, task: Task) -> Pipeline:
-    """Fit a copy of a pipeline."""
-    return clone(pipeline).fit(split.features, _labels(split, task))
+    """Fit a copy of a pipeline, with the weights of the rows where they have any."""
+    step = pipeline.steps[-1][0]
+    weights = {} if split.weight is None else {f"{step}__sample_weight": split.weight}
+    return clone(pipeline).fit(split.features, _labels(split, task), **weights)
 
 
 def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatMatrix:
@@ -69,7 +71,7 @@ def cross_validate(
     except ValueError as error:
         raise PipelineError(f"train.{dataset.name}.folds: {error}") from error
     for seen, unseen in parts:
-        fitted = fit(pipeline, Split(split.features[seen], split.target[seen]), dataset.task)
+        fitted = fit(pipeline, split.take(seen), dataset.task)
         answer = export.answers(fitted, split.features[unseen], dataset.task)
         if out_of_fold is None:
             out_of_fold = np.empty((len(split.target), *answer.shape[1:]))

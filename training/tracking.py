@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-CHAMPION, PREVIOUS = "champion", "previous"
-"""Aliases: the model that is deployed, and the champion before."""
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+"""Aliases: the model that is deployed, the one that was last judged by ``loop.retrain``, the champion before."""
 MODEL_SKOPS = "model.skops"
 """The estimator in a logged model, as MLflow's scikit-learn flavour names it."""
 EXTRA_FILES = "extra_files"

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from contract import DATASETS, deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
-from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, FeatureCard, GoldenRow, ModelCard
+from model.card import CARD_FILE, FEEDBACK_ROWS, ONNX_FILE, REFERENCE_FILE, FeatureCard, GoldenRow, ModelCard
 from model.reference import Reference
 from training import candidates, console, params, selection, tracking
 from training.errors import PipelineError
@@ -90,6 +90,8 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             dataset, splits.test.target, export.answers(estimator, splits.test.features, dataset.task)
         )
         parameters = describe_parameters(pipelines[chosen], train_params.candidates[chosen], train_params.features)
+        if splits.train.from_feedback is not None:
+            parameters[FEEDBACK_ROWS] = int(splits.train.from_feedback.sum())
         run.log(
             params={"algorithm": chosen, **parameters},
             metrics={

@@ -141,7 +141,7 @@ class HttpApp:
     def _refused(self, route: Route, call: Call, scope: Scope) -> HttpResponse | None:
         """The answer to a caller who may not pass; None for others."""
         reads = scope["method"] in {"GET", "HEAD"}
-        refusal = self._gate.refusal(route.access, _authorization(scope), reads=reads)
+        refusal = self._gate.refusal(route.access, authorization(scope), reads=reads)
         if refusal is None:
             return None
         error = self._gate.count(refusal, client_of(scope), route.endpoint.protocol)
@@ -151,7 +151,7 @@ class HttpApp:
         """Answer on an admin route, and put on record who called it."""
         scope = request.scope
         # Now: its file may lose the key meanwhile.
-        holder = self._gate.holder(_authorization(scope) or b"")
+        holder = self._gate.holder(authorization(scope) or b"")
         if holder is None:
             raise RuntimeError("an admin route was reached without a key")
         try:
@@ -232,7 +232,8 @@ def client_of(scope: Scope) -> str:
     return client[0] if client else ""
 
 
-def _authorization(scope: Scope) -> bytes | None:
+def authorization(scope: Scope) -> bytes | None:
+    """The ``Authorization`` of a request; None if it has none."""
     for name, value in scope["headers"]:
         if name == _AUTHORIZATION:
             found: bytes = value

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from contract import DATASETS
 from contract.housing import HOUSING
 from model.drift import Drift
-from serving.http import drift, feedback, logs, logs_page, models
+from serving.http import drift, feedback, logs, logs_page, models, retrain
 from serving.http.errors import Error, ErrorReason
 from serving.http.feedback import FeedbackEntry, FeedbackResult
 from serving.http.models import RollbackRequest, ServedVersions
@@ -94,6 +94,16 @@ _DRIFT_ERRORS = {
     "504": ("No answer within the time limit.", "There was no answer within 30 seconds."),
 }
 
+_RETRAIN_ERRORS = {
+    **_LEDGER_ERRORS,
+    "400": ("A malformed body or parameter.", "model: input should be 'housing' or 'iris', not 'wine'"),
+    "404": ("There is no such job, or the ledger is off.", "id: there is no job 7; GET /retrain/jobs lists them."),
+    "409": (
+        "It was retrained a while ago, or little has come true since.",
+        'model: housing was last retrained 12 minutes ago; wait 48 minutes, or send "force": true.',
+    ),
+}
+
 _GZIP = "May be compressed: `Content-Encoding: gzip`."
 
 
@@ -126,6 +136,11 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
         "summary": "By model and version: rows, requests, errors, latency, distribution, share with feedback",
         "content": _content(logs.LoggedStats),
         "query": logs.StatsQuery,
+    },
+    retrain.JOBS: {
+        "summary": "Retraining jobs, newest first",
+        "content": _content(retrain.Jobs),
+        "query": retrain.JobsQuery,
     },
     logs_page.PATH: {
         "summary": "The predictions on record as a page for people",
@@ -245,6 +260,9 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         }
     }
     bodies += [Drift, *drift.REQUESTS.values()]
+    paths |= _retrain_paths()
+    bodies += [retrain.RetrainRequest]
+    lenient_bodies += retrain.ANSWERS
     for path, protocol_route in PROTOCOL_ROUTES.items():
         paths[path] = _protocol_item(path, protocol_route)
         lenient_bodies += [body for body in (protocol_route.takes, protocol_route.gives) if body]
@@ -269,6 +287,60 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         # Or none, where the service has no keys: the document is the same.
         "security": [{BEARER: []}, {}],
         "components": {"schemas": schemas["$defs"], "securitySchemes": {BEARER: _SCHEME}},
+    }
+
+
+def _retrain_paths() -> dict[str, Any]:
+    def errors(*statuses: str) -> dict[str, Any]:
+        return {status: _error(status, Error, _RETRAIN_ERRORS, detail=[]) for status in statuses}
+
+    def post(name: str, summary: str, status: str, body: type[BaseModel], example: Any, gives: type[BaseModel]) -> Any:
+        refused = ("400", "404", *(["409"] if status == "202" else []), "413", "415", "503", "504")
+        return {
+            "operationId": name,
+            "tags": ["admin"],
+            "security": [{BEARER: []}],
+            "summary": summary,
+            "requestBody": {"description": _GZIP, "required": True, "content": _content(body, example)},
+            "responses": {
+                status: {"description": (gives.__doc__ or "").strip(), "content": _content(gives)},
+                **errors(*refused),
+            },
+        }
+
+    alert = {"alerts": [{"status": "firing", "labels": {"alertname": "FeatureDrift", "model": HOUSING.name}}]}
+    identifier = {"description": "The number of the job.", "schema": {"type": "integer", "minimum": 1}}
+    told = {"description": (retrain.JobStatus.__doc__ or "").strip(), "content": _content(retrain.JobStatus)}
+    return {
+        retrain.PATH: {
+            "post": post(
+                "retrain",
+                "Ask for a retraining (admin key): a job, which the worker of the loop runs",
+                "202",
+                retrain.RetrainRequest,
+                {"model": HOUSING.name},
+                retrain.Taken,
+            )
+        },
+        retrain.ALERT: {
+            "post": post(
+                "retrain_alert",
+                "Alertmanager's webhook (admin key): retrain the models of firing alerts",
+                "200",
+                retrain.AlertRequest,
+                alert,
+                retrain.AlertAnswer,
+            )
+        },
+        retrain.STATUS: {
+            "get": {
+                "operationId": "retrain_status",
+                "tags": ["ledger"],
+                "summary": "A retraining job: stage, progress, the end of its log, and why it ended as it did",
+                "parameters": [{"name": "id", "in": "path", "required": True, **identifier}],
+                "responses": {"200": told, **errors("404", "503")},
+            }
+        },
     }
 
 

@@ -15,6 +15,7 @@ from serving.http.logs import LogsApp
 from serving.http.logs_page import LogsPage
 from serving.http.models import ModelsApp
 from serving.http.predictions import PredictionApp, prediction_apis
+from serving.http.retrain import RetrainApp
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
@@ -48,6 +49,7 @@ def http_app(
     protocol = RestProtocol(inference, settings)
     ledger = LedgerDatabase(settings)
     actions = ActionLog(ledger if settings.LEDGER == "on" else None)
+    retraining = RetrainApp(ledger, settings, gate)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
@@ -81,6 +83,7 @@ def http_app(
         *protocol.routes.values(),
         FeedbackApp(ledger, settings).route,
         DriftApp(bundle, ledger, settings).route,
+        *retraining.routes,
         *LogsApp(ledger).routes,
         *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
@@ -94,4 +97,8 @@ def http_app(
         *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
-    return HttpApp({route.endpoint.name: route for route in routes}, protocol.find, behind, log, gate, actions)
+
+    def find(path: str) -> Route | None:
+        return retraining.find(path) or protocol.find(path)
+
+    return HttpApp({route.endpoint.name: route for route in routes}, find, behind, log, gate, actions)

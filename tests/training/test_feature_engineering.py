@@ -13,6 +13,7 @@ from training.feature_engineering import engineer, split, statistics
 from training.params import FeatureEngineeringParams
 
 PARAMS = FeatureEngineeringParams(test_size=0.2, random_state=42)
+NO_FEEDBACK = Path("no such file")
 
 
 def table(name: str, rows: int = 150) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def test_statistics_know_nothing_of_the_test_split(name: str, tmp_path: Path) ->
     written = []
     for number, content in enumerate((rows, changed)):
         content.to_parquet(tmp_path / "table.parquet", index=False)
-        engineer(DATASETS[name], tmp_path / "table.parquet", tmp_path / str(number), PARAMS)
+        engineer(DATASETS[name], tmp_path / "table.parquet", tmp_path / str(number), PARAMS, NO_FEEDBACK)
         written.append((tmp_path / str(number) / "statistics.json").read_text())
     assert written[0] == written[1]
     assert (pd.read_parquet(tmp_path / "1/test.parquet").iloc[:, 0] == 1e6).all()
@@ -72,7 +73,7 @@ def test_statistics() -> None:
 
 def test_statistics_of_classes_are_their_shares(tmp_path: Path) -> None:
     table("iris").to_parquet(tmp_path / "iris.parquet")
-    engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS)
+    engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS, NO_FEEDBACK)
     found = json.loads((tmp_path / "iris/statistics.json").read_text())
     assert found["target"] == {"shares": pytest.approx({"setosa": 1 / 3, "versicolor": 1 / 3, "virginica": 1 / 3})}
 
@@ -80,10 +81,10 @@ def test_statistics_of_classes_are_their_shares(tmp_path: Path) -> None:
 def test_too_few_rows_are_told(tmp_path: Path) -> None:
     table("iris").head(3).assign(species=[0, 1, 2]).to_parquet(tmp_path / "iris.parquet")
     with pytest.raises(PipelineError, match="3 rows cannot be split"):
-        engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS)
+        engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS, NO_FEEDBACK)
     assert not (tmp_path / "iris").exists()
 
 
 def test_missing_table_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="dvc repro data_preparation"):
-        engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS)
+        engineer(DATASETS["iris"], tmp_path / "iris.parquet", tmp_path / "iris", PARAMS, NO_FEEDBACK)

@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 from contract import DATASETS
 from tests.training.conftest import tiny_splits
 from training.errors import PipelineError
 from training.evaluation import candidate_plots
-from training.selection import CrossValidation, best, cross_validate
+from training.selection import CrossValidation, best, cross_validate, fit
 from training.splits import Split
 
 HOUSING, IRIS = DATASETS["housing"], DATASETS["iris"]
@@ -75,3 +77,17 @@ def test_figures_show_every_candidate_and_row(name: str) -> None:
         assert [label.get_text() for label in axes.get_yticklabels()] == list(dataset.target.classes)
     else:
         assert axes.get_ylabel() == "actual MedHouseVal (100k USD)"
+
+
+def test_rows_count_by_their_weight() -> None:
+    """A row of weight two is as good as two rows, and folds take the weights along."""
+    split = tiny_splits("housing", 100).train
+    pipeline = Pipeline([("scale", StandardScaler()), ("estimator", Ridge())])
+    weight = np.where(np.arange(len(split.target)) < 20, 2.0, 1.0)
+    weighted = fit(Pipeline(pipeline.steps[1:]), Split(split.features, split.target, weight), HOUSING.task)
+    twice = np.concatenate([np.arange(len(split.target)), np.arange(20)])
+    doubled = fit(Pipeline(pipeline.steps[1:]), split.take(twice), HOUSING.task)
+    np.testing.assert_allclose(weighted.predict(split.features), doubled.predict(split.features))
+    plain = cross_validate(HOUSING, pipeline, split, folds=3, random_state=0)
+    other = cross_validate(HOUSING, pipeline, Split(split.features, split.target, weight * 5), folds=3, random_state=0)
+    assert not np.allclose(plain.out_of_fold, other.out_of_fold)

@@ -53,6 +53,9 @@ def test_champion_is_what_was_promoted_last(store: Path) -> None:
         model = tracking.get("iris", version)
         tracking.promote(model)
         assert tracking.champion("iris") == model
+    # Promoting the champion again leaves the one before it as it was.
+    tracking.promote(model)
+    assert tracking.by_alias("iris", tracking.PREVIOUS) == tracking.get("iris", "2")
 
 
 def test_run_ends_as_failed_with_its_children(store: Path) -> None:

@@ -12,12 +12,14 @@ class Contender:
 
     ``scores`` are on the current test split. ``unusable`` says why a model must not be deployed, as the end of a
     sentence that starts with its version: "was trained under another contract". It is empty for a usable model.
+    ``feedback_rows`` are rows of the ledger that it was trained on.
     """
 
     version: str
     scores: Mapping[str, float] = field(default_factory=dict)
     data_sha256: str = ""
     unusable: str = ""
+    feedback_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ def decide(
         )
     if champion.unusable:
         return Decision(promoted=True, reason=f"{new.capitalize()} becomes the champion: {old} {champion.unusable}.")
+    if challenger.feedback_rows:
+        return Decision(
+            promoted=False,
+            reason=f"{old.capitalize()} stays the champion: {new} has learned from {challenger.feedback_rows:,} rows "
+            "of the ledger, and is judged on recent rows too, by `python -m loop.retrain`.",
+        )
     if chosen:
         return Decision(
             promoted=False,

@@ -13,6 +13,8 @@ from serving.protocol.documents import PROTOCOL_ROUTES
 from tests.serving.http.conftest import Recorded
 from tests.serving.worker import LocalWorker
 
+JOB = "/retrain/status/{id}"
+
 
 @pytest.fixture(scope="module")
 def document(client: httpx.Client) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def document(client: httpx.Client) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any], *, admin: bool = False) -> list[tuple[str, str, dict[str, Any]]]:
-    """All but those for admins, which ``tests/serving/test_reload.py`` asks; or those."""
+    """All but those for admins, which ``test_reload.py`` and ``test_retrain.py`` ask; or those."""
     found = [(path, verb, operation) for path, item in document["paths"].items() for verb, operation in item.items()]
     return [one for one in found if ("admin" in one[2]["tags"]) == admin]
 
@@ -49,8 +51,9 @@ def test_every_route_is_there(document: dict[str, Any]) -> None:
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
     probes = {"/livez", "/healthz", "/readyz", "/health"}
     ledger = {"/drift/detect", "/feedback", "/logs", "/logs/recent", "/logs/stats"}
+    ledger |= {"/retrain/jobs", JOB}
     operational = {"/models/info", "/schema.json", "/metrics", "/metrics/prometheus"}
-    admin = {"/models/reload", "/models/rollback"}
+    admin = {"/models/reload", "/models/rollback", "/retrain", "/retrain/alert"}
     assert set(document["paths"]) == predictions | probes | ledger | operational | admin | set(PROTOCOL_ROUTES)
 
 
@@ -69,6 +72,8 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
 ) -> None:
     tried = 0
     for path, verb, operation in operations(document):
+        if path == JOB:
+            continue
         body = operation["requestBody"]["content"]["application/json"] if verb == "post" else {}
         asked = recorded.client if "ledger" in operation["tags"] else client
         answer = asked.request(verb, path.format(**model), json=body.get("example"))
@@ -123,7 +128,7 @@ def test_admin_routes_always_ask_for_a_key(document: dict[str, Any]) -> None:
     for _, _, operation in operations(document, admin=True):
         assert operation["security"] == [{"key": []}]
         for status, response in operation["responses"].items():
-            if status != "200":
+            if status not in ("200", "202"):
                 content = response["content"]["application/json"]
                 check(document, content["schema"], content["example"])
 
@@ -174,7 +179,7 @@ def test_the_page_can_ask_for_a_key(document: dict[str, Any]) -> None:
 def test_a_route_is_public_or_says_how_it_refuses(locked: LocalWorker) -> None:
     with httpx.Client(base_url=locked.url) as client:
         for path, verb, operation in operations(locked.document):
-            answer = client.request(verb, path.format(model_name="iris", model_version="1"))
+            answer = client.request(verb, path.format(model_name="iris", model_version="1", id="1"))
             if operation.get("security") == []:
                 assert answer.status_code != 401
                 continue

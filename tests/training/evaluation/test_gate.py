@@ -105,6 +105,17 @@ def test_reason_warns_when_the_champion_may_know_the_test_rows() -> None:
     assert "raw data" not in judge(1.0, 0.9).reason
 
 
+def test_a_challenger_that_learned_from_the_ledger_is_judged_elsewhere() -> None:
+    challenger = Contender("2", {"rmse": 0.1}, feedback_rows=1200)
+    decision = decide(challenger, Contender("1", {"rmse": 9.0}), metric="rmse", margin=0.01, name="iris")
+    assert (decision.promoted, decision.deployable) == (False, True)
+    assert "version 2 has learned from 1,200 rows of the ledger" in decision.reason
+    assert "python -m loop.retrain" in decision.reason
+    # Where nothing can be deployed instead, it is.
+    assert decide(challenger, None, metric="rmse", margin=0.01, name="iris").promoted
+    assert decide(challenger, Contender("1", unusable="is gone"), metric="rmse", margin=0.01, name="iris").promoted
+
+
 def test_better_despite_the_advantage_of_the_champion_is_better() -> None:
     decision = decide(
         Contender("2", {"rmse": 0.8}, data_sha256="new"),
