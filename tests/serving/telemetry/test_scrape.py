@@ -82,9 +82,10 @@ def killed_at(directory, operation):
         return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     def count(event, _):
         nonlocal operation
-        operation -= event in {"os.rename", "os.remove", "os.truncate", "open", "mmap.__new__", "shutil.copyfile"}
-        if operation == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if event in {"os.rename", "os.remove", "os.truncate", "open", "mmap.__new__", "shutil.copyfile"}:
+            operation -= 1
+            if operation == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(count)
     bury_dead(directory)
     os._exit(0)
