@@ -203,6 +203,7 @@ print(json.dumps([model.predict(given).tolist() for given in (rows, rows.astype(
 """
 
 
+@pytest.mark.integration  # MLflow in a process of its own: 6 s
 @pytest.mark.parametrize("name", ["iris"])  # the other differs in nothing that matters here
 def test_mlflow_loads_the_registered_version_without_the_project(
     trained: dict[str, RegisteredModel], name: str, tmp_path: Path
