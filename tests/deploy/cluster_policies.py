@@ -8,7 +8,10 @@ from tests.deploy.manifests import KUBERNETES, Manifests, Object
 
 OUTWARD_PORTS = {53, 4318, 5432}
 """DNS, traces over OTLP, and the ledger's PostgreSQL."""
-INSIDE = ("/metrics", "/metrics/prometheus", "/livez", "/readyz", "/logs", "/logs/recent", "/logs/stats")
+INSIDE = (
+    *("/metrics", "/metrics/prometheus", "/livez", "/healthz", "/readyz", "/schema.json"),
+    *("/logs", "/logs/recent", "/logs/stats", "/retrain/jobs"),
+)
 """Paths that are nobody's outside the cluster."""
 RESTRICTED = "pod-security.kubernetes.io/enforce"
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from ledger.values import pack
 from local_service import PROJECT
 from model.session import Artifact
 from tests.ledger.records import a_record
+from tests.waiting import wait_until
 from training.import_models import PACKAGE
 from training.tracking import EXTRA_FILES
 
@@ -171,13 +171,6 @@ def wrong_truths(rows: FloatMatrix, truth: FloatMatrix) -> tuple[FloatMatrix, Fl
     return rows, 5 - truth
 
 
-def until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.1)
-
-
 def test_a_better_challenger_takes_over_and_a_worse_one_leaves_nothing(project: Project, tmp_path: Path) -> None:
     champion = project.alias("champion")
     project.traffic(1, other_units)
@@ -229,15 +222,19 @@ def test_the_worker_is_killed_in_the_middle_and_another_one_goes_on(project: Pro
         return found
 
     with project.worker() as worker:
-        until(lambda: job().stage.startswith("train on"), 120)
+        wait_until(lambda: job().stage.startswith("train on"), "it trains")
         # The files are changed by now.
-        until(lambda: project.state() != before, 60)
+        wait_until(lambda: project.state() != before, "the project changes", 60)
         processes = psutil.Process(worker.pid).children(recursive=True)
         assert len(processes) >= 2
         worker.kill()
-        until(lambda: not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE], 15)
+        wait_until(
+            lambda: not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE],
+            "no process is left",
+            15,
+        )
     with project.worker():
-        until(lambda: job().finished_us, 600)
+        wait_until(lambda: job().finished_us, "the job ends", 600)
     assert (job().state, job().attempts) in {(State.DONE, 2), (State.REFUSED, 2)}
     assert not (project.folder / "data/retraining").exists()
     assert project.json(DEPLOYED)["housing"] == f"housing:{project.alias('champion')}"

@@ -1,4 +1,3 @@
-import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from ledger.errors import LedgerError
 from ledger.migrations import configuration, newest, revision
 from ledger.schema import METADATA
 from local_service import PROJECT
+from tests.ledger.processes import pool
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def migrate_and_insert(url: str) -> None:
 
 
 def test_many_processes_migrate_at_once(database_url: str) -> None:
-    with multiprocessing.get_context("fork").Pool(6) as pool:
-        pool.map(migrate_and_insert, [database_url] * 12, chunksize=1)
+    with pool(6) as workers:
+        workers.map(migrate_and_insert, [database_url] * 12, chunksize=1)
     engine = database.connect(database_url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT requests FROM errors")) == 12

@@ -1,4 +1,3 @@
-import multiprocessing
 import time
 
 import pytest
@@ -12,6 +11,7 @@ from ledger.jobs import Limits, State, Trigger
 from ledger.schema import JOBS
 from ledger.store import Store
 from ledger.times import now_us
+from tests.ledger.processes import pool
 from tests.ledger.records import a_record
 
 SECOND = 1_000_000
@@ -153,8 +153,8 @@ def claim_and_run(url: str) -> int:
 def test_many_workers_never_run_two_at_once(engine: Engine, database_url: str) -> None:
     for number in range(20):
         ask(engine, f"model {number}")
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        assert sum(pool.map(claim_and_run, [database_url] * 4, chunksize=1)) == 20
+    with pool(4) as workers:
+        assert sum(workers.map(claim_and_run, [database_url] * 4, chunksize=1)) == 20
     assert {job.attempts for job in jobs.newest(engine)} == {1}
 
 

@@ -1,4 +1,3 @@
-import multiprocessing
 import time
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from ledger.reader import Reader
 from ledger.record import ErrorCount, Record
 from ledger.schema import ERRORS, MODELS, PREDICTIONS
 from ledger.store import Store
+from tests.ledger.processes import pool
 from tests.ledger.records import MINUTE_US, NOW_US, a_record, prediction_id, same
 
 
@@ -144,8 +144,8 @@ def insert_many(url: str, number: int) -> None:
 
 
 def test_several_drainers_share_a_database(database_url: str, engine: Engine) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        pool.starmap(insert_many, [(database_url, number) for number in range(4)], chunksize=1)
+    with pool(4) as workers:
+        workers.starmap(insert_many, [(database_url, number) for number in range(4)], chunksize=1)
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(PREDICTIONS)) == 1600
         assert connection.scalar(select(func.count()).select_from(MODELS)) == 2

@@ -49,13 +49,6 @@ sys.exit({"fails": 1, "refuses": 3}.get(how, 0))
 """
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
-
-
 def pids(folder: Path) -> list[int]:
     return [int(pid) for pid in (folder / "pids").read_text().split()]
 
@@ -114,7 +107,7 @@ def test_a_job_is_run_and_its_end_is_on_record(
 ) -> None:
     job = ask(engine)
     with working(engine, tmp_path, how):
-        until(lambda: job_of(engine, job.id).finished_us)
+        wait_until(lambda: job_of(engine, job.id).finished_us, "the job ends")
         assert jobs.worker_seen_us(engine) is not None
     ended = job_of(engine, job.id)
     assert (ended.state, ended.stage, ended.attempts) == (state, "compare", 1)
@@ -129,12 +122,12 @@ def test_a_job_is_run_and_its_end_is_on_record(
 def test_stage_and_log_are_on_record_while_a_job_runs(engine: Engine, tmp_path: Path) -> None:
     job = ask(engine)
     with working(engine, tmp_path, "waits", lease_seconds=3) as worker:
-        until(lambda: job_of(engine, job.id).stage == "train")
+        wait_until(lambda: job_of(engine, job.id).stage == "train", "it trains")
         running = job_of(engine, job.id)
         assert (running.state, running.progress) == (State.RUNNING, 0.1)
         assert "[ 10 %] train" in running.log
         worker.stop()
-        until(lambda: job_of(engine, job.id).state is State.QUEUED)
+        wait_until(lambda: job_of(engine, job.id).state is State.QUEUED, "the job waits again")
         # It was stopped, not lost: that was no attempt.
         assert job_of(engine, job.id).attempts == 0
     assert not alive(tmp_path)
@@ -154,7 +147,7 @@ def test_two_workers_run_one_job_at_a_time(engine: Engine, tmp_path: Path) -> No
     second.mkdir()
     one = ask(engine)
     with working(engine, first, "waits"), working(engine, second, "waits"):
-        until(lambda: (first / "started").exists() or (second / "started").exists())
+        wait_until(lambda: (first / "started").exists() or (second / "started").exists(), "one begins")
         other = jobs.request(engine, "iris", Trigger.PERSON, "somebody", None)[0]
         # Both look for jobs many times meanwhile.
         time.sleep(0.5)
@@ -166,13 +159,13 @@ def test_two_workers_run_one_job_at_a_time(engine: Engine, tmp_path: Path) -> No
 def test_a_worker_that_has_lost_its_lease_ends_what_it_runs(engine: Engine, tmp_path: Path) -> None:
     job = ask(engine)
     with working(engine, tmp_path, "waits", lease_seconds=2):
-        until((tmp_path / "started").exists)
+        wait_until((tmp_path / "started").exists, "it begins")
         # As if it had been asleep for long: the next one takes the job.
         other = None
         while other is None:
             other = jobs.claim(engine, "other", lease_seconds=-1)
         assert (other.id, other.attempts) == (job.id, 2)
-        until(lambda: not alive(tmp_path))
+        wait_until(lambda: not alive(tmp_path), "no process is left")
         assert job_of(engine, job.id).owner == other.owner
         assert jobs.finish(engine, other, State.DONE, "It is better.", None, stage="end", log="")
 
@@ -183,6 +176,7 @@ from pathlib import Path
 from ledger import database
 from loop.worker import Worker
 from tests.loop.test_worker import command
+from tests.waiting import wait_until
 
 url, folder, how = sys.argv[1:]
 print("ready", flush=True)
@@ -196,6 +190,7 @@ def start(url: str, folder: Path, how: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(program, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.integration  # three workers, one after the other: 8 s
 def test_a_killed_worker_leaves_no_process_and_its_job_is_taken_up_once(
     engine: Engine, database_url: str, tmp_path: Path
 ) -> None:
@@ -203,20 +198,20 @@ def test_a_killed_worker_leaves_no_process_and_its_job_is_taken_up_once(
     for attempt in (1, 2):
         folder = tmp_path / str(attempt)
         worker = start(database_url, folder, "waits")
-        until((folder / "started").exists, 60)
+        wait_until((folder / "started").exists, "it begins")
         assert job_of(engine, job.id).attempts == attempt
         assert len(alive(folder)) == 3
         worker.kill()
         worker.wait()
-        until(lambda: not alive(folder))  # noqa: B023 - it is asked here
+        wait_until(lambda: not alive(folder), "no process is left")  # noqa: B023 - it is asked here
     third = start(database_url, tmp_path / "3", "succeeds")
     try:
-        until(lambda: job_of(engine, job.id).state is State.FAILED, 60)
+        wait_until(lambda: job_of(engine, job.id).state is State.FAILED, "the job fails")
         assert "lost 2 times" in str(job_of(engine, job.id).reason)
         assert not (tmp_path / "3" / "started").exists()
         # It goes on with the next one.
         following = ask(engine)
-        until(lambda: job_of(engine, following.id).state is State.DONE)
+        wait_until(lambda: job_of(engine, following.id).state is State.DONE, "the job is done")
     finally:
         third.terminate()
         third.wait()
@@ -225,11 +220,11 @@ def test_a_killed_worker_leaves_no_process_and_its_job_is_taken_up_once(
 def test_what_guards_a_job_may_be_killed_too(engine: Engine, tmp_path: Path) -> None:
     job = ask(engine)
     with working(engine, tmp_path, "waits", lease_seconds=30):
-        until((tmp_path / "started").exists)
+        wait_until((tmp_path / "started").exists, "it begins")
         guard = psutil.Process(pids(tmp_path)[-1]).parent()
         assert guard is not None
         os.kill(guard.pid, signal.SIGKILL)
-        until(lambda: job_of(engine, job.id).state is State.FAILED)
+        wait_until(lambda: job_of(engine, job.id).state is State.FAILED, "the job fails")
         assert "status -9" in str(job_of(engine, job.id).reason)
         assert not alive(tmp_path)
 
@@ -244,7 +239,7 @@ def test_a_worker_waits_for_a_database_that_is_away(tmp_path: Path) -> None:
         path.rmdir()
         database.migrate(engine)
         job = ask(engine)
-        until(lambda: job_of(engine, job.id).state is State.DONE)
+        wait_until(lambda: job_of(engine, job.id).state is State.DONE, "the job is done")
     engine.dispose()
 
 
@@ -253,10 +248,10 @@ def test_a_job_ends_when_its_lease_cannot_be_renewed(tmp_path: Path) -> None:
     database.migrate(engine)
     ask(engine)
     with working(engine, tmp_path, "waits", lease_seconds=1.5):
-        until((tmp_path / "started").exists)
+        wait_until((tmp_path / "started").exists, "it begins")
         path = tmp_path / "ledger.db"
         path.rename(tmp_path / "elsewhere.db")
         path.mkdir()
         engine.dispose()
-        until(lambda: not alive(tmp_path))
+        wait_until(lambda: not alive(tmp_path), "no process is left")
     engine.dispose()

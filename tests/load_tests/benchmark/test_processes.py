@@ -25,6 +25,13 @@ def start(code: str, what: str) -> "subprocess.Popen[str]":
     )
 
 
+def end(parent: "subprocess.Popen[str]") -> None:
+    """Kill both: ``processes.stop`` would give them time to end."""
+    for process in processes.tree(parent.pid):
+        process.kill()
+    parent.communicate()
+
+
 @pytest.mark.parametrize("what", ["wait", "leave"])
 def test_cpu_of_a_child_counts_whether_it_lives_or_ended(what: str) -> None:
     seconds = 0.3
@@ -40,8 +47,7 @@ def test_cpu_of_a_child_counts_whether_it_lives_or_ended(what: str) -> None:
         # A clock tick (10 ms) is cut off of each figure; interpreters that start use some of their own.
         assert seconds - 0.05 <= used < seconds + 1.5
     finally:
-        processes.stop(parent.pid)
-        parent.communicate()
+        end(parent)
 
 
 def test_an_idle_tree_uses_nothing() -> None:
@@ -53,8 +59,7 @@ def test_an_idle_tree_uses_nothing() -> None:
         time.sleep(0.2)
         assert processes.cpu_seconds(parent.pid) - before < 0.05
     finally:
-        processes.stop(parent.pid)
-        parent.communicate()
+        end(parent)
 
 
 def test_memory_counts_each_process() -> None:
@@ -68,8 +73,7 @@ def test_memory_counts_each_process() -> None:
         assert memory.total == sum(memory.processes)
         assert memory.processes[0] > 40_000_000 > memory.processes[1]
     finally:
-        processes.stop(parent.pid)
-        parent.communicate()
+        end(parent)
 
 
 def test_stopping_ends_the_children_too() -> None:

@@ -89,7 +89,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
             tried += 1
         if body:
             check(document, body["schema"], body["example"])
-    assert tried == 11 + len(PROTOCOL_ROUTES)
+    assert tried == 12 + len(PROTOCOL_ROUTES)
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)

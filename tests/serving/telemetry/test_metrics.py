@@ -310,6 +310,7 @@ def in_progress_of(url: httpx.URL) -> float:
         return scrape(other).value("bentoml_service_request_in_progress")
 
 
+@pytest.mark.integration  # BentoML takes up to 10 s to notice that a worker is gone
 def test_a_killed_worker_leaves_its_counts_and_comes_back(alone: Watched) -> None:
     url, port = alone.service.client.base_url, alone.service.grpc_port
     wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers over gRPC")

@@ -1,8 +1,6 @@
 """Files of workers that are dead, written by processes of their own."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from local_service import PROJECT
 from serving.telemetry.scrape import bury_dead
 
 WORKER = """
@@ -73,25 +72,33 @@ def test_the_files_of_the_living_stay(tmp_path: Path, name: str) -> None:
     assert {alive, other} == set(tmp_path.iterdir())
 
 
-def killed_at(directory: Path, operation: int) -> bool:
-    """Bury in a process that is killed when it is about to touch the file system for the nth time; False if it ends."""
-    pid = os.fork()
-    if pid == 0:
-        left = operation
+BURY = """
+import itertools, os, shutil, signal, sys
+from pathlib import Path
+from serving.telemetry.scrape import bury_dead
 
-        def count(event: str, _: object) -> None:
-            nonlocal left
-            if event in {"os.rename", "os.remove", "os.truncate", "open", "mmap.__new__", "shutil.copyfile"}:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+def killed_at(directory, operation):
+    if pid := os.fork():
+        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    def count(event, _):
+        nonlocal operation
+        if event in {"os.rename", "os.remove", "os.truncate", "open", "mmap.__new__", "shutil.copyfile"}:
+            operation -= 1
+            if operation == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+    bury_dead(directory)
+    os._exit(0)
 
-        sys.addaudithook(count)
-        try:
-            bury_dead(directory)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+made = Path(sys.argv[1])
+for operation in itertools.count(1):
+    directory = shutil.copytree(made, made.with_name(str(operation)))
+    if not killed_at(directory, operation):
+        break
+    killed_at(directory, 3)
+"""
+"""Bury in processes each of which is killed when it is about to touch the file system for the nth time; the next one,
+which goes on from there, is killed too. A process of its own forks them: that of the tests has threads."""
 
 
 def test_whoever_is_killed_while_it_buries_counts_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
@@ -100,21 +107,13 @@ def test_whoever_is_killed_while_it_buries_counts_nothing_twice_and_loses_nothin
     run_worker(made, 0.5)
     bury_dead(made)
     run_worker(made, 1.5)
-    undisturbed = tmp_path / "undisturbed"
-    shutil.copytree(made, undisturbed)
-    bury_dead(undisturbed)
-    expected = samples(undisturbed)
+    subprocess.run([sys.executable, "-c", BURY, str(made)], cwd=PROJECT, check=True)
+    bury_dead(made)
+    expected = samples(made)
     assert expected["rows_total['iris']"] == 2
-
-    operation = 0
-    killed = True
-    while killed:
-        operation += 1
-        directory = tmp_path / str(operation)
-        shutil.copytree(made, directory)
-        killed = killed_at(directory, operation)
-        killed_at(directory, 3)  # and the next one too
+    interrupted = sorted(path for path in tmp_path.iterdir() if path != made)
+    assert len(interrupted) > 20
+    for directory in interrupted:
         bury_dead(directory)
-        assert samples(directory) == expected, f"killed at {operation}"
-        assert {path.name for path in directory.iterdir()} == {path.name for path in undisturbed.iterdir()}
-    assert operation > 20
+        assert samples(directory) == expected, f"killed at {directory.name}"
+        assert {path.name for path in directory.iterdir()} == {path.name for path in made.iterdir()}
