@@ -21,6 +21,7 @@ from loop.worker import Worker
 from tests.ledger.conftest import database_url as database_url
 from tests.ledger.conftest import engine as engine
 from tests.ledger.conftest import postgresql as postgresql
+from tests.waiting import wait_until
 
 PIPELINE = """
 import json, os, pathlib, subprocess, sys, time
