@@ -177,7 +177,6 @@ from pathlib import Path
 from ledger import database
 from loop.worker import Worker
 from tests.loop.test_worker import command
-from tests.waiting import wait_until
 
 url, folder, how = sys.argv[1:]
 print("ready", flush=True)
