@@ -8,7 +8,6 @@ import binascii
 import heapq
 import json
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from sqlalchemy.dialects import postgresql
 
 from contract.errors import ErrorDetail, InvalidInput
 from contract.table import FloatMatrix
+from ledger import times
 from ledger.histogram import LATENCY_BUCKETS, latency_quantiles, sum_counts
 from ledger.schema import ERRORS, FEEDBACK, LABELS, MINUTES, MODELS, PREDICTIONS
 from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
@@ -394,7 +394,7 @@ class Reader:
         """
         first, last = _minutes(since_us, until_us)
         width = max(1, -(-(last - first) // slots))
-        if first < first_kept_minute(time.time_ns() // 1000):
+        if first < first_kept_minute(times.now_us()):
             # Those are sums of whole hours.
             width = -(-width // MINUTES_OF_HOUR) * MINUTES_OF_HOUR
         slot = MINUTES.c.minute - MINUTES.c.minute % width
@@ -416,7 +416,7 @@ class Reader:
     def count_rows(self, since_us: int) -> dict[tuple[str, str], int]:
         """The rows that were predicted from a time on, by model and version."""
         minute = -(-since_us // MINUTE_US)
-        if minute < first_kept_minute(time.time_ns() // 1000):
+        if minute < first_kept_minute(times.now_us()):
             minute += -minute % MINUTES_OF_HOUR
         table = PREDICTIONS.c
         # The sums have whole minutes: those of the first one that is not whole are added.
@@ -566,7 +566,7 @@ def _matrix(content: bytes, rows: int) -> FloatMatrix:
 
 def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:
     """The minutes of a window: from, and before. What is days old is there by hours."""
-    now_us = time.time_ns() // 1000
+    now_us = times.now_us()
     first = 0 if since_us is None else since_us // MINUTE_US
     last = -(-(now_us if until_us is None else until_us) // MINUTE_US)
     _window(first, last)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, delete, func, literal, select
 
-from ledger import database, sums
+from ledger import database, sums, times
 from ledger.reader import first_id
 from ledger.schema import ACTIONS, CORRECTIONS, ERRORS, FEEDBACK, FORGOTTEN, LABELS, MINUTES, PREDICTIONS, WAITING
 
@@ -70,7 +70,7 @@ def prune(
         seconds: end after about this time.
     """
     deadline = time.monotonic() + seconds
-    now_us = time.time_ns() // 1000 if now_us is None else now_us
+    now_us = times.now_us() if now_us is None else now_us
     with _alone(engine) as alone:
         if not alone:
             return Pruned(0, done=True)
@@ -123,7 +123,7 @@ def _forget(connection: Connection, ids: Sequence[str]) -> set[str]:
     sums.add_labels(connection, {key: -rows for key, rows in unlabelled.items()})
     for table in (CORRECTIONS, WAITING):
         connection.execute(delete(table).where(table.c.prediction_id.in_(ids)))
-    marks = [{"prediction_id": one, "time_us": time.time_ns() // 1000} for one in ids if one not in there]
+    marks = [{"prediction_id": one, "time_us": times.now_us()} for one in ids if one not in there]
     if marks:
         connection.execute(database.insert(connection, FORGOTTEN).on_conflict_do_nothing(), marks)
     return there

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ledger.histogram import bin_edges
 from ledger.record import ErrorCount, Record
 from ledger.retention import RECORD_BYTES, Forgotten, Pruned
 from ledger.schema import FORGOTTEN, MODELS, PREDICTIONS, SEGMENTS
+from ledger.times import now_us
 
 COLUMNS = ", ".join(column.name for column in PREDICTIONS.columns)
 INSERT = f"INSERT INTO predictions ({COLUMNS}) VALUES ({', '.join('?' * len(PREDICTIONS.columns))})"  # noqa: S608
@@ -172,9 +172,7 @@ def _described(record: Record) -> dict[str, Any]:
 
 def _advance(connection: Connection, segment: str, position: int) -> bool:
     """Whether this transaction is the one that commits the segment up to ``position``; it locks the row."""
-    statement = database.insert(connection, SEGMENTS).values(
-        name=segment, position=position, time_us=time.time_ns() // 1000
-    )
+    statement = database.insert(connection, SEGMENTS).values(name=segment, position=position, time_us=now_us())
     new = statement.excluded
     statement = statement.on_conflict_do_update(
         index_elements=[SEGMENTS.c.name],

@@ -8,6 +8,7 @@ import numpy as np
 
 from contract import DATASETS
 from contract.table import FloatMatrix
+from ledger import spool
 from ledger.record import Record
 
 MINUTE_US = 60_000_000
@@ -66,3 +67,18 @@ def a_record(
 def same(record: Record, other: Record) -> bool:
     """Whether two records are equal, to the bit."""
     return all(getattr(record, name) == getattr(other, name) for name in Record.__slots__)
+
+
+def encoded(record: Record) -> bytes:
+    """A record as the service writes it into its spool."""
+    return spool.encode(
+        record.id,
+        record.request_id,
+        record.time_us,
+        record.model,
+        record.version,
+        record.protocol,
+        record.milliseconds,
+        record.rows,
+        record.outputs,
+    )

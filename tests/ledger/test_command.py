@@ -23,7 +23,7 @@ from ledger.record import ErrorCount, Record
 from ledger.store import Store
 from ledger.times import iso
 from local_service import PROJECT
-from tests.ledger.records import DAY_US, MINUTE_US, NOW_US, a_record
+from tests.ledger.records import DAY_US, MINUTE_US, NOW_US, a_record, encoded
 from tests.ledger.test_reader import label
 
 
@@ -190,21 +190,6 @@ def test_forget(flowers: list[Record], engine: Engine) -> None:
     result = run("forget", "--prediction-id", flowers[1].id, "--prediction-id", unknown)
     assert result.output == f"1 deleted\n{unknown}: not there; it will be left out if it still comes\n"
     assert flowers[1].id not in {one.id for one in Reader(engine).recent().predictions}
-
-
-def encoded(record: Record) -> bytes:
-    """A record as the service writes it into its spool."""
-    return spool.encode(
-        record.id,
-        record.request_id,
-        record.time_us,
-        record.model,
-        record.version,
-        record.protocol,
-        record.milliseconds,
-        record.rows,
-        record.outputs,
-    )
 
 
 @contextmanager

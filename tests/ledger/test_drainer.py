@@ -22,8 +22,8 @@ from ledger.spool import SpoolWriter, encode_errors, read_segment, segments
 from ledger.store import Store
 from ledger.supervisor import DRAINER_LOCK, SERVER_LOCK, Supervisor
 from serving.settings import Settings
-from tests.ledger.records import a_record
-from tests.ledger.test_spool import LIMIT, encoded, write
+from tests.ledger.records import a_record, encoded
+from tests.ledger.test_spool import LIMIT, write
 from tests.postgres import PostgreSQL
 from tests.waiting import wait_until
 

@@ -17,25 +17,11 @@ import pytest
 from contract.table import FloatMatrix
 from ledger import spool
 from ledger.record import ErrorCount, Record
-from ledger.spool import SpoolWriter, encode, encode_errors, is_finished, read_segment, segments
+from ledger.spool import SpoolWriter, encode_errors, is_finished, read_segment, segments
 from local_service import PROJECT
-from tests.ledger.records import NOW_US, a_record
+from tests.ledger.records import NOW_US, a_record, encoded
 
 LIMIT = 1024**3
-
-
-def encoded(record: Record) -> bytes:
-    return encode(
-        record.id,
-        record.request_id,
-        record.time_us,
-        record.model,
-        record.version,
-        record.protocol,
-        record.milliseconds,
-        record.rows,
-        record.outputs,
-    )
 
 
 def fields(record: Record) -> tuple[Any, ...]:
