@@ -101,6 +101,21 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
 	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
 
+.PHONY: docs
+docs: $(VENV)/.dev ## Build the documentation as a site into site/; a warning or a broken link is an error
+	zensical build --strict
+
+# The port of the service is another's.
+DOCS_ADDRESS ?= localhost:8080
+
+.PHONY: docs-serve
+docs-serve: $(VENV)/.dev ## Show the documentation on DOCS_ADDRESS (localhost:8080), and anew on each change; stop with Ctrl-C
+	@exec zensical serve --dev-addr $(DOCS_ADDRESS)
+
+.PHONY: docs-reference
+docs-reference: $(VENV)/.dev ## Write the generated tables of README.md and docs/reference/ anew
+	python -m docs_reference
+
 # .pre-commit-config.yaml has the same commands; a test compares them.
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types, shell scripts and the workflow
