@@ -16,6 +16,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 
+from contract import DATASETS
 from contract.errors import BundleError
 from load_tests.benchmark.report import replace_section
 from local_service import PROJECT
@@ -213,6 +214,21 @@ def _meanings(annotation: Any) -> list[str]:
     return list(found)
 
 
+def columns() -> str:
+    """The features of each dataset, and its target, as the contract has them."""
+    parts = []
+    for dataset in DATASETS.values():
+        rows = [
+            (code(one.name), one.unit, f"{one.minimum:g} to {one.maximum:g}", one.description.partition(" Unit: ")[0])
+            for one in dataset.features
+        ]
+        target = dataset.target
+        values = ", ".join(target.classes) or f"{target.minimum:g} to {target.maximum:g}"
+        rows.append((f"{code(target.name)} (target)", target.unit, values, target.description))
+        parts.append(f"### {code(dataset.name)}\n\n{table(('column', 'unit', 'plausible values', 'meaning'), rows)}")
+    return "\n".join(parts)
+
+
 def models() -> str:
     """How good the models are: the figures of ``metrics/*.json`` in two sentences."""
     housing, iris = (json.loads((PROJECT / f"metrics/{name}.json").read_text()) for name in ("housing", "iris"))
@@ -236,6 +252,7 @@ def pages() -> dict[Path, str]:
         reference / "metrics.md": {"metrics": metrics()},
         reference / "errors.md": {"errors": errors()},
         reference / "commands.md": {"commands": commands()},
+        reference / "data.md": {"columns": columns()},
         reference / "params.md": {"params": params()},
     }
     found = {}
