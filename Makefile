@@ -98,8 +98,8 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 	python -m monitoring.generate
 
 .PHONY: pictures
-pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
-	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
+pictures: $(VENV)/.dev ## Take the pictures in docs/img anew: the dashboards, the pages of the tutorial (takes minutes)
+	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py tests/integration/test_tutorial.py
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Build the documentation as a site into site/; a warning or a broken link is an error

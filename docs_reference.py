@@ -24,11 +24,12 @@ from loop.settings import LoopSettings
 from serving.http.openapi import document
 from serving.protocol.grpc import STATUS_CODES
 from serving.settings import Settings
-from serving.telemetry import series
 from training.params import Params
 
 METRICS = ("serving.telemetry.series", "ledger.drainer", "ledger.drift", "ledger.upkeep")
 """Modules that define series."""
+PREDICTED_VALUE = ("`ml_predicted_value`", "histogram", "`model`, `version`", "Predicted values, in the target's unit.")
+"""Each version has a histogram of its own (``series.predicted_value``): before a model is loaded, there is none."""
 ERRORS = (
     "contract.errors",
     "model.card",
@@ -145,11 +146,8 @@ def _limits(schema: Mapping[str, Any]) -> str:
 
 def metrics() -> str:
     """Every series of ours: name, type, labels, meaning."""
-    known = [one for module in METRICS for one in vars(import_module(module)).values()]
-    # Made for each version, with buckets of its own.
-    known.append(series.predicted_value("", "", (1.0, 2.0)))
-    rows = []
-    for one in known:
+    rows: list[Sequence[str]] = [PREDICTED_VALUE]
+    for one in (one for module in METRICS for one in vars(import_module(module)).values()):
         if not isinstance(one, Counter | Gauge | Histogram):
             continue
         (told,) = one.describe()
@@ -166,7 +164,7 @@ def errors() -> str:
     for module in ERRORS:
         import_module(module)
     rows = []
-    for error in _descendants(BundleError):
+    for error in (one for one in _descendants(BundleError) if one.__module__ in ERRORS):
         # Commands have an exit status, and no HTTP status.
         answered = error.__module__ == "serving.errors" or error.status != BundleError.status
         # As `serving.protocol.grpc` finds it: the first that it is a kind of. The others happen over HTTP alone.
