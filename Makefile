@@ -64,7 +64,7 @@ coverage: lint ## The same, and measure which code the tests run: 90 % at least
 	$(call step,Run the tests with coverage (pytest --cov),pytest $(PARALLEL) --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
-integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, clients, monitoring (takes minutes)
+integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, commands of the documentation, pages, clients, monitoring (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=2 --dist=loadgroup)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
@@ -183,7 +183,7 @@ endef
 .PHONY: clean
 clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
 	rm -rf data/prepared data/features data/retraining* models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
-	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf site .cache htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.uv: requirements/bootstrap.txt

@@ -1,4 +1,4 @@
-"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the README's commands."""
+"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the documentation's commands."""
 
 import fcntl
 import os
