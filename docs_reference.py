@@ -26,8 +26,6 @@ from serving.protocol.grpc import STATUS_CODES
 from serving.settings import Settings
 from training.params import Params
 
-METRICS = ("serving.telemetry.series", "ledger.drainer", "ledger.drift", "ledger.upkeep")
-"""Modules that define series."""
 PREDICTED_VALUE = ("`ml_predicted_value`", "histogram", "`model`, `version`", "Predicted values, in the target's unit.")
 """Each version has a histogram of its own (``series.predicted_value``): before a model is loaded, there is none."""
 ERRORS = (
@@ -146,8 +144,8 @@ def _limits(schema: Mapping[str, Any]) -> str:
 
 def metrics() -> str:
     """Every series of ours: name, type, labels, meaning."""
-    rows: list[Sequence[str]] = [PREDICTED_VALUE]
-    for one in (one for module in METRICS for one in vars(import_module(module)).values()):
+    rows: list[tuple[str, ...]] = [PREDICTED_VALUE]
+    for one in (one for module in _modules_with_metrics() for one in vars(import_module(module)).values()):
         if not isinstance(one, Counter | Gauge | Histogram):
             continue
         (told,) = one.describe()
@@ -157,6 +155,15 @@ def metrics() -> str:
         name = f"{told.name}_total" if told.type == "counter" else told.name
         rows.append((code(name), told.type, ", ".join(map(code, labels)) or "none", told.documentation))
     return table(("series", "type", "labels", "meaning"), sorted(rows))
+
+
+def _modules_with_metrics() -> list[str]:
+    sources = [path for room in ("ledger", "loop", "serving") for path in sorted((PROJECT / room).rglob("*.py"))]
+    return [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        for path in sources
+        if re.search(r"^from prometheus_client import .*\b(Counter|Gauge|Histogram)\b", path.read_text(), re.MULTILINE)
+    ]
 
 
 def errors() -> str:

@@ -6,7 +6,7 @@ A command is one that is typed as it stands there (``AS_TYPED``), one that anoth
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from local_service import PROJECT
@@ -127,6 +127,6 @@ def _whole(lines: list[str]) -> Iterator[str]:
         pending = ""
 
 
-def is_one_of(command: str, patterns: tuple[str, ...] | dict[str, object]) -> bool:
+def is_one_of(command: str, patterns: Iterable[str]) -> bool:
     """Whether a pattern matches all of a command."""
     return any(re.fullmatch(pattern, command) for pattern in patterns)
