@@ -72,7 +72,7 @@ ELSEWHERE = {
         "tests/integration/test_batch_predict.py",
         "batch_predict",
     ),
-    r"make ray|export RAY_.*|ray (start|stop).*|python -m batch_predict .* --ray \S+": (
+    r"make ray|ray (start|stop).*|python -m batch_predict .* --ray \S+": (
         "tests/integration/test_batch_predict.py",
         "ray",
     ),
@@ -122,7 +122,8 @@ def _whole(lines: list[str]) -> Iterator[str]:
             continue  # A quote goes on in the next line.
         if words and words[0] == "for" and words[-1] != "done":
             continue
-        if words:
+        # A variable that is set is no command: those that follow read it.
+        if not all(re.fullmatch(r"export|[A-Z_]+=.*", word) for word in words):
             yield re.sub(r"\s+# .*", "", " ".join(pending.split())).removesuffix(" &")
         pending = ""
 

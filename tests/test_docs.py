@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import docs_reference
+from contract import DATASETS
 from local_service import PROJECT
 from tests.documentation import AS_TYPED, ELSEWHERE, NOT_RUN, PAGES, commands, is_one_of
 from tests.test_architecture import modules
+from training.candidates import build
+from training.params import CandidateParams, load
 
 SITE = (PROJECT / "zensical.toml").read_text()
 MADE = (
@@ -122,6 +126,21 @@ def test_what_runs_a_command_is_there() -> None:
         assert word in (PROJECT / file).read_text(), file
 
 
+def test_the_example_of_an_estimator_can_be_trained() -> None:
+    block = re.search(r"```yaml\n(.*?)```", (PROJECT / "docs/how-to/own-estimator.md").read_text(), re.DOTALL)
+    assert block
+    for dataset, section in yaml.safe_load(block[1])["train"].items():
+        for title, candidate in section["candidates"].items():
+            estimator = CandidateParams.model_validate(candidate)
+            build(
+                DATASETS[dataset],
+                title,
+                estimator,
+                load(PROJECT / "params.yaml").training(dataset).features,
+                random_state=1,
+            )
+
+
 def test_no_line_about_commands_is_left_over() -> None:
     typed = [command for page in PAGES for command in commands(page)]
     for pattern in (*AS_TYPED, *ELSEWHERE, *NOT_RUN):
@@ -135,6 +154,7 @@ def test_no_line_about_commands_is_left_over() -> None:
         ("```console\n$ make serve\nready\n```\n", ["make serve"]),
         ("```sh\nrun --one \\\n    --two\n```\n", ["run --one --two"]),
         ("```sh\ncurl -d '[\n  1]' url\nmake a &\n```\n", ["curl -d '[ 1]' url", "make a"]),
+        ("```sh\nexport A=1 # one\nB=2\nC=3 make serve\n```\n", ["C=3 make serve"]),
         ("```json\n{}\n```\n", []),
     ],
 )
