@@ -57,7 +57,7 @@ def scaled(configuration: str) -> str:
 def with_retraining(alertmanager: str) -> str:
     """The configuration of Alertmanager with its route to ``/retrain/alert``, which is committed as a comment."""
     return re.sub(
-        r"^( *)# (- receiver: retraining|- name: retraining| {2}[\w-])", r"\1\2", alertmanager, flags=re.MULTILINE
+        r"^( *)# (- receiver: retraining|- name: retraining| {2,}[\w-])", r"\1\2", alertmanager, flags=re.MULTILINE
     )
 
 

@@ -108,7 +108,7 @@ def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> I
         directory = tmp_path_factory.mktemp("monitoring")
         with local_monitoring(urlsplit(url).netloc, directory, admin_key) as monitoring:
             seen = Record(monitoring, ledger, environment, time.time())
-            with Traffic(url, grpc_port) as traffic:
+            with Traffic(url, grpc_port, admin_key) as traffic:
                 failures(traffic)
                 a_job_that_fails(seen)
                 other_rows(seen, traffic)

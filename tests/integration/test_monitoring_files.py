@@ -4,7 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from serving.http.retrain import ALERT
 from tests.integration.local_monitoring import with_retraining
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
@@ -65,6 +67,9 @@ def test_the_way_to_a_retraining_works_when_it_is_switched_on(
 ) -> None:
     path = tmp_path / "alertmanager.yml"
     path.write_text(with_retraining((MONITORING / "alertmanager.yml").read_text()))
-    assert " - 3 receivers" in check("amtool", "check-config", str(path))
+    check("amtool", "check-config", str(path))
+    (webhook,) = yaml.safe_load(path.read_text())["receivers"][-1]["webhook_configs"]
+    assert webhook["url"].endswith(ALERT)
+    assert webhook.keys() == {"url", "send_resolved", "http_config"}
     routed = check("amtool", "config", "routes", "test", f"--config.file={path}", *labels)
     assert routed.split()[0] == receivers

@@ -52,10 +52,16 @@ class Traffic:
     """Everything that users do, each kind in a thread of its own.
 
     ``answers`` counts status codes; a connection that breaks, as of a worker that is killed, counts as ``broken``.
+
+    Args:
+        url: of the service.
+        grpc_port: of the same.
+        key: for what came true, where the service asks for one.
     """
 
-    def __init__(self, url: str, grpc_port: int) -> None:
+    def __init__(self, url: str, grpc_port: int, key: str) -> None:
         self.url = url
+        self._authorization = {"authorization": f"Bearer {key}"}
         self.rows = Rows()
         self.answers: Counter[str] = Counter()
         self._grpc_port = grpc_port
@@ -178,7 +184,8 @@ class Traffic:
             if answer.is_success:
                 predicted = answer.json()
                 actual = predicted.get("label", predicted["prediction"])
-                client.post("/feedback", json={"prediction_id": predicted["prediction_id"], "actual": actual})
+                truth = {"prediction_id": predicted["prediction_id"], "actual": actual}
+                client.post("/feedback", json=truth, headers=self._authorization)
             return str(answer.status_code)
 
         return send
