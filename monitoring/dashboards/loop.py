@@ -84,50 +84,38 @@ DASHBOARD = (
             "Jobs on record. Done: the challenger took over; refused: the served model stays.",
             (f"max by (model, state) (ml_retraining_jobs{{{MODEL}}}) > 0", "{{model}} {{state}}"),
             unit="short",
+            stacked=True,
             none="no jobs yet",
         )
     )
     .with_panel(
-        number(
-            "Waits",
-            "How long the waiting job has been waiting.",
+        bars(
+            "Waits and runs",
+            "For how long.",
             (
                 f"time() - min by (model) (ml_retraining_waiting_since_timestamp_seconds{{{MODEL}}})",
-                "{{model}}",
+                "{{model}} waits",
             ),
-            unit="s",
-            width=4,
-            height=8,
-            limits=[(30 * MINUTE, YELLOW), (12 * HOUR, RED)],
-            none="nothing waits",
-        )
-    )
-    .with_panel(
-        number(
-            "Runs",
-            "How long the running job has been running.",
             (
                 f"time() - max by (model) (ml_retraining_running_since_timestamp_seconds{{{MODEL}}})",
-                "{{model}}",
+                "{{model}} runs",
             ),
             unit="s",
-            width=4,
-            height=8,
-            limits=[(6 * HOUR, YELLOW), (DAY, RED)],
-            none="nothing runs",
+            width=6,
+            limits=[(12 * HOUR, YELLOW), (DAY, RED)],
+            none="nothing waits or runs",
         )
     )
     .with_panel(
-        number(
-            "Last end",
-            "How long ago a job ended, and how.",
+        bars(
+            "Ended",
+            "How long ago a job was last done, refused or failed.",
             (
                 f"time() - max by (model, state) (ml_retraining_ended_timestamp_seconds{{{MODEL}}})",
                 "{{model}} {{state}}",
             ),
             unit="s",
-            width=4,
-            height=8,
+            width=6,
             none="no job has ended",
         )
     )
@@ -147,10 +135,11 @@ DASHBOARD = (
     .with_panel(
         lines(
             "Versions served",
-            "Instances that serve a version: where a line ends, another took over.",
+            "Instances that serve a version: where one ends, another took over.",
             (f"count by (model, version) (ml_model_info{{{MODEL}}})", "{{model}} {{version}}"),
             unit="short",
             width=10,
+            stacked=True,
         )
     )
     .with_panel(
