@@ -29,6 +29,8 @@ RATES = {"reqps": " req/s", "rowsps": " rows/s"}
 SMALLEST = 1e-9
 """Smaller values are rounding errors."""
 LEGEND_LINES = 6
+LETTER = 0.0034
+"""Width of a letter beside a bar, as a share of the figure's."""
 GAP = 0.25
 """Between panels, in cells of the grid."""
 
@@ -85,7 +87,9 @@ def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequenc
         return None
     lines = min(len(courses), LEGEND_LINES) if panel.kind == "timeseries" else 0
     legend = (0.16 * lines + 0.2) * inch if lines else 0.08 * inch
-    indent = {"timeseries": 0.034, "bargauge": min(0.1, wide * 0.45), "stat": 0.006, "table": 0.006}[panel.kind]
+    longest = max(len(label) for label, _ in courses)
+    beside = min(0.012 + LETTER * longest, wide * 0.55)
+    indent = {"timeseries": 0.034, "bargauge": beside, "stat": 0.006, "table": 0.006}[panel.kind]
     area = (left + indent, bottom + legend, wide - indent - 0.01, high - legend - 0.32 * inch)
     axes = figure.add_axes(area)
     {"timeseries": _lines, "stat": _numbers, "bargauge": _bars, "table": _table}[panel.kind](axes, panel, courses)
@@ -196,6 +200,11 @@ def human(value: float, unit: str) -> str:
             if abs(value) >= size:
                 return f"{value / size:.3g} {name}"
         return "0 s"
+    if unit == "bytes":
+        for size, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if abs(value) >= size:
+                return f"{value / size:.3g} {name}"
+        return f"{value:.0f} B"
     number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return number + RATES.get(unit, "")
 
