@@ -102,10 +102,16 @@ def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> N
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color="#e6e8ea", linewidth=0.6)
     axes.tick_params(length=0, labelcolor=FAINT)
+    below: dict[float, float] = {}
     for position, (_, course) in enumerate(courses):
-        axes.plot(
-            course.times, course.values, color=COLOURS[position % len(COLOURS)], linewidth=1.3, clip_on=False, zorder=3
-        )
+        colour = COLOURS[position % len(COLOURS)]
+        values = list(course.values)
+        if panel.stacked:
+            grounds = [below.get(moment, 0.0) for moment in course.times]
+            values = [ground + value for ground, value in zip(grounds, values, strict=True)]
+            below.update(zip(course.times, values, strict=True))
+            axes.fill_between(course.times, grounds, values, color=colour, alpha=0.3, linewidth=0)
+        axes.plot(course.times, values, color=colour, linewidth=1.3, clip_on=False, zorder=3)
     low, high = axes.get_ylim()
     axes.set_ylim(0, max(high, 1e-9))
     for value, colour in panel.limits:

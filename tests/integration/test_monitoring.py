@@ -206,6 +206,8 @@ def deaths(seen: Record, traffic: Traffic) -> None:
 def silence(seen: Record) -> None:
     """Nobody asks any more; what was wrong is over, and somebody is told that too."""
     wait_until(lambda: "NoTraffic" in seen.monitoring.names("firing"), "silence is told", 60)
+    # On a busy machine a scrape may take longer than the second that it has here.
+    wait_until(lambda: seen.monitoring.prometheus.instant('up{job="ml-api"} == 1'), "a scrape succeeds", 60)
     seen.quiet = time.time()
     wait_until(lambda: "RetrainingWaits" in seen.monitoring.names("firing"), "a job without a worker is told", 60)
     jobs_end(seen)
