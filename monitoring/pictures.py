@@ -117,7 +117,8 @@ def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> N
     for value, colour in panel.limits:
         if low <= value <= high:
             axes.axhline(value, color=LIMIT_COLOURS[colour], linewidth=0.8, linestyle="--")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    # As many times as a panel of this width has room for.
+    axes.xaxis.set_major_locator(MaxNLocator(min(5, max(2, panel.place[2] * 5 // 8))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda moment, _: time.strftime("%H:%M:%S", time.gmtime(moment))))
     # The title has the unit of a rate; it would not fit beside each tick.
     unit = "none" if panel.unit in RATES else panel.unit
