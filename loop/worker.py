@@ -316,9 +316,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     engine = connect_ledger()
-    if options.seen:
-        _look_for_a_worker(engine)
-        return
+    try:
+        if options.seen:
+            _look_for_a_worker(engine)
+        else:
+            _work(engine, once=options.once)
+    finally:
+        engine.dispose()
+
+
+def _work(engine: Engine, *, once: bool) -> None:
     os.nice(NICENESS)
     worker = Worker(engine, triggers=Triggers.from_environment(engine, os.environ))
 
@@ -328,11 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Not as the console has it: a job is ended first, and waits for another worker then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    try:
-        _put_back()
-        worker.run(once=options.once)
-    finally:
-        engine.dispose()
+    _put_back()
+    worker.run(once=once)
 
 
 if __name__ == "__main__":
