@@ -66,6 +66,7 @@ ELSEWHERE = {
     r"make sbom": ("tests/integration/test_image.py", "bill_of_materials"),
     r"deploy/deploy_local\.sh": ("tests/integration/test_deploy_local.py", "deploy_local.sh"),
     r"deploy/deploy_local\.sh --full": ("tests/integration/test_compose.py", "--full"),
+    r"docker compose (--profile loop up -d|logs -f loop|exec loop .*)": ("tests/integration/test_compose.py", '"loop"'),
     r"cp \.env\.example \.env": ("tests/deploy/test_compose_file.py", ".env.example"),
     r"MLFLOW_TRACKING_URI=\S+ make train": ("tests/integration/test_compose.py", "MLFLOW_TRACKING_URI"),
     r"python -m batch_predict [^-]* --model housing@champion": (
@@ -85,7 +86,7 @@ ELSEWHERE = {
 CLUSTER = "No cluster is there: the manifests are rendered and checked against schemas and policies."
 LONG = "It takes minutes on a quiet machine; tests/load_tests/benchmark/ run its parts."
 NOT_RUN = {
-    r"kubectl (-n|diff|apply|get) .*": CLUSTER,
+    r"(tar -c .* \| )?kubectl (-n|diff|apply|get) .*": CLUSTER,
     r"\$EDITOR .*": "Somebody edits.",
     r"for route in .*": CLUSTER,
     r"make benchmark.*": LONG,
@@ -93,7 +94,7 @@ NOT_RUN = {
     r"make audit": "It asks PyPI for its list of vulnerabilities; the workflow runs it.",
     r"gh attestation .*": "There is no released image; the workflow attests it.",
     r"rsync .*": "It stands for whatever copies to a volume.",
-    r"DATABASE_URL=\S+ .*": "The address is left out.",
+    r"docker build -t registry\..*": "No base can be pulled; tests/deploy/test_compose_file.py checks its version.",
     r"amtool .*": "It asks Alertmanager, whose own tool it is; its configuration is tested.",
 }
 
