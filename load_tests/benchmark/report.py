@@ -75,8 +75,8 @@ def headline(result: Result) -> str:
     factors = {name: ratio(speed, result.figures(key).requests_per_second) for key, name in COMPARED.items()}
     told = [f"{factor:.1f} times as many as {name}" for name, factor in factors.items() if factor is not None]
     return (
-        f"{_number(speed)} one-row requests a second on {result.machine.cores} cores: {', '.join(told)} in the same run "
-        "([Benchmark](docs/explanation/benchmark.md))."
+        f"{_number(speed)} one-row requests a second on {result.machine.cores} cores: {', '.join(told)} in the "
+        "same run ([Benchmark](docs/explanation/benchmark.md))."
     )
 
 
