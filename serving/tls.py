@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 """How often a worker looks. It rereads files that it has seen unchanged twice: the key may follow the certificate."""
+HANDSHAKE_SECONDS = 10.0
+"""How long a client may take for its handshake, over either protocol."""
 MAXIMUM_FILE_BYTES = 4 * 1024 * 1024
 CERTIFICATE, KEY, CLIENT_CA = "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"
 _CERTIFICATES = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -53,13 +56,15 @@ class Tls:
 
     Args:
         files: by setting. Symbolic links are followed each time, as Kubernetes swaps them.
+        probe: certificate and key of the health check; None: the same as the service's own.
 
     Raises:
         StartupError: they cannot be used; says which, why, and what to do.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
+    def __init__(self, files: Mapping[str, Path], probe: tuple[Path, Path] | None = None) -> None:
         self.files = files
+        self._probe = probe or (files[CERTIFICATE], files[KEY])
         self.asks_clients = CLIENT_CA in files
         """Whether a client needs a certificate."""
         self._state = self._look()
@@ -85,16 +90,50 @@ class Tls:
                 f"{' and '.join(files)} {'is' if len(files) == 1 else 'are'} set, but {' and '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not. TLS needs {CERTIFICATE} and {KEY}: set both, or none."
             )
+        probe = (settings.TLS_PROBE_CERT_FILE, settings.TLS_PROBE_KEY_FILE)
+        if probe[0] is not None and probe[1] is not None:
+            return cls(files, (probe[0], probe[1]))
+        if probe != (None, None):
+            raise StartupError("The health check needs TLS_PROBE_CERT_FILE and TLS_PROBE_KEY_FILE: set both, or none.")
         return cls(files)
 
     def say(self) -> None:
-        """Log what the listeners speak, and warn of certificates that have expired."""
+        """Log what the listeners speak; warn of certificates that have expired, or that the health check has none."""
         now = datetime.now(UTC).timestamp()
         expires = {name: _day(at) for name, at in self.material.expires.items()}
         logger.info("TLS is on", extra={"client_certificates": self.asks_clients, "expires": expires})
         for name, at in self.material.expires.items():
             if at < now:
                 logger.warning("certificate has expired", extra={"setting": name, "file": str(self.files[name])})
+        if self.asks_clients and (reason := self._refusal(*self._probe)):
+            logger.warning(
+                "the health check will be refused: set TLS_PROBE_CERT_FILE and TLS_PROBE_KEY_FILE to a certificate of "
+                f"{CLIENT_CA}",
+                extra={"file": str(self._probe[0]), "reason": reason},
+            )
+
+    def _refusal(self, certificate: Path, key: Path) -> str:
+        """Why a client with this certificate is refused; empty if it is not. It shakes hands, in memory."""
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        try:
+            client.load_cert_chain(certificate, key, password="")
+            ends = [
+                client.wrap_bio(to_client, to_server),
+                self.material.context.wrap_bio(to_server, to_client, server_side=True),
+            ]
+            while ends:
+                try:
+                    ends[0].do_handshake()
+                    ends.pop(0)
+                except ssl.SSLWantReadError:
+                    ends.reverse()
+        except ssl.SSLError as error:
+            return _reason(error)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For one gRPC server. gRPC asks for the present certificate at each handshake, from a thread of its own."""
@@ -107,7 +146,9 @@ class Tls:
             given = self.material
             return given.for_grpc
 
-        return grpc.dynamic_ssl_server_credentials(given.for_grpc, present, require_client_authentication=self.asks_clients)
+        return grpc.dynamic_ssl_server_credentials(
+            given.for_grpc, present, require_client_authentication=self.asks_clients
+        )
 
     def start(self) -> None:
         """Follow the files from now on. Call it on the event loop of a worker."""
@@ -253,6 +294,8 @@ def _named(files: Mapping[str, Path], name: str) -> str:
 
 
 def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
     return (error.reason or error.strerror or "no reason given").replace("_", " ").lower()
 
 

@@ -5,7 +5,6 @@ methods that ``ssl`` offers for it, ``wrap_bio`` and ``sslobject_class``. The ev
 and says nothing of those that fail; ours ends it sooner, and failures are counted.
 """
 
-import asyncio
 import logging
 import ssl
 from time import monotonic
@@ -15,12 +14,10 @@ import uvloop
 from uvicorn import config
 
 from serving.telemetry import series
-from serving.tls import CERTIFICATE, CLIENT_CA, KEY, Tls
+from serving.tls import CERTIFICATE, CLIENT_CA, HANDSHAKE_SECONDS, KEY, Tls
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 10.0
-"""How long a client may take for its handshake."""
 SHUTDOWN_SECONDS = 5.0
 """How long a client may take to say that it has closed, too."""
 LOG_SECONDS = 60.0
@@ -98,7 +95,7 @@ class Connection(ssl.SSLObject):
 class Loop(uvloop.Loop):
     """uvicorn's event loop, whose servers give up a handshake sooner than after a minute."""
 
-    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
         """Listen."""
         if options.get("ssl") is not None:
             options |= {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": SHUTDOWN_SECONDS}

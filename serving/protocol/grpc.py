@@ -41,7 +41,7 @@ from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, grpc_counter
 from serving.telemetry.request_log import RequestLog
-from serving.tls import Tls
+from serving.tls import HANDSHAKE_SECONDS, Tls
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -119,6 +119,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
                 *_keepalive(self._settings.GRPC_KEEPALIVE_SECONDS),
+                *([] if self._tls is None else [("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000))]),
             ]
         )
         # The generated code of health and reflection adds each method twice: as a generic and as a registered handler.
