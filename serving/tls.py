@@ -147,7 +147,9 @@ class Tls:
             return given.for_grpc
 
         return grpc.dynamic_ssl_server_credentials(
-            given.for_grpc, present, require_client_authentication=self.asks_clients
+            given.for_grpc,
+            cast(Any, present),  # Its types do not know that None stands for what it has.
+            require_client_authentication=self.asks_clients,
         )
 
     def start(self) -> None:

@@ -62,6 +62,8 @@ class LiveContext(ssl.SSLContext):
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
+        for reason in {*REASONS.values(), REFUSED_BY_CLIENT, OTHER}:
+            series.TLS_FAILED.labels(reason)
 
     def wrap_bio(self, *arguments: Any, **keywords: Any) -> ssl.SSLObject:
         """Begin one connection."""
