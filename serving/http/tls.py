@@ -6,9 +6,11 @@ and says nothing of those that fail; ours ends it sooner, and failures are count
 """
 
 import logging
+import resource
 import ssl
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import uvloop
 from uvicorn import config
@@ -33,7 +35,11 @@ REASONS = {
     "NO_SHARED_CIPHER": "version",
 }
 """Why a handshake failed, by OpenSSL's word for it."""
-REFUSED_BY_CLIENT, OTHER = "refused_by_client", "other"
+REFUSED_BY_CLIENT, CROWDED, OTHER = "refused_by_client", "crowded", "other"
+DESCRIPTOR_SHARE = 0.25
+"""Share of the process' file descriptors for connections whose handshake goes on; at the limit, new ones are closed."""
+MOST_HANDSHAKES = 10_000
+"""Their limit where descriptors abound."""
 
 
 def options(tls: Tls | None) -> dict[str, Any]:
@@ -62,21 +68,33 @@ class LiveContext(ssl.SSLContext):
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        for reason in {*REASONS.values(), REFUSED_BY_CLIENT, OTHER}:
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        abound = descriptors == resource.RLIM_INFINITY
+        self.limit = MOST_HANDSHAKES if abound else min(int(descriptors * DESCRIPTOR_SHARE), MOST_HANDSHAKES)
+        for reason in {*REASONS.values(), REFUSED_BY_CLIENT, CROWDED, OTHER}:
             series.TLS_FAILED.labels(reason)
 
     def wrap_bio(self, *arguments: Any, **keywords: Any) -> ssl.SSLObject:
-        """Begin one connection."""
+        """Begin one connection.
+
+        Raises:
+            ConnectionAbortedError: too many have begun and not ended their handshake. The event loop closes this one.
+        """
+        if len(Connection.shaking) >= self.limit:
+            _count(CROWDED, f"{self.limit} handshakes are going on in this worker")
+            raise ConnectionAbortedError
         context = self._tls.material.context
         context.sslobject_class = Connection
-        return context.wrap_bio(*arguments, **keywords)
+        connection = context.wrap_bio(*arguments, **keywords)
+        Connection.shaking.add(connection)
+        return connection
 
 
 class Connection(ssl.SSLObject):
     """One connection; counts its handshake if it fails."""
 
-    logged = -LOG_SECONDS
-    """When this process last logged one."""
+    shaking: ClassVar[WeakSet[ssl.SSLObject]] = WeakSet()
+    """Those of this process whose handshake goes on. One that is given up by the event loop leaves by itself."""
 
     def do_handshake(self) -> None:
         """Go on with the handshake."""
@@ -85,13 +103,24 @@ class Connection(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
+            self.shaking.discard(self)
             word = error.reason or ""
-            reason = REFUSED_BY_CLIENT if "_ALERT_" in word else REASONS.get(word, OTHER)
-            series.TLS_FAILED.labels(reason).inc()
-            if monotonic() - Connection.logged >= LOG_SECONDS:
-                Connection.logged = monotonic()
-                logger.warning("TLS handshake failed", extra={"reason": reason, "openssl": str(error)})
+            _count(REFUSED_BY_CLIENT if "_ALERT_" in word else REASONS.get(word, OTHER), str(error))
             raise
+        self.shaking.discard(self)
+
+
+def _count(reason: str, told: str) -> None:
+    """Count a failed handshake; log one a minute."""
+    series.TLS_FAILED.labels(reason).inc()
+    now = monotonic()
+    if now - _logged[-1] >= LOG_SECONDS:
+        _logged[:] = [now]
+        logger.warning("TLS handshake failed", extra={"reason": reason, "told": told})
+
+
+_logged = [-LOG_SECONDS]
+"""When this process last logged one."""
 
 
 class Loop(uvloop.Loop):
