@@ -51,6 +51,7 @@ def test_every_route_is_listed() -> None:
         "docs/proxies.md",
         "docs/reload.md",
         "docs/runbook.md",
+        "docs/tls.md",
     ],
 )
 def test_every_file_that_is_named_exists_or_is_made(name: str) -> None:

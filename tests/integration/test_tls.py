@@ -181,6 +181,12 @@ def test_bentoml_s_client_and_our_own_command_trust_the_ca_of_ssl_cert_file(serv
     assert "iris" in run([sys.executable, "-m", "monitoring.terminal", "--once", "--interval", "0.1"], **trust)
 
 
+def test_a_deployment_verifies_over_tls(service: Service) -> None:
+    """By the loopback address, which is in few certificates."""
+    told = run([sys.executable, "deploy/verify.py", "--http", service.url, "--insecure"])
+    assert told.count("9 predictions over HTTP") == len(DATASETS)
+
+
 TRITON = """\
 import json, sys
 from pathlib import Path
