@@ -92,6 +92,6 @@ def test_the_scrape_configuration_is_ours_with_tls() -> None:
 @pytest.mark.integration
 def test_prometheus_takes_the_scrape_configuration(tmp_path: Path) -> None:
     (tmp_path / "prometheus.yml").write_text(SCRAPE)
-    command = ["promtool", "check", "config", "--syntax-only", tmp_path / "prometheus.yml"]
+    command = ["promtool", "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not checked.returncode, checked.stderr
