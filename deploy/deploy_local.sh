@@ -330,7 +330,7 @@ status() {
 
 stop() {
     lock
-    compose --profile full down
+    compose --profile full --profile loop down
     say "Stopped. Volumes and images are still there."
 }
 

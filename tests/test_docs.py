@@ -48,6 +48,7 @@ def test_every_route_is_listed() -> None:
         "docs/kubernetes.md",
         "docs/ledger.md",
         "docs/loop.md",
+        "docs/monitoring.md",
         "docs/proxies.md",
         "docs/reload.md",
         "docs/runbook.md",
