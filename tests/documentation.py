@@ -45,6 +45,8 @@ ELSEWHERE = {
         "tests/integration/test_pipeline.py",
         "sha256sum *.csv > SHA256SUMS",
     ),
+    r"TLS_CERT_FILE=\S+ .*make serve": ("tests/integration/test_tls.py", "TLS_CERT_FILE"),
+    r"curl --cacert .*": ("tests/integration/test_tls.py", "verify"),
     r"make (promote|rollback) MODEL=.*": ("tests/training/test_promote.py", "promote"),
     r"curl -X POST localhost:8000/models/\w+ .*": ("tests/serving/test_reload.py", "/models/rollback"),
     r"curl -X POST localhost:8000/retrain .*": ("tests/serving/http/test_retrain.py", "/retrain"),
