@@ -8,7 +8,7 @@ from typing import Any
 
 from open_inference.grpc import protocol as pb
 
-from contract.errors import InvalidInput
+from contract.errors import InvalidInput, cut
 from serving.protocol.infer_request import InferRequest, check_parameters
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, checked_shape
 
@@ -36,7 +36,7 @@ def read_request(message: pb.ModelInferRequest) -> InferRequest:
     check_parameters(message.parameters, "the request")
     inputs = _inputs(message)
     for output in message.outputs:
-        check_parameters(output.parameters, f"the output {output.name[:60]!r}")
+        check_parameters(output.parameters, f"the output {cut(output.name)!r}")
     names = [output.name for output in message.outputs]
     return InferRequest(message.id or None, inputs, names, {None: bool(message.raw_input_contents)})
 
@@ -71,11 +71,11 @@ def _inputs(message: pb.ModelInferRequest) -> list[InputTensor]:
     tensors = []
     for index, tensor in enumerate(message.inputs):
         name, datatype = tensor.name, tensor.datatype
-        check_parameters(tensor.parameters, f"the input {name[:60]!r}")
+        check_parameters(tensor.parameters, f"the input {cut(name)!r}")
         values: Any = _contents(tensor.contents, name, datatype) if tensor.HasField("contents") else []
         if raws:
             if values:
-                raise InvalidInput(f"The input {name[:60]!r} has contents and raw_input_contents: send only one.")
+                raise InvalidInput(f"The input {cut(name)!r} has contents and raw_input_contents: send only one.")
             values = raws[index]
         tensors.append(InputTensor(name, datatype, checked_shape(name, list(tensor.shape)), values))
     return tensors
@@ -89,6 +89,6 @@ def _contents(contents: Any, name: str, datatype: str) -> list[Any]:
         return []
     if filled not in ([], [field]):
         raise InvalidInput(
-            f"The input {name[:60]!r} is {datatype}: its contents must be in {field}, not in {', '.join(filled)}."
+            f"The input {cut(name)!r} is {cut(datatype)}: its contents must be in {field}, not in {', '.join(filled)}."
         )
     return list(getattr(contents, field))
