@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from contract.errors import InvalidInput, cut, shown
 from serving.http.body import SPARE_TOKENS, most_tokens, parse_json
-from serving.protocol.infer_request import InferRequest, check_parameters
+from serving.protocol.infer_request import InferRequest, check_counts, check_parameters
 from serving.protocol.tensors import InputTensor, OutputTensor, checked_shape
 
 
@@ -64,8 +64,9 @@ def read_request(body: bytes, json_length: str | None, features: int) -> InferRe
     binary: dict[str | None, bool] = {
         None: _flag(_parameters(content, "the request"), "binary_data_output", "the request") or False
     }
-    inputs = _inputs(content, raw)
-    return InferRequest(identifier, inputs, _outputs(content, binary), binary)
+    documents, wanted = _objects(content.get("inputs"), "inputs"), _objects(content.get("outputs") or [], "outputs")
+    check_counts(len(documents), len(wanted), features)
+    return InferRequest(identifier, _inputs(documents, raw), _outputs(wanted, binary), binary)
 
 
 def write_response(
@@ -93,10 +94,10 @@ def write_response(
     return b"".join([head, *raws]), len(head)
 
 
-def _inputs(content: dict[str, Any], raw: memoryview | None) -> list[InputTensor]:
+def _inputs(documents: list[dict[str, Any]], raw: memoryview | None) -> list[InputTensor]:
     tensors = []
     position = 0
-    for document in _objects(content.get("inputs"), "inputs"):
+    for document in documents:
         name, datatype = document.get("name"), document.get("datatype")
         if not isinstance(name, str):
             raise InvalidInput("Every input needs a name.")
@@ -129,12 +130,9 @@ def _inputs(content: dict[str, Any], raw: memoryview | None) -> list[InputTensor
     return tensors
 
 
-def _outputs(content: dict[str, Any], binary: dict[str | None, bool]) -> list[str]:
-    wanted = content.get("outputs")
-    if wanted is None:
-        return []
+def _outputs(documents: list[dict[str, Any]], binary: dict[str | None, bool]) -> list[str]:
     names = []
-    for document in _objects(wanted, "outputs"):
+    for document in documents:
         name = document.get("name")
         if not isinstance(name, str):
             raise InvalidInput("Every output needs a name.")

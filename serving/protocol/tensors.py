@@ -100,6 +100,19 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def check_size(name: str, count: int, shape: tuple[int, ...]) -> None:
+    """Check how many elements the tensor of this name has.
+
+    Raises:
+        InvalidInput: its shape takes more or less.
+    """
+    if count != math.prod(shape):
+        raise InvalidInput(
+            f"The input {cut(name)!r} has {count} values; the shape {shown(list(shape))} takes "
+            f"{shown(math.prod(shape))}."
+        )
+
+
 def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
     """All elements of a tensor as doubles, row-major.
 
@@ -145,16 +158,12 @@ def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
     shape = tensor.shape
     if len(shape) == 2 and values and isinstance(values[0], list):
         rows, width = shape
-        if len(values) != rows or not all(isinstance(row, list) and len(row) == width for row in values):
+        if len(values) != rows or set(map(type, values)) != {list} or set(map(len, values)) != {width}:
             raise InvalidInput(
                 f"The data of the input {cut(tensor.name)!r} is not nested as its shape {shown(list(shape))} says."
             )
         return list(chain.from_iterable(values))
-    if len(values) != math.prod(shape):
-        raise InvalidInput(
-            f"The input {cut(tensor.name)!r} has {len(values)} values; "
-            f"the shape {shown(list(shape))} takes {shown(math.prod(shape))}."
-        )
+    check_size(tensor.name, len(values), shape)
     return values
 
 
