@@ -64,7 +64,8 @@ def read_request(body: bytes, json_length: str | None, features: int) -> InferRe
     binary: dict[str | None, bool] = {
         None: _flag(_parameters(content, "the request"), "binary_data_output", "the request") or False
     }
-    documents, wanted = _objects(content.get("inputs"), "inputs"), _objects(content.get("outputs") or [], "outputs")
+    documents, wanted = _objects(content.get("inputs"), "inputs"), content.get("outputs")
+    wanted = [] if wanted is None else _objects(wanted, "outputs")
     check_counts(len(documents), len(wanted), features)
     return InferRequest(identifier, _inputs(documents, raw), _outputs(wanted, binary), binary)
 

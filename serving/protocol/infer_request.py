@@ -23,8 +23,8 @@ def check_counts(inputs: int, outputs: int, features: int) -> None:
     Raises:
         InvalidInput: tells how many there are.
     """
-    if inputs > features:
-        raise InvalidInput(f"There are {inputs} inputs; one tensor of all features, or one for each of {features}.")
+    if inputs > 2 * features:  # up to here, the one too many is named
+        raise InvalidInput(f"There are {inputs} inputs; send one of all features, or one for each of {features}.")
     if outputs > MAXIMUM_OUTPUTS:
         raise InvalidInput(f"{outputs} outputs are asked for, at most {MAXIMUM_OUTPUTS} may be.")
 
