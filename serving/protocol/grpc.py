@@ -38,6 +38,7 @@ from serving.http.body import SMALL_BYTES
 from serving.protocol import health
 from serving.protocol.grpc_body import check_fields, read_request, write_response
 from serving.protocol.inference import Inference
+from serving.protocol.receiving import Receiver
 from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, grpc_counter
@@ -84,6 +85,7 @@ class GrpcServer:
         self._gate = gate
         self._proxies = Proxies(settings.FORWARDED_ALLOW_IPS)
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
+        self._receiver = Receiver(settings.GRPC_MAX_MESSAGE_BYTES)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._servers: list[grpc.aio.Server] = []
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
@@ -145,23 +147,22 @@ class GrpcServer:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._model_infer,
         }
-        # Handlers take and give bytes: gRPC itself would answer a message that does not parse with a server error.
+        # Handlers take and give bytes: gRPC itself would answer a message that does not parse with a server error. They
+        # are declared as if messages streamed in, so that each is read when we ask for it.
         return {
-            name: grpc.unary_unary_rpc_method_handler(partial(self._call, name, getattr(pb, f"{name}Request"), method))
+            name: grpc.stream_unary_rpc_method_handler(partial(self._call, name, getattr(pb, f"{name}Request"), method))
             for name, method in methods.items()
         }
 
-    async def _call(
-        self, name: str, request_type: type[Message], method: Method, data: bytes, context: Context
-    ) -> bytes:
+    async def _call(self, name: str, request_type: type[Message], method: Method, _: object, context: Context) -> bytes:
         """Answer one call, with its request id. An error becomes a status code and one sentence."""
         started = perf_counter()
         asked = next((value for key, value in context.invocation_metadata() or () if key == request_id.HEADER), None)
         request: Any = None
         try:
-            request = _parse(request_type, data)
+            request = _parse(request_type, await self._receiver.read(context))
             model = self._model_label(request)
-        except InvalidInput as error:
+        except (InvalidInput, Overloaded) as error:
             model, method = UNKNOWN, partial(_refuse, error)
         endpoint = self._endpoint(name, model)
         code, details, headers, content = grpc.StatusCode.OK, "", {}, b""
@@ -295,7 +296,7 @@ def _status_code(error: BundleError) -> grpc.StatusCode:
     return next((code for kind, code in STATUS_CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-async def _refuse(error: InvalidInput, _: Any, __: Call) -> Message:
+async def _refuse(error: BundleError, _: Any, __: Call) -> Message:
     raise error
 
 
