@@ -19,11 +19,11 @@ class Frames:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.window = 65_535
+        self._initial = 65_535
         self.windows: dict[int, int] = defaultdict(lambda: self._initial)
         self.ended: dict[int, int] = {}
         """Streams that the server has ended: the kind of the frame."""
         self.closed = False
-        self._initial = 65_535
         self._buffer = b""
         self.socket.sendall(PREFACE)
         self.send(SETTINGS, 0, b"")
