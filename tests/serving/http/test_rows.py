@@ -42,12 +42,13 @@ def test_columns_take_what_pydantic_takes(body: Any) -> None:
     text = json.dumps(body)
     try:
         expected = IRIS.matrix(IRIS.rows.model_validate_json(text).rows).tolist()
-    except ValidationError as error:
-        with pytest.raises(InvalidInput) as raised:
-            finished(batch_rows(IRIS, from_json(text)))
-        assert raised.value.detail[0].loc == error.errors()[0]["loc"]
-    else:
-        assert finished(batch_rows(IRIS, from_json(text))).tolist() == expected
+    except ValidationError:
+        expected = None
+    try:
+        found = finished(batch_rows(IRIS, from_json(text))).tolist()
+    except InvalidInput:
+        found = None
+    assert found == expected
 
 
 @pytest.mark.parametrize("index", [0, SLICE_ROWS - 1, SLICE_ROWS, 2 * SLICE_ROWS + 5])
