@@ -1,6 +1,5 @@
 """A whole table against the contract: the rules of ``Row``, on columns, with every broken rule named."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,12 +67,17 @@ def first_violation(dataset: Dataset, matrix: FloatMatrix) -> tuple[Violation, i
 
 def refused(dataset: Dataset, matrix: FloatMatrix) -> Refused:
     """How many values of a ``[N, F]`` matrix break the contract, by feature and reason."""
-    cells = _broken_cells(dataset, matrix)
-    finite = np.isfinite(matrix[cells[:, 0], cells[:, 1]])
-    return Counter(
-        (dataset.feature_names[column], Reason.OUT_OF_RANGE if in_numbers else Reason.NOT_A_NUMBER)
-        for column, in_numbers in zip(cells[:, 1].tolist(), finite.tolist(), strict=True)
-    )
+    broken, finite = ~_good_cells(dataset, matrix), np.isfinite(matrix)
+    counts = {
+        Reason.OUT_OF_RANGE: (broken & finite).sum(axis=0).tolist(),
+        Reason.NOT_A_NUMBER: (broken & ~finite).sum(axis=0).tolist(),
+    }
+    return {
+        (name, reason): count
+        for reason, columns in counts.items()
+        for name, count in zip(dataset.feature_names, columns, strict=True)
+        if count
+    }
 
 
 def good_rows(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.bool_]:
