@@ -19,6 +19,7 @@ from serving.http.routes import http_app
 from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.pulse import Pulse
 from serving.recording import Recorder
 from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
@@ -51,6 +52,7 @@ class PredictionService:
         self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS, self.gate)
         self.reloader = Reloader(self.bundle, SETTINGS)
+        self.pulse = Pulse(SETTINGS, os.environ)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
     def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
@@ -78,6 +80,7 @@ class PredictionService:
         self.reloader.start()
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
+        self.pulse.start()
 
     def drain(self) -> None:
         """Stop being ready, over both protocols; requests that come all the same are still answered."""
@@ -87,6 +90,7 @@ class PredictionService:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what was taken, and see to it that the ledger has it."""
+        self.pulse.stop()
         await self.reloader.stop()
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)

@@ -5,21 +5,34 @@ BentoML 1.4 answers a refused body with a title instead of the field, writes a s
 every request that outlives it, and has the raw path as a label of its metrics.
 """
 
+import atexit
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
+import bentoml.serving
 from _bentoml_impl.server.app import ContextMiddleware
 from _bentoml_sdk import Service
 from bentoml import server_context
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from bentoml._internal.utils import circus
+from bentoml.exceptions import BentoMLException
+from circus.watcher import Watcher
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tornado import gen
+from tornado.ioloop import PeriodicCallback
 
+from serving import workers
+from serving.errors import startup_errors
 from serving.http import guard
 from serving.http.app import BENTOML_ROUTES
 from serving.http.errors import http_exception_response
@@ -32,8 +45,14 @@ NO_BENTO = "not available"
 
 
 def service_options(settings: Settings) -> dict[str, Any]:
-    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``."""
+    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``.
+
+    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties.
+    """
     guard.install(settings)
+    # BentoML imports both when it starts a server, which is after it has imported the service.
+    circus.create_standalone_arbiter = partial(_arbiter, settings)
+    bentoml.serving.ensure_prometheus_dir = _claim_metrics_directory
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",
@@ -49,11 +68,89 @@ def service_options(settings: Settings) -> dict[str, Any]:
 def take_metrics_directory() -> None:
     """Give this server a fresh metrics directory, which its workers find in their environment.
 
-    BentoML would empty the one in its home at every start, and with it what another running server has counted. Call
-    this before the server starts. A directory that the user has set is used as it is.
+    BentoML's is in its home, where running servers would share it. Call this before the server starts. A directory that
+    the user has set is used as it is.
     """
     taken = os.environ.get(directory.VARIABLE)
-    BentoMLContainer.prometheus_multiproc_dir.set(directory.temporary() if taken is None else taken)
+    with startup_errors():
+        BentoMLContainer.prometheus_multiproc_dir.set(directory.temporary() if taken is None else taken)
+
+
+def _claim_metrics_directory() -> str:
+    """Take the metrics directory for the server that is about to start. BentoML would empty it."""
+    name = str(Path(BentoMLContainer.prometheus_multiproc_dir.get()).absolute())
+    with startup_errors():
+        directory.claim(Path(name))
+    os.environ[directory.VARIABLE] = name
+    return name
+
+
+GRACE_SECONDS = 15.0
+"""Time that a worker gets to stop, beside its drain and its longest request; the ledger takes most of it."""
+
+
+def _arbiter(settings: Settings, watchers: Sequence[Watcher], *, threaded: bool = False, **options: Any) -> Any:
+    """In place of BentoML's function: it opens two TCP ports, through which any user of the machine can run commands."""
+    options.pop("check_delay", None)
+    made = _ThreadedArbiter if threaded else _Arbiter
+    if options.get("plugins"):
+        # `bentoml serve --reload` starts a process that tells the arbiter of changes: by sockets of this user alone.
+        folder = tempfile.mkdtemp(prefix="bentoml-control-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        places = {"endpoint": f"ipc://{folder}/control", "pubsub_endpoint": f"ipc://{folder}/events"}
+    else:
+        # Within this process: nobody outside of it can connect.
+        places = {"endpoint": "inproc://control", "pubsub_endpoint": "inproc://events"}
+    for watcher in watchers:
+        # BentoML waits for a day before it kills a worker that does not stop.
+        watcher.graceful_timeout = settings.DRAIN_SECONDS + settings.TIMEOUT_SECONDS + GRACE_SECONDS
+    return made(watchers, check_delay=workers.LOOK_SECONDS, **places, **options)
+
+
+class _Kept:
+    """An arbiter that looks after its workers: see ``serving.workers``."""
+
+    def __init__(self, watchers: Sequence[Watcher], **options: Any) -> None:
+        super().__init__(watchers, **options)
+        self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in watchers))
+        for watcher in watchers:
+            self._keeper.introduce(watcher.env)
+        self._last_looks: PeriodicCallback | None = None
+
+    @gen.coroutine
+    def manage_watchers(self) -> Any:
+        """Look after the workers, and start those that are missing. Called twice a second."""
+        if self._stopping or self._exclusive_running_command is not None:
+            return
+        self.reap_processes()
+        self._look()
+        if self._keeper.hopeless:
+            self._exception = BentoMLException("No worker could start: the lines above say why.")
+            self.stop()
+        elif self._keeper.may_start:
+            yield super().manage_watchers()
+
+    def stop(self) -> Any:
+        """Stop the workers, also while one is being started, where the arbiter would drop the request."""
+        if self._exclusive_running_command is not None and not self._stopping:
+            self.loop.call_later(0.05, self.stop)
+            return None
+        if self._last_looks is None:
+            # A worker that hangs would keep the others from ending.
+            self._last_looks = PeriodicCallback(self._look, workers.LOOK_SECONDS * 1000)
+            self._last_looks.start()
+        return super().stop()
+
+    def _look(self) -> None:
+        self._keeper.look([process.pid for watcher in self.watchers for process in watcher.processes.values()])
+
+
+class _Arbiter(_Kept, circus.Arbiter):
+    pass
+
+
+class _ThreadedArbiter(_Kept, circus.ThreadedArbiter):
+    pass
 
 
 def bento_version() -> str:

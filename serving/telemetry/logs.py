@@ -77,6 +77,11 @@ def configure(settings: Settings) -> None:
         ) from error
 
 
+def dropped() -> int:
+    """How many lines were dropped since the last call."""
+    return 0
+
+
 def file_of_process(file: Path, worker: int | None) -> Path:
     """The log file of a worker, by its number (from 1), or of the process that starts the workers (None)."""
     return file if worker is None else file.with_name(f"{file.stem}.{worker}{file.suffix}")
