@@ -23,14 +23,12 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml._internal.utils import circus
 from bentoml.exceptions import BentoMLException
-from circus.watcher import Watcher
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tornado import gen
-from tornado.ioloop import PeriodicCallback
 
+from ledger import log_output
 from serving import workers
 from serving.errors import startup_errors
 from serving.http import guard
@@ -52,7 +50,7 @@ def service_options(settings: Settings) -> dict[str, Any]:
     guard.install(settings)
     # BentoML imports both when it starts a server, which is after it has imported the service.
     circus.create_standalone_arbiter = partial(_arbiter, settings)
-    bentoml.serving.ensure_prometheus_dir = _claim_metrics_directory
+    bentoml.serving.ensure_prometheus_dir = lambda *_, **__: _claim_metrics_directory()
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",
@@ -89,8 +87,8 @@ GRACE_SECONDS = 15.0
 """Time that a worker gets to stop, beside its drain and its longest request; the ledger takes most of it."""
 
 
-def _arbiter(settings: Settings, watchers: Sequence[Watcher], *, threaded: bool = False, **options: Any) -> Any:
-    """In place of BentoML's function: it opens two TCP ports, through which any user of the machine can run commands."""
+def _arbiter(settings: Settings, watchers: Sequence[Any], *, threaded: bool = False, **options: Any) -> Any:
+    """In place of BentoML's function, which opens two TCP ports: any user of the machine could run commands by them."""
     options.pop("check_delay", None)
     made = _ThreadedArbiter if threaded else _Arbiter
     if options.get("plugins"):
@@ -107,18 +105,17 @@ def _arbiter(settings: Settings, watchers: Sequence[Watcher], *, threaded: bool 
     return made(watchers, check_delay=workers.LOOK_SECONDS, **places, **options)
 
 
-class _Kept:
-    """An arbiter that looks after its workers: see ``serving.workers``."""
+class _Arbiter(circus.Arbiter):
+    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``."""
 
-    def __init__(self, watchers: Sequence[Watcher], **options: Any) -> None:
+    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
         super().__init__(watchers, **options)
         self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in watchers))
         for watcher in watchers:
             self._keeper.introduce(watcher.env)
-        self._last_looks: PeriodicCallback | None = None
+        self._told_to_stop = False
 
-    @gen.coroutine
-    def manage_watchers(self) -> Any:
+    async def manage_watchers(self) -> None:
         """Look after the workers, and start those that are missing. Called twice a second."""
         if self._stopping or self._exclusive_running_command is not None:
             return
@@ -128,29 +125,29 @@ class _Kept:
             self._exception = BentoMLException("No worker could start: the lines above say why.")
             self.stop()
         elif self._keeper.may_start:
-            yield super().manage_watchers()
+            await super().manage_watchers()
 
     def stop(self) -> Any:
-        """Stop the workers, also while one is being started, where the arbiter would drop the request."""
+        """Stop the workers, also while one is being started: the arbiter would drop the request then."""
         if self._exclusive_running_command is not None and not self._stopping:
             self.loop.call_later(0.05, self.stop)
             return None
-        if self._last_looks is None:
-            # A worker that hangs would keep the others from ending.
-            self._last_looks = PeriodicCallback(self._look, workers.LOOK_SECONDS * 1000)
-            self._last_looks.start()
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            self._look_to_the_end()
         return super().stop()
+
+    def _look_to_the_end(self) -> None:
+        """A worker that hangs would keep the server from ending."""
+        self._look()
+        self.loop.call_later(workers.LOOK_SECONDS, self._look_to_the_end)
 
     def _look(self) -> None:
         self._keeper.look([process.pid for watcher in self.watchers for process in watcher.processes.values()])
 
 
-class _Arbiter(_Kept, circus.Arbiter):
-    pass
-
-
-class _ThreadedArbiter(_Kept, circus.ThreadedArbiter):
-    pass
+class _ThreadedArbiter(_Arbiter, circus.ThreadedArbiter):
+    """The same for a server in a thread of its own."""
 
 
 def bento_version() -> str:
@@ -223,6 +220,10 @@ class _Application:
         async def send_when_made(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._ours = self._make()
+            elif message["type"] == "lifespan.startup.failed" and message["message"].rstrip().endswith("SystemExit: 1"):
+                message = {"type": message["type"]}  # `startup_errors` has logged the sentence; this is a stack.
+            elif message["type"] == "lifespan.shutdown.complete":
+                log_output.flush()  # uvicorn ends the process by the signal that has stopped it.
             await send(message)
 
         await self._theirs(scope, receive, send_when_made)

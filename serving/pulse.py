@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ledger import log_output
 from serving import workers
 from serving.settings import Settings
-from serving.telemetry import directory, files, logs, series
+from serving.telemetry import directory, files, series
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Pulse:
         self._disks = Disks(settings, environment)
         pipe = environment.get(workers.HEARTBEAT)
         self._pipe = int(pipe) if pipe else None
+        self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -61,7 +63,9 @@ class Pulse:
     async def _watch_disks(self) -> None:
         while True:
             series.METRICS_WAITING.set(files.tend())
-            series.LOG_DROPPED.inc(logs.dropped())
+            dropped = log_output.dropped()
+            series.LOG_DROPPED.inc(dropped - self._dropped)
+            self._dropped = dropped
             self._disks.tell(await asyncio.to_thread(self._disks.free))
             await asyncio.sleep(DISK_SECONDS)
 

@@ -3,7 +3,7 @@
 Each worker writes its process id into a pipe twice a second, from its event loop. A worker whose event loop has stopped
 turning writes nothing. If it also uses no processor time, it hangs: it is killed, and then replaced like any that died.
 
-Silence is counted in looks, not in seconds. When the whole machine stops for a while, nobody looks, and nobody is silent.
+Silence is counted in looks, not in seconds: when the whole machine stops for a while, nobody looks.
 """
 
 import logging
@@ -13,6 +13,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Collection, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -47,10 +48,8 @@ def beat(descriptor: int) -> None:
     Raises:
         BrokenPipeError: nobody looks after it any more: the process that started it is gone.
     """
-    try:
+    with suppress(BlockingIOError):  # It has been stopped for hours, and the pipe is full.
         os.write(descriptor, _BEAT.pack(os.getpid()))
-    except BlockingIOError:
-        pass  # It has been stopped for hours, and the pipe is full.
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Keeper:
         for descriptor in (self._reader, self._writer):
             os.set_blocking(descriptor, False)
         # The other end is ours alone: when this process is gone, the workers' writes fail.
-        os.set_inheritable(self._writer, True)
+        os.set_inheritable(self._writer, True)  # noqa: FBT003
         self._workers: dict[int, _Worker] = {}
         self._failures = 0
         self._start_at = 0.0
@@ -121,10 +120,8 @@ class Keeper:
                     "a worker hangs: it is killed and replaced",
                     extra={"worker": pid, "silent_seconds": worker.silent * LOOK_SECONDS},
                 )
-                try:
+                with suppress(ProcessLookupError):  # It has ended by itself.
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # It has ended by itself.
 
     def close(self) -> None:
         """Give the pipe back."""
@@ -133,11 +130,9 @@ class Keeper:
 
     def _beats(self) -> Counter[int]:
         beats: Counter[int] = Counter()
-        try:
+        with suppress(BlockingIOError):
             while content := os.read(self._reader, 65_536):
                 beats.update(pid for (pid,) in _BEAT.iter_unpack(content))
-        except BlockingIOError:
-            pass
         return beats
 
     def _heard_of(self, worker: _Worker) -> None:

@@ -34,15 +34,28 @@ def temporary() -> str:
     Raises:
         StartupError: there is no place for it.
     """
-    try:
-        name = tempfile.mkdtemp(prefix="bentoml-metrics-")
-    except OSError as error:
-        raise StartupError(
-            f"There is no room for temporary files ({error.strerror or error}). Free some in {_temporary_folder()}, or "
-            "name another folder in TMPDIR."
-        ) from None
+    name = _make("bentoml-metrics-")
     atexit.register(shutil.rmtree, name, ignore_errors=True)
     return name
+
+
+def check_temporary() -> None:
+    """Check that there is a place for temporary files: BentoML makes some when it starts.
+
+    Raises:
+        StartupError: there is none.
+    """
+    Path(_make("bentoml-check-")).rmdir()
+
+
+def _make(prefix: str) -> str:
+    try:
+        return tempfile.mkdtemp(prefix=prefix)
+    except OSError as error:
+        raise StartupError(
+            f"Temporary files cannot be made ({error.strerror or error}). Make room in {_temporary_folder()}, or name "
+            "another folder in TMPDIR."
+        ) from None
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
@@ -82,7 +95,11 @@ def claim(directory: Path) -> int:
     try:
         names = {path.name for path in directory.iterdir()}
         served = bool(names & {LOCK, "scrape.lock"})
-        others = [one for one in sorted(names) if one.endswith(".db") and not (_OURS.fullmatch(one) if served else _is_of_this_process(one))]
+        others = [
+            one
+            for one in sorted(names)
+            if one.endswith(".db") and not (_OURS.fullmatch(one) if served else _is_of_this_process(one))
+        ]
         if others:
             raise StartupError(
                 f"{VARIABLE}={directory} holds metrics that this service has not written, such as {others[0][:60]}: a "
@@ -101,9 +118,7 @@ def claim(directory: Path) -> int:
             if not (owner.isdigit() and psutil.pid_exists(int(owner))):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise StartupError(
-            f"{VARIABLE}={directory} cannot be used: {error.strerror}. Correct or unset it."
-        ) from None
+        raise StartupError(f"{VARIABLE}={directory} cannot be used: {error.strerror}. Correct or unset it.") from None
     return lock
 
 

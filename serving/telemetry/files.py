@@ -1,8 +1,8 @@
 """The files in which prometheus_client keeps the values of a process, on a disk that may be full.
 
 Its own files are sparse and mapped into memory: the first write to a page for which the disk has no room kills the
-process (SIGBUS). Ours take their space before they are mapped. A value for which there is no room is kept in memory, and
-written once there is some: a full disk delays what is counted, and never stops a prediction.
+process (SIGBUS). Ours take their space before they are mapped. A value for which there is no room is kept in memory,
+and written once there is some: a full disk delays what is counted, and never stops a prediction.
 """
 
 import logging
@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
@@ -26,10 +27,21 @@ class ReservedFile(MmapedDict):
         OSError: there is no room, here or when a new value is written.
     """
 
+    if TYPE_CHECKING:
+
+        def read_value(self, key: str) -> tuple[float, float]:
+            """The value and its time."""
+
+        def write_value(self, key: str, value: float, timestamp: float) -> None:
+            """Write a value."""
+
+        def close(self) -> None:
+            """Close the file."""
+
     def __init__(self, filename: str) -> None:
         with Path(filename).open("ab") as file:
             reserve(file.fileno(), max(os.fstat(file.fileno()).st_size, _INITIAL_MMAP_SIZE))
-        super().__init__(filename)
+        super().__init__(filename)  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
         # A key is written with its length before it, up to 8 bytes of padding and two floats behind it.
@@ -39,7 +51,7 @@ class ReservedFile(MmapedDict):
             capacity *= 2
         if capacity > self._capacity:
             reserve(self._f.fileno(), capacity)
-        super()._init_value(key)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
 
 
 def reserve(descriptor: int, size: int) -> None:
@@ -72,8 +84,7 @@ class ValueFile:
     def read_value(self, key: str) -> tuple[float, float]:
         """The value and its time; both are 0 for a new one."""
         if self._file is not None and key in self._file._positions:
-            value, timestamp = self._file.read_value(key)
-            return value, timestamp
+            return self._file.read_value(key)
         with self._lock:
             found = self._waiting.setdefault(key, (0.0, 0.0))
             self._write_waiting()

@@ -14,7 +14,9 @@ WITHDRAWN = -math.inf
 It is below every other, so that with ``livemax`` a series is there as long as one worker means it."""
 
 WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, replacements included.")
-WORKER_EXITS = Counter("ml_worker_exits", "Workers that have ended while the server was running, by reason.", ["reason"])
+WORKER_EXITS = Counter(
+    "ml_worker_exits", "Workers that have ended while the server was running, by reason.", ["reason"]
+)
 DISK_FREE = Gauge(
     "ml_disk_free_bytes",
     "Bytes that are free where the service writes.",
