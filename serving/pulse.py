@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ledger import log_output
-from serving import workers
+from serving import heartbeat
 from serving.settings import Settings
 from serving.telemetry import directory, files, series
 
@@ -33,7 +33,7 @@ class Pulse:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._disks = Disks(settings, environment)
-        pipe = environment.get(workers.HEARTBEAT)
+        pipe = environment.get(heartbeat.VARIABLE)
         self._pipe = int(pipe) if pipe else None
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -53,12 +53,12 @@ class Pulse:
         if self._pipe is None:
             return
         try:
-            workers.beat(self._pipe)
+            heartbeat.beat(self._pipe)
         except BrokenPipeError:
             logger.error("the server's parent process is gone: this worker drains and ends")  # noqa: TRY400 - no bug
             signal.raise_signal(signal.SIGTERM)
             return
-        self._timer = asyncio.get_running_loop().call_later(workers.BEAT_SECONDS, self._beat)
+        self._timer = asyncio.get_running_loop().call_later(heartbeat.SECONDS, self._beat)
 
     async def _watch_disks(self) -> None:
         while True:

@@ -9,7 +9,6 @@ Silence is counted in looks, not in seconds: when the whole machine stops for a 
 import logging
 import os
 import signal
-import struct
 import time
 from collections import Counter
 from collections.abc import Collection, MutableMapping
@@ -18,15 +17,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from serving import telemetry
+from serving import heartbeat, telemetry
 from serving.telemetry import series
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = "WORKER_HEARTBEAT_FD"
-"""The variable in which a worker finds the pipe."""
 LOOK_SECONDS = 0.5
-BEAT_SECONDS = 0.5
 HUNG_LOOKS = 10
 """After so many looks in a row a silent worker that uses no processor time hangs: 5 seconds."""
 STUCK_LOOKS = 120
@@ -36,20 +32,9 @@ START_LOOKS = 120
 SHORT_LIFE_SECONDS = 10.0
 """A worker that ends before it is this old has failed; the next one then waits."""
 MOST_BACKOFF_SECONDS = 30.0
-_BEAT = struct.Struct("<i")
 _REASONS = ("died", "hung", "start_failed")
 _BUSY = {psutil.STATUS_RUNNING, psutil.STATUS_WAKING, psutil.STATUS_DISK_SLEEP}
 """States of a thread that waits for a processor or a disk: to kill it would not help."""
-
-
-def beat(descriptor: int) -> None:
-    """Say that this worker lives.
-
-    Raises:
-        BrokenPipeError: nobody looks after it any more: the process that started it is gone.
-    """
-    with suppress(BlockingIOError):  # It has been stopped for hours, and the pipe is full.
-        os.write(descriptor, _BEAT.pack(os.getpid()))
 
 
 @dataclass
@@ -88,7 +73,7 @@ class Keeper:
 
     def introduce(self, environment: MutableMapping[str, str]) -> None:
         """Tell workers, in their environment, where to write that they live."""
-        environment[HEARTBEAT] = str(self._writer)
+        environment[heartbeat.VARIABLE] = str(self._writer)
 
     @property
     def may_start(self) -> bool:
@@ -132,7 +117,7 @@ class Keeper:
         beats: Counter[int] = Counter()
         with suppress(BlockingIOError):
             while content := os.read(self._reader, 65_536):
-                beats.update(pid for (pid,) in _BEAT.iter_unpack(content))
+                beats.update(pid for (pid,) in heartbeat.BEAT.iter_unpack(content))
         return beats
 
     def _heard_of(self, worker: _Worker) -> None:

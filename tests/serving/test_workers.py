@@ -12,16 +12,16 @@ import psutil
 import pytest
 
 from local_service import PROJECT
-from serving import workers
+from serving import heartbeat
 from serving.workers import HUNG_LOOKS, START_LOOKS, STUCK_LOOKS, Keeper
 from tests.waiting import wait_until
 
 BEATS = """
 import os, threading, time
-from serving import workers
+from serving import heartbeat
 def beat(times):
     for _ in range(times):
-        workers.beat(int(os.environ[workers.HEARTBEAT]))
+        heartbeat.beat(int(os.environ[heartbeat.VARIABLE]))
         time.sleep(0.01)
 """
 ALIVE = f"{BEATS}\nbeat(10**6)"
@@ -52,7 +52,7 @@ def keeper() -> Iterator[Keeper]:
 def worker(keeper: Keeper, code: str) -> Iterator[psutil.Popen]:
     environment = dict(os.environ)
     keeper.introduce(environment)
-    pipe = int(environment[workers.HEARTBEAT])
+    pipe = int(environment[heartbeat.VARIABLE])
     process = psutil.Popen([sys.executable, "-c", code], cwd=PROJECT, env=environment, pass_fds=[pipe])
     try:
         if "beat(" in code:
@@ -166,10 +166,10 @@ def test_a_worker_learns_that_nobody_looks_after_it_any_more() -> None:
     keeper = Keeper(1)
     environment: dict[str, str] = {}
     keeper.introduce(environment)
-    pipe = os.dup(int(environment[workers.HEARTBEAT]))
+    pipe = os.dup(int(environment[heartbeat.VARIABLE]))
     keeper.close()
     with pytest.raises(BrokenPipeError):
-        workers.beat(pipe)
+        heartbeat.beat(pipe)
     os.close(pipe)
 
 
@@ -177,4 +177,4 @@ def test_a_parent_that_does_not_read_holds_no_worker_up(keeper: Keeper) -> None:
     environment: dict[str, str] = {}
     keeper.introduce(environment)
     for _ in range(20_000):  # 80 kB: more than a pipe holds
-        workers.beat(int(environment[workers.HEARTBEAT]))
+        heartbeat.beat(int(environment[heartbeat.VARIABLE]))
