@@ -94,7 +94,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_private_key_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="MODEL_SIGNING_KEY_FILE=.*cannot be read: No such file"):
+    with pytest.raises(StartupError, match=r"MODEL_SIGNING_KEY_FILE=.*cannot be read: No such file"):
         sign(CARD, tmp_path / "none")
 
 

@@ -94,7 +94,7 @@ def test_an_altered_model_is_refused(signer: Signer, alter: object, told: str) -
 
 
 def test_a_signature_of_another_model_is_refused(signer: Signer) -> None:
-    onnx, card = tiny_models.artifact(IRIS)
+    _, card = tiny_models.artifact(IRIS)
     mine = signer.sign(tiny_models.store(IRIS))
     swapped = tiny_models.store(IRIS, card=card.model_copy(update={"training_rows": 1}))
     signature = (artifact(mine) / SIGNATURE_FILE).read_bytes()
@@ -131,5 +131,5 @@ def test_a_file_without_keys_never_means_that_none_are_needed(tmp_path: Path, co
 
 
 def test_what_is_no_public_key_is_no_setting() -> None:
-    with pytest.raises(StartupError, match="MODEL_PUBLIC_KEYS='key'.*32 bytes in base64"):
+    with pytest.raises(StartupError, match=r"MODEL_PUBLIC_KEYS='key'.*32 bytes in base64"):
         Settings.from_environment({"MODEL_PUBLIC_KEYS": "key"})

@@ -37,7 +37,7 @@ time.sleep(600)
 """Its main thread hangs, while another goes on."""
 STARTING = "import time\ntime.sleep(600)"
 FAILING = "raise SystemExit(1)"
-LOOK = 0.02
+LOOK = 0.01
 """Between two looks, in seconds: silence is counted in looks."""
 
 
