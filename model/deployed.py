@@ -13,6 +13,7 @@ A directory of models, ``models/`` in the project or ``MODELS_DIR`` of a service
 
 import fcntl
 import json
+import lzma
 import os
 import re
 import shutil
@@ -228,7 +229,7 @@ def unpack(export: Path, folder: Path) -> str:
     Raises:
         OSError, EOFError, ValueError, LZMAError, tarfile.TarError, yaml.YAMLError: it is damaged; see ``DAMAGED``.
     """
-    with tarfile.open(export, "r:xz") as archive:
+    with lzma.open(export) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         for entry in archive:
             target = folder / entry.name
             if not entry.isfile():
@@ -241,6 +242,8 @@ def unpack(export: Path, folder: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             with content, target.open("wb") as file:
                 shutil.copyfileobj(content, file)
+        while stream.read(1024 * 1024):
+            pass  # To the end, where the checksum is: a truncated file raises here, if not before.
     return _tag((folder / _DESCRIPTION).read_bytes())
 
 
