@@ -70,7 +70,6 @@ class PredictionService:
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.join()
-        series.WORKER_STARTS.inc()
         self.bundle.warm_up()
         with startup_errors():
             await self.grpc.start()
@@ -81,6 +80,7 @@ class PredictionService:
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
         self.pulse.start()
+        series.WORKER_STARTS.inc()
 
     def drain(self) -> None:
         """Stop being ready, over both protocols; requests that come all the same are still answered."""

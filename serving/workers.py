@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Collection, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,14 +91,14 @@ class Keeper:
             pids: the workers that run now.
         """
         beats = self._beats()
+        for pid in pids:
+            self._workers.setdefault(pid, _Worker(time.monotonic()))
+        for pid in beats & self._workers.keys():
+            self._heard_of(self._workers[pid])
         for pid in self._workers.keys() - set(pids):
             self._ended(pid, self._workers.pop(pid))
-        for pid in pids:
-            worker = self._workers.setdefault(pid, _Worker(time.monotonic()))
-            if beats[pid]:
-                worker.silent = worker.idle = 0
-                self._heard_of(worker)
-            elif not worker.hung and self._hangs(pid, worker):
+        for pid, worker in self._workers.items():
+            if pid not in beats and not worker.hung and self._hangs(pid, worker):
                 worker.hung = True
                 logger.error(
                     "a worker hangs: it is killed and replaced",
@@ -113,14 +112,15 @@ class Keeper:
         os.close(self._reader)
         os.close(self._writer)
 
-    def _beats(self) -> Counter[int]:
-        beats: Counter[int] = Counter()
+    def _beats(self) -> set[int]:
+        beats: set[int] = set()
         with suppress(BlockingIOError):
             while content := os.read(self._reader, 65_536):
                 beats.update(pid for (pid,) in heartbeat.BEAT.iter_unpack(content))
         return beats
 
     def _heard_of(self, worker: _Worker) -> None:
+        worker.silent = worker.idle = 0
         worker.started = self.ever_started = True
         if time.monotonic() - worker.begun > SHORT_LIFE_SECONDS:
             self._failures = 0

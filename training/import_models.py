@@ -146,7 +146,7 @@ def _sign(folder: Path) -> bytes | None:
     return signature
 
 
-def _is_whole(tag: str, signature: bytes | None) -> bool:
+def _is_whole(tag: str, signature: bytes | None = None) -> bool:
     """Whether the store has a model, signed as it is now. One that is not, or is half-written, is removed."""
     try:
         folder = Path(bentoml.models.get(tag).path)

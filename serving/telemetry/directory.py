@@ -22,7 +22,7 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 LOCK = "server.lock"
 """Held by the process that starts the workers. A directory that has it was a server's."""
 _OURS = re.compile(
-    r"(?:counter|histogram|summary|gauge_[a-z]+)_(?P<owner>\d+|dead)\.(?:db|folding|copy|folded)"
+    r"(?:counter|histogram|summary|gauge_[a-z]+)_(?P<owner>\d+|dead)\.(?:db|new|folding|copy|folded)"
     r"|flush_(?P<socket>\d+)\.sock|\.?served_(?P<served>\d+)\.status|reload\.asked\.status"
     r"|(?:scrape|reload|ledger|ledger-drainer)\.lock"
 )

@@ -119,13 +119,27 @@ class ValueFile:
             return
         try:
             if self._file is None:
-                self._file = ReservedFile(self._filename)
+                self._file = _open(Path(self._filename))
             for key, (value, timestamp) in list(self._waiting.items()):
                 self._file.write_value(key, value, timestamp)
                 del self._waiting[key]
         except OSError as error:
             self._retry_at = now + RETRY_SECONDS
             _told.full(error, self._filename)
+
+
+def _open(path: Path) -> ReservedFile:
+    """Open a file, or make it. It gets its name when it is whole: a scrape may come at any time."""
+    if path.exists():
+        return ReservedFile(str(path))
+    partial = path.with_suffix(".new")
+    try:
+        made = ReservedFile(str(partial))
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.rename(path)
+    return made
 
 
 class _Told:

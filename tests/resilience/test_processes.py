@@ -34,7 +34,7 @@ def parent(service: Running) -> psutil.Process:
 
 
 def predicts(service: Running) -> bool:
-    return service.client.post("/predict/iris", json=IRIS.example).is_success
+    return httpx.post(f"{service.url}/predict/iris", json=IRIS.example, timeout=60).is_success
 
 
 def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:

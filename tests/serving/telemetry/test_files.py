@@ -80,6 +80,7 @@ def test_without_any_room_all_values_wait(tmp_path: Path) -> None:
         made.write_value("first", 5.0, 0.0)
         assert made.read_value("first") == (5.0, 0.0)
         assert made.tend() == 1
+        assert not list(tmp_path.iterdir()), "a scrape would stumble over an empty file"
     made.write_value("second", 1.0, 0.0)
     assert written(path) == {"first": 5.0, "second": 1.0}
     made.close()
