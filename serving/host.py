@@ -109,10 +109,12 @@ class _Arbiter(circus.Arbiter):
     """BentoML's arbiter, which also looks after its workers: see ``serving.workers``."""
 
     def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+        self._served = list(watchers)  # without the plugins, which the arbiter adds
         super().__init__(watchers, **options)
-        self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in watchers))
-        for watcher in watchers:
+        self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in self._served))
+        for watcher in self._served:
             self._keeper.introduce(watcher.env)
+            watcher.hooks["before_signal"] = self._before_signal
         self._told_to_stop = False
 
     async def manage_watchers(self) -> None:
@@ -143,7 +145,12 @@ class _Arbiter(circus.Arbiter):
         self.loop.call_later(workers.LOOK_SECONDS, self._look_to_the_end)
 
     def _look(self) -> None:
-        self._keeper.look([process.pid for watcher in self.watchers for process in watcher.processes.values()])
+        self._keeper.look([process.pid for watcher in self._served for process in watcher.processes.values()])
+
+    def _before_signal(self, *, pid: int, **_: Any) -> bool:
+        """Whether the arbiter may signal a worker; it does so to stop it."""
+        self._keeper.dismiss(pid)
+        return True
 
 
 class _ThreadedArbiter(_Arbiter, circus.ThreadedArbiter):

@@ -46,6 +46,7 @@ class _Worker:
     idle: int = 0
     seconds: float = 0.0
     hung: bool = False
+    dismissed: bool = False
 
 
 class Keeper:
@@ -107,6 +108,11 @@ class Keeper:
                 with suppress(ProcessLookupError):  # It has ended by itself.
                     os.kill(pid, signal.SIGKILL)
 
+    def dismiss(self, pid: int) -> None:
+        """Expect a worker to end: it was told to."""
+        if pid in self._workers:
+            self._workers[pid].dismissed = True
+
     def close(self) -> None:
         """Give the pipe back."""
         os.close(self._reader)
@@ -146,6 +152,8 @@ class Keeper:
         return worker.idle >= HUNG_LOOKS or worker.silent >= STUCK_LOOKS
 
     def _ended(self, pid: int, worker: _Worker) -> None:
+        if worker.dismissed and not worker.hung:
+            return
         age = time.monotonic() - worker.begun
         reason = "hung" if worker.hung else "died" if worker.started else "start_failed"
         series.WORKER_EXITS.labels(reason).inc()

@@ -162,6 +162,15 @@ def test_where_one_has_started_there_is_hope(keeper: Keeper) -> None:
     assert not keeper.hopeless
 
 
+def test_a_worker_that_was_told_to_end_has_not_failed(keeper: Keeper, caplog: pytest.LogCaptureFixture) -> None:
+    with worker(keeper, ALIVE) as process:
+        keeper.look([process.pid])
+        keeper.dismiss(process.pid)
+    keeper.look([])
+    assert not caplog.records
+    assert keeper.may_start
+
+
 def test_a_worker_learns_that_nobody_looks_after_it_any_more() -> None:
     keeper = Keeper(1)
     environment: dict[str, str] = {}
