@@ -11,6 +11,8 @@ import grpc
 import httpx
 import psutil
 import pytest
+from circus.client import CircusClient
+from circus.exc import CallError
 from open_inference.grpc import protocol as pb
 
 from contract.iris import IRIS
@@ -48,7 +50,7 @@ def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:
     }
     ports = {int(service.client.base_url.port or 0), service.grpc_port}
     assert listening == {(port, socket.SOCK_STREAM) for port in ports}
-    named = {str(one.laddr) for process in tree for one in process.net_connections("unix") if one.laddr}
+    named = {str(one.laddr) for process in tree for one in process.net_connections("unix")} - {""}
     streams = [name for name in named if not Path(name).name.startswith("flush_")]
     assert not streams
     for name in named:
@@ -57,12 +59,10 @@ def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:
 
 def test_a_client_of_the_arbiter_gets_no_answer(service: Running, tmp_path: Path) -> None:
     """The attack of issue 13: whoever reaches the controller runs a command as the service's user."""
-    from circus.client import CircusClient
-    from circus.exc import CallError
-
     mark = tmp_path / "mark"
     command = {"name": "attack", "cmd": f"/usr/bin/touch {mark}", "start": True, "waiting": True}
-    ports = {one.laddr.port for one in parent(service).net_connections("inet") if one.laddr}
+    listening = [one for one in parent(service).net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    ports = {one.laddr.port for one in listening}
     for endpoint in ["inproc://control", *(f"tcp://127.0.0.1:{port}" for port in ports)]:
         client = CircusClient(endpoint=endpoint, timeout=1)
         try:
@@ -89,10 +89,10 @@ def test_a_lost_worker_is_replaced(service: Running, stop: signal.Signals) -> No
     assert counted(service.client, f'ml_worker_exits_total{{reason="{reason}"}}') == 1
     assert all(predicts(service) for _ in range(20))
     with grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel:
-        live = channel.unary_unary(
+        ready: grpc.UnaryUnaryMultiCallable[bytes, pb.ServerReadyResponse] = channel.unary_unary(
             "/inference.GRPCInferenceService/ServerReady", response_deserializer=pb.ServerReadyResponse.FromString
         )
-        assert all(live(b"", timeout=10).ready for _ in range(20))
+        assert all(ready(b"", timeout=10).ready for _ in range(20))
 
 
 def test_all_that_stop_together_go_on_together(service: Running) -> None:

@@ -50,8 +50,8 @@ def keys(*signers: Signer) -> tuple[bytes, ...]:
 def test_a_signed_model_is_served(signer: Signer, other: Signer) -> None:
     stored = signer.sign(tiny_models.store(IRIS))
     assert load(IRIS, stored, keys(signer)).version == stored.tag.version
-    assert load(IRIS, stored, keys(other, signer))
-    assert load(IRIS, stored), "no keys: no signature is asked for"
+    load(IRIS, stored, keys(other, signer))
+    load(IRIS, stored)  # no keys: no signature is asked for
 
 
 def test_an_unsigned_model_is_refused() -> None:
@@ -108,12 +108,12 @@ def test_keys_rotate_without_a_restart(signer: Signer, other: Signer, tmp_path: 
     file.write_text(f"# the one before\n{other.public}\n")
     settings = Settings(MODEL_PUBLIC_KEYS_FILE=file)
     old, new = other.sign(tiny_models.store(IRIS)), signer.sign(tiny_models.store(IRIS))
-    assert load(IRIS, old, settings.model_keys())
+    load(IRIS, old, settings.model_keys())
     with pytest.raises(UntrustedModel):
         load(IRIS, new, settings.model_keys())
     file.write_text(f"{other.public}\n{signer.public} # from today on\n")
-    assert load(IRIS, old, settings.model_keys())
-    assert load(IRIS, new, settings.model_keys())
+    load(IRIS, old, settings.model_keys())
+    load(IRIS, new, settings.model_keys())
     file.write_text(f"{signer.public}\n")
     with pytest.raises(UntrustedModel):
         load(IRIS, old, settings.model_keys())

@@ -56,12 +56,17 @@ def worker(keeper: Keeper, code: str) -> Iterator[psutil.Popen]:
     process = psutil.Popen([sys.executable, "-c", code], cwd=PROJECT, env=environment, pass_fds=[pipe])
     try:
         if "beat(" in code:
-            wait_until(lambda: keeper.look([process.pid]) or keeper.ever_started, "it beats")
+            wait_until(lambda: started(keeper, process), "it beats")
         yield process
     finally:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait()
+
+
+def started(keeper: Keeper, process: psutil.Popen) -> bool:
+    keeper.look([process.pid])
+    return keeper.ever_started
 
 
 def killed_within(keeper: Keeper, process: psutil.Popen, looks: int) -> bool:
