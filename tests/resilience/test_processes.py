@@ -18,6 +18,7 @@ from open_inference.grpc import protocol as pb
 from contract.iris import IRIS
 from tests.resilience.trees import counted, parent_of, tree_of, until_workers_started, workers_of
 from tests.serving.running import Running, running
+from tests.serving.test_startup import refusal
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -134,6 +135,15 @@ def test_workers_end_when_their_parent_is_gone(service: Running) -> None:
     assert "Traceback" not in said
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{service.url}/readyz", timeout=5)
+
+
+def test_where_no_worker_can_start_the_server_ends(pinned: Path, tmp_path: Path) -> None:
+    """With a status that is not 0, so that whoever runs it notices; it used to start workers for ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '_bentoml_impl.worker.service' in sys.orig_argv: os._exit(1)\n"
+    )
+    said = refusal({"MODELS_DIR": str(pinned), "WORKERS": "2", "PYTHONPATH": str(tmp_path)})
+    assert "No worker could start" in said
 
 
 def test_a_worker_that_cannot_load_its_model_again_is_counted(pinned: Path, tmp_path: Path) -> None:
