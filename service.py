@@ -19,6 +19,7 @@ from serving.http.routes import http_app
 from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.pulse import Pulse
 from serving.recording import Recorder
 from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
@@ -53,6 +54,7 @@ class PredictionService:
         self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS, self.gate, TLS)
         self.reloader = Reloader(self.bundle, SETTINGS)
+        self.pulse = Pulse(SETTINGS, os.environ)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
     def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
@@ -73,7 +75,6 @@ class PredictionService:
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.join()
-        series.WORKER_STARTS.inc()
         self.bundle.warm_up()
         if TLS is not None:
             TLS.start()
@@ -85,6 +86,8 @@ class PredictionService:
         self.reloader.start()
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
+        self.pulse.start()
+        series.WORKER_STARTS.inc()
 
     def drain(self) -> None:
         """Stop being ready, over both protocols; requests that come all the same are still answered."""
@@ -94,6 +97,7 @@ class PredictionService:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what was taken, and see to it that the ledger has it."""
+        self.pulse.stop()
         await self.reloader.stop()
         if TLS is not None:
             await TLS.stop()

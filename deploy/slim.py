@@ -37,6 +37,7 @@ MODEL_FILES = {
     "model.yaml",
     "mlflow_model/extra_files/model.onnx",
     "mlflow_model/extra_files/card.json",
+    "mlflow_model/extra_files/card.sig",
     "mlflow_model/extra_files/reference.npz",
 }
 """Of a stored model, what ``serving/`` reads. The estimator needs scikit-learn, which is not in the image."""

@@ -107,12 +107,12 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
     for dataset, reference in models.items():
         started = perf_counter()
         try:
-            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR))
+            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
         except StartupError:
             tag = spare(dataset.name)
             if tag is None:
                 raise
-            model = load(dataset, find(tag, settings.MODELS_DIR))
+            model = load(dataset, find(tag, settings.MODELS_DIR), settings.model_keys())
         loaded[dataset.name] = model
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from contract.errors import StartupError
 from ledger.database import default_url
 from ledger.jobs import DEFAULT_COOLDOWN_MINUTES, DEFAULT_MINIMUM_ROWS
+from model import signing
 from serving.keys import Key, Keys, Ring, hashes
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,12 @@ LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lo
 OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
 
 
+def _public_keys(text: str) -> str:
+    for key in filter(None, (part.strip() for part in text.split(","))):
+        signing.public_key(key)
+    return text
+
+
 def _database_url(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(("sqlite:///", "postgres://", "postgresql://", "postgresql+psycopg://")):
         raise ValueError("a URL that begins with sqlite:/// or postgresql:// is needed")
@@ -94,15 +101,28 @@ class Settings(BaseModel):
     MODELS_DIR: Path = Field(
         default=PROJECT / "models", description="Where the pipeline leaves `deployed.json` and the exported models."
     )
+    MODEL_PUBLIC_KEYS: Annotated[str, AfterValidator(_public_keys)] | None = Field(
+        default=None,
+        description="Public keys, between commas, of which one must have signed each model; unset: none is asked for.",
+    )
+    MODEL_PUBLIC_KEYS_FILE: Path | None = Field(
+        default=None, description="File of such keys, one a line, reread when a model is loaded."
+    )
     MAX_BATCH_SIZE: int = Field(default=512, ge=1, le=100_000, description="Maximum rows in one call of the model.")
     MAX_LATENCY_MS: float = Field(
         default=500, gt=0, le=600_000, description="Maximum estimated time to an answer; above it, 429."
     )
     MAX_BODY_BYTES: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Maximum body in bytes, decompressed; above it, 413."
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=2**31 - 1,
+        description="Maximum body in bytes, decompressed; above it, 413.",
     )
     GRPC_MAX_MESSAGE_BYTES: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Maximum gRPC message in bytes; above it, RESOURCE_EXHAUSTED."
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=2**31 - 1,  # what gRPC counts with
+        description="Maximum gRPC message in bytes; above it, RESOURCE_EXHAUSTED.",
     )
     GRPC_KEEPALIVE_SECONDS: float = Field(
         default=10,
@@ -117,10 +137,16 @@ class Settings(BaseModel):
         default=0, ge=0, le=600, description="After SIGTERM, time to go on serving while not ready."
     )
     RETRAIN_COOLDOWN_MINUTES: float = Field(
-        default=DEFAULT_COOLDOWN_MINUTES, ge=0, description="Least time between two retrainings of a model, in minutes."
+        default=DEFAULT_COOLDOWN_MINUTES,
+        ge=0,
+        le=10**7,
+        description="Least time between two retrainings of a model, in minutes.",
     )
     RETRAIN_MINIMUM_ROWS: int = Field(
-        default=DEFAULT_MINIMUM_ROWS, ge=0, description="Labelled rows since its last retraining that a model needs."
+        default=DEFAULT_MINIMUM_ROWS,
+        ge=0,
+        le=10**9,
+        description="Labelled rows since its last retraining that a model needs.",
     )
     LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
     STATE_DIR: Path = Field(
@@ -135,18 +161,24 @@ class Settings(BaseModel):
     LEDGER_SPOOL_BYTES: int = Field(
         default=1024**3,
         ge=1024**2,
+        le=1024**5,
         description="Maximum size of the spool in bytes; above it, the oldest records are dropped.",
     )
     LEDGER_KEEP_DAYS: float = Field(
         default=90, gt=0, le=36_500, description="Age at which records are deleted, in days."
     )
     LEDGER_KEEP_BYTES: int | None = Field(
-        default=None, ge=1024**2, description="Maximum size of the ledger's records in bytes; unset: no limit."
+        default=None,
+        ge=1024**2,
+        le=1024**5,
+        description="Maximum size of the ledger's records in bytes; unset: no limit.",
     )
     LEDGER_FEATURES: OnOff = Field(
         default="on", description="off: records have no features, only ids, outputs and times."
     )
-    LEDGER_MIN_LABELS: int = Field(default=30, ge=1, description="Labelled rows below which no live quality is shown.")
+    LEDGER_MIN_LABELS: int = Field(
+        default=30, ge=1, le=10**9, description="Labelled rows below which no live quality is shown."
+    )
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",
@@ -200,6 +232,29 @@ class Settings(BaseModel):
         given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
         files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
         return Keys(given, files)
+
+    def model_keys(self) -> tuple[bytes, ...]:
+        """The public keys that models must be signed with, those of the file as they are now; none: they need not be.
+
+        Raises:
+            StartupError: the file cannot be used.
+        """
+        words = (self.MODEL_PUBLIC_KEYS or "").split(",")
+        if (file := self.MODEL_PUBLIC_KEYS_FILE) is not None:
+            try:
+                lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+                found = [signing.public_key(line) for line in lines if line]
+            except OSError as error:
+                raise StartupError(
+                    f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error.strerror}."
+                ) from None
+            except ValueError as error:
+                raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error}.") from None
+            if not found:
+                raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which has no key.")
+        else:
+            found = []
+        return (*(signing.public_key(word.strip()) for word in words if word.strip()), *found)
 
     @property
     def spool(self) -> Path:

@@ -47,6 +47,8 @@ ELSEWHERE = {
     ),
     r"TLS_CERT_FILE=\S+ .*make serve": ("tests/integration/test_tls.py", "TLS_CERT_FILE"),
     r"curl --cacert .*": ("tests/integration/test_tls.py", "verify"),
+    r"python -m model\.signing .*": ("tests/model/test_signing.py", "signing"),
+    r"dvc repro -f -s .*": ("tests/model/test_signing.py", "signing"),
     r"make (promote|rollback) MODEL=.*": ("tests/training/test_promote.py", "promote"),
     r"curl -X POST localhost:8000/models/\w+ .*": ("tests/serving/test_reload.py", "/models/rollback"),
     r"curl -X POST localhost:8000/retrain .*": ("tests/serving/http/test_retrain.py", "/retrain"),
