@@ -37,9 +37,10 @@ class ProjectCopy:
         self.folder = folder
         self.worker_log = folder / "worker.log"
         stores = {"BENTOML_HOME": str(folder / "bentoml"), "STATE_DIR": str(folder / "state")}
+        self.environment = {name: text for name, text in os.environ.items() if name not in _NOT_INHERITED} | stores
+        """The variables of its commands."""
         self.of_service = {**stores, "MODELS_DIR": str(folder / "models"), "DATABASE_URL": "", "LEDGER": "on"}
         """The variables with which a service serves the copy's models, and keeps a ledger in it."""
-        self._environment = {name: text for name, text in os.environ.items() if name not in _NOT_INHERITED} | stores
 
     async def run(self, module: str, *arguments: str) -> str:
         """Run a command of the project in the copy, and return what it prints.
@@ -50,7 +51,7 @@ class ProjectCopy:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, *arguments),
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -66,7 +67,7 @@ class ProjectCopy:
             process = subprocess.Popen(
                 [sys.executable, "-m", "loop.worker"],
                 cwd=self.folder,
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
