@@ -74,7 +74,7 @@ LOAD ?=
 ray: $(VENV)/.ray ## Add Ray to .venv, for batch prediction on a cluster
 
 .PHONY: demo
-demo: train $(VENV)/.dev ## Serve, send an hour's traffic in a minute, and what came true: for a look at /logs; stop with Ctrl-C
+demo: train $(VENV)/.dev ## The loop in under five minutes, on a copy: traffic shifts, drift, retraining, takeover; stop with Ctrl-C
 	@exec python -m load_tests.demo
 
 .PHONY: load
@@ -98,8 +98,8 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 	python -m monitoring.generate
 
 .PHONY: pictures
-pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
-	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
+pictures: $(VENV)/.dev ## Draw the dashboards and the loop's story into docs/img, from runs of their integration tests (takes minutes)
+	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py tests/integration/test_story.py
 
 # .pre-commit-config.yaml has the same commands; a test compares them.
 .PHONY: lint

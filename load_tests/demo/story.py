@@ -27,9 +27,8 @@ HOUR_TRUTHS = (0.75, (3.0, 12.0))
 CLIENT_TRUTHS = (1.0, (0.5, 3.0))
 AFTER_SECONDS = 20.0
 """Of traffic after the takeover."""
-JOB_WITHIN, JOB_SECONDS, TAKEOVER_WITHIN = 60.0, 1800.0, 60.0
-SURE = 20
-"""Answers of the new version in a row: by then every worker has it."""
+JOB_WITHIN, JOB_SECONDS = 120.0, 1800.0
+"""Until a job is asked for; until it has ended."""
 HOUR, CLIENT, AFTER = "a normal hour", "the new client", "the new client, later"
 MODEL = "housing"
 

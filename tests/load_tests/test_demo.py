@@ -1,7 +1,10 @@
 """The parts of the demo; ``tests/integration/test_demo.py`` runs it."""
 
+import asyncio
+import math
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,10 +23,12 @@ from contract.table import check_matrix
 from load_tests.demo.answers import from_json, from_response
 from load_tests.demo.client import Districts
 from load_tests.demo.project import ProjectCopy, copy
+from load_tests.demo.sender import PROTOCOLS, Sender
 from load_tests.errors import LoadTestError
 from load_tests.grpc_protocol import infer_request
 from load_tests.http_protocols import Batch, InferJson, SingleRow
 from load_tests.traffic import Traffic
+from local_service import free_port
 from tests.load_tests.conftest import Service
 
 ROOMS, LATITUDE, LONGITUDE = (HOUSING.feature_names.index(name) for name in ("AveRooms", "Latitude", "Longitude"))
@@ -73,6 +78,46 @@ def test_its_districts_come_one_after_the_other_and_again(halves: tuple[District
     assert (np.concatenate([first, second[:2]]) == half.every[0]).all()
     assert (second[2:] == first[:3]).all()
     assert (truth == half.every[1][: len(truth)]).all()
+
+
+def send(service: Service, features: Path, enough: Callable[[Sender], bool]) -> Sender:
+    """Send the traffic of both models, without true values: this service has no ledger."""
+
+    async def run() -> Sender:
+        traffic = {name: Traffic.read(dataset, features) for name, dataset in DATASETS.items()}
+        async with (
+            httpx.AsyncClient(base_url=service.url) as client,
+            grpc.aio.insecure_channel(service.grpc_target) as channel,
+        ):
+            sender = Sender(client, channel, traffic)
+            sender.act, sender.rate, sender.truth_share = "an act", 200.0, 0.0
+            flowing = asyncio.create_task(sender.run())
+            async with asyncio.timeout(60):
+                while not enough(sender):
+                    await asyncio.sleep(0.02)
+            sender.stop()
+            await flowing
+            return sender
+
+    return asyncio.run(run())
+
+
+def test_traffic_is_sent_over_every_protocol_and_judged(service: Service, features: Path) -> None:
+    sender = send(service, features, lambda sender: {*PROTOCOLS, "refused"} <= sender.outcome.answers.keys())
+    assert sender.outcome.failed == []
+    assert sum(len(one.errors) for one in sender.answered) == sender.outcome.rows
+    assert {one.model for one in sender.answered} == DATASETS.keys()
+    (version,) = {one.version for one in sender.answered if one.model == "housing"}
+    assert sender.rmse("an act") == sender.rmse("an act", version) > 0
+    assert math.isnan(sender.rmse("another act"))
+    assert math.isnan(sender.rmse("an act", "another version"))
+
+
+def test_requests_without_an_answer_are_counted_as_failed(features: Path) -> None:
+    nobody = Service(f"http://127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+    sender = send(nobody, features, lambda sender: len(sender.outcome.failed) >= 20)
+    assert not sender.answered
+    assert not sender.outcome.answers
 
 
 @pytest.fixture
