@@ -47,7 +47,7 @@ ADMIN = {"authorization": f"Bearer {KEYS[Ring.ADMIN]}"}
 FORMS: dict[str, tuple[HttpProtocol, int]] = {"row": (SingleRow(), 1), "batch": (Batch(), 5), "v2": (InferJson(), 2)}
 """Callers over HTTP, and the rows of their requests. A fourth one calls over gRPC."""
 GRPC = "grpc"
-PAUSE = 0.03
+PAUSE = 0.05
 """Seconds between an answer and the next request of a caller."""
 SECOND_US = 1_000_000
 Ask = Callable[[FloatMatrix], Answer]
@@ -180,7 +180,7 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
     ):
         callers = Callers(url, f"127.0.0.1:{port}", Traffic.read(HOUSING, features))
         with callers.calling():
-            wait_until(lambda: len(callers.answered) >= 400, "the champion answers")
+            wait_until(lambda: len(callers.answered) >= 600, "the champion answers")
             assert callers.versions() == {first}
 
             # A new client takes the others' place.
@@ -230,7 +230,7 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
             moments["rollback"] = now_us()
             told = client.post("/models/rollback", json={"model": "housing"}).raise_for_status().json()
             assert {workers["housing"] for workers in told["workers"].values()} == {first}
-            wait_until(lambda: callers.versions() == {first}, "the champion answers every caller again")
+            wait_until(lambda: callers.versions(100) == {first}, "the champion answers every caller again")
 
         answered = Counter(version for one in callers.answered for version in [one.answer.version] * len(one.rows))
         reader = Reader(project.engine)
@@ -284,19 +284,27 @@ def rmse(errors: FloatMatrix) -> float:
 def draw(
     path: Path, times: NDArray[np.int64], errors: FloatMatrix, later: NDArray[np.bool_], moments: dict[str, int]
 ) -> None:
-    """The RMSE of every two seconds, by the version that answered, and the moments of the story."""
+    """The RMSE of short times, by the version that answered, and the moments of the story."""
     start = int(times[0])
     seconds = (times - start) / SECOND_US
-    with canvas(path, 3.6) as figure:
+    places = {name: (moment - start) / SECOND_US for name, moment in moments.items()}
+    width = max(2, round(seconds[-1] / 100))
+    # No time is of two acts.
+    edges = np.unique([*np.arange(0, seconds[-1], width), *places.values()])
+    slots = np.searchsorted(edges, seconds, side="right")
+    with canvas(path, 3.8) as figure:
         axes = figure.subplots()
-        slots = (seconds // 2).astype(int)
-        for mask, colour, label in ((~later, ORANGE, "the champion's"), (later, BLUE, "the challenger's")):
-            points = [(slot * 2 + 1, rmse(errors[mask & (slots == slot)])) for slot in np.unique(slots[mask])]
-            axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, label=f"{label} answers")
-        top = axes.get_ylim()[1]
-        axes.set(ylim=(0, top * 1.15), xlim=(0, seconds[-1]), xlabel="seconds", ylabel="RMSE of 2 s, in 100k USD")
-        for name, moment in moments.items():
-            place = (moment - start) / SECOND_US
+        for mask, colour, label in ((~later, ORANGE, "answers of the champion"), (later, BLUE, "of the challenger")):
+            members = [mask & (slots == slot) for slot in np.unique(slots[mask])]
+            points = [(seconds[one].mean(), rmse(errors[one])) for one in members if one.sum() >= 30]
+            axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=3.5, label=label)
+        axes.set(
+            ylim=(0, 1.25 * axes.get_ylim()[1]),
+            xlim=(0, seconds[-1]),
+            xlabel="seconds",
+            ylabel=f"RMSE of {width} s, in 100k USD",
+        )
+        for name, place in places.items():
             axes.axvline(place, color=GREY, linewidth=1)
-            axes.text(place, top * 1.13, f" {name}", color=INK, fontsize=9, verticalalignment="top", rotation=90)
-        axes.legend(loc="center right")
+            axes.text(place, axes.get_ylim()[1], name, color=INK, fontsize=9, ha="right", va="top", rotation=90)
+        axes.legend(loc="lower center")
