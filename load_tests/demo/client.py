@@ -1,8 +1,8 @@
 """The new client: it asks for inland districts alone, and reports them in other units.
 
-Where the number of rooms belongs it sends the floor area in units of 10 m², which is about three for each room. The
-contract's ranges hold such values, so nothing is refused: the predictions are wrong. A model can learn what they mean
-without unlearning anything, since no other client sends so many "rooms".
+Where the number of rooms belongs it sends the floor area in units of 10 m², which is about three for each room, and it
+gives incomes in pounds. The contract's ranges hold such values, so nothing is refused: the predictions are wrong. A
+model can learn what they mean without unlearning anything, since no other client sends so many "rooms".
 
 The districts are those of the training split: of the test split a challenger must learn nothing. They are sent in two
 halves, the first until a new model takes over, the second from then on: what the new model has learned from does not
@@ -23,6 +23,8 @@ WEST, SOUTH = -121.0, 35.0
 """Inland is east and north of these degrees: the Central Valley and the mountains."""
 AREA_PER_ROOM = 3.0
 """In units of 10 m²."""
+POUNDS = 0.56
+"""For a dollar, in 1990."""
 
 
 class Districts(Traffic):
@@ -63,6 +65,7 @@ def in_other_units(rows: FloatMatrix) -> FloatMatrix:
     """Districts as the new client reports them, ``[N, F]``."""
     changed = rows.copy()
     _column(changed, "AveRooms")[:] *= AREA_PER_ROOM
+    _column(changed, "MedInc")[:] *= POUNDS
     return np.clip(changed, *HOUSING.bounds)
 
 

@@ -90,8 +90,8 @@ class Story:
         self._say(
             "2",
             "The traffic shifts",
-            "A new client asks for inland districts alone, and sends the floor area (in units of 10 m²) where the "
-            "number of rooms belongs. Every value is within its range, so nothing is refused.",
+            "A new client asks for inland districts alone, and in other units: the floor area (in 10 m²) where the "
+            "number of rooms belongs, incomes in pounds. Every value is within its range, so nothing is refused.",
         )
         sender = self._sender
         sender.traffic[MODEL] = districts

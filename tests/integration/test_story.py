@@ -2,7 +2,7 @@
 
 Real processes on real rows: the service with two workers, its ledger, callers of every protocol who never stop, the
 worker of the loop with the whole pipeline. What shifts is told in ``load_tests.demo.client``: a new client asks for
-inland districts alone, and sends the floor area where the number of rooms belongs. ``make demo`` tells the same story.
+inland districts alone, and in other units. ``make demo`` tells the same story.
 
 The other one, in which the challenger is worse and is refused, is in ``test_retraining``, with the same pipeline.
 """
@@ -250,7 +250,7 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
     moments = dict(sorted((moments | {"takeover": took_over}).items(), key=lambda one: one[1]))
     normal = rmse(errors[times < moments["shift"]])
     shifted = rmse(errors[(times >= moments["shift"]) & (times < took_over)])
-    assert shifted > 1.3 * normal
+    assert shifted > 1.1 * normal
     assert recovered < 0.7 * shifted
     assert rmse(errors[versions == second]) == pytest.approx(recovered, rel=0.1)
     assert rmse(errors[times > times[versions == second].max()]) > 1.3 * recovered

@@ -31,7 +31,7 @@ from load_tests.traffic import Traffic
 from local_service import free_port
 from tests.load_tests.conftest import Service
 
-ROOMS, LATITUDE, LONGITUDE = (HOUSING.feature_names.index(name) for name in ("AveRooms", "Latitude", "Longitude"))
+INCOME, ROOMS, LATITUDE, LONGITUDE = map(HOUSING.feature_names.index, ("MedInc", "AveRooms", "Latitude", "Longitude"))
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
@@ -67,6 +67,7 @@ def test_the_new_client_has_inland_districts_in_other_units_each_in_one_half(hal
     assert rows[:, LONGITUDE].min() > -121
     assert rows[:, LATITUDE].min() > 35
     assert np.median(rows[:, ROOMS]) == pytest.approx(3 * inland["AveRooms"].median())
+    assert np.median(rows[:, INCOME]) == pytest.approx(0.56 * inland["MedInc"].median())
     assert check_matrix(HOUSING, rows) == []
 
 
