@@ -240,9 +240,10 @@ def told(outcome: Outcome, project: ProjectCopy, url: str) -> Iterator[str]:
     yield f"  {project.folder}/reports/drift/report.html         what has drifted, with pictures"
     yield f"  {project.folder}/reports/retraining/housing.html   champion and challenger, row by row"
     yield f"  API_URL={url} make monitor    all of it in the terminal, as it happens"
-    yield ""
-    yield "Go back to the version before, and see /health name it:"
-    yield f"  {project.rollback_command()}"
+    if (project.folder / "models/previous.json").is_file():
+        yield ""
+        yield "Go back to the version before, and see /health name it:"
+        yield f"  {project.rollback_command()}"
 
 
 def statistics(url: str) -> str:
