@@ -1,4 +1,4 @@
-"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the README's commands."""
+"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the documentation's commands."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from tests.waiting import answers, wait_until
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 
-LOAD = ("test_pipeline", "test_monitoring", "test_load")
+LOAD = ("test_pipeline", "test_monitoring", "test_load", "test_tutorial")
 """Files that one process runs, one after the other: under the load of one, the others would miss their latencies."""
 RETRAINING = ("test_retraining", "test_story", "test_demo")
 """Files that one process runs, since they begin with the same trained project."""
