@@ -51,8 +51,8 @@ serve: train ## Serve the models over HTTP (API_PORT, 8000) and gRPC (GRPC_PORT,
 	@echo "==> Serve (bentoml serve); stop with Ctrl-C"
 	@exec bentoml serve
 
-# A test process for each core, and services that the tests start beside them: more than four are no faster.
-PARALLEL := --numprocesses=logical --maxprocesses=4
+# Tests wait for the services that they start: a third process keeps two cores busy. More are no faster.
+PARALLEL := --numprocesses=3
 
 .PHONY: test
 test: lint ## Lint, then run the tests
