@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http import guard
-from serving.http.app import BENTOML_ROUTES
+from serving.http.app import BENTOML_ROUTES, HttpApp
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.settings import Settings
@@ -125,13 +125,15 @@ class _Application:
 
         async def send_when_made(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._ours = self._make()
+                self._ours = self._make(scope)
             await send(message)
 
         await self._theirs(scope, receive, send_when_made)
 
-    def _make(self) -> ASGIApp:
-        app: ASGIApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+    def _make(self, lifespan: Scope) -> ASGIApp:
+        ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+        ours.join(lifespan)
+        app: ASGIApp = ours
         # Those that a user has configured for BentoML, such as CORS, are around ours.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)

@@ -1,5 +1,10 @@
 """The bytes of requests that a worker holds while it waits for the rest of them, over HTTP and gRPC together."""
 
+from serving.errors import Overloaded
+
+STATE = "receiving"
+"""Name of the worker's budget in the state of a lifespan, as ASGI has it."""
+
 
 class ReceiveBudget:
     """Bounds the bytes of unfinished requests. Whoever keeps some takes them first, and gives back as many.
@@ -22,6 +27,12 @@ class ReceiveBudget:
             return False
         self.taken += n
         return True
+
+    def refusal(self) -> Overloaded:
+        """What a caller is told whose bytes do not fit."""
+        return Overloaded(
+            "The service is receiving too many large requests at a time. Send it again a little later.", retry_after=1
+        )
 
     def give_back(self, n: int) -> None:
         """Return ``n`` bytes that were taken."""

@@ -82,6 +82,30 @@ class Settings(BaseModel):
         # be the server: a request on its way would meet a closed connection, and the proxy would answer 502.
         description="Idle time after which an HTTP connection is closed; longer than the proxy's.",
     )
+    HTTP_MAX_HEADER_BYTES: int = Field(
+        default=32 * 1024,
+        ge=1024,
+        le=1024**2,
+        description="Maximum bytes of a request's line and headers; above it, 431.",
+    )
+    HTTP_MAX_HEADERS: int = Field(
+        default=100, ge=10, le=10_000, description="Maximum headers of a request; above it, 431."
+    )
+    HTTP_HEADER_SECONDS: float = Field(
+        default=10, gt=0, le=3600, description="Maximum time for the headers of a request; above it, 408."
+    )
+    HTTP_MAX_CONNECTIONS: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Maximum HTTP connections of a worker; above it, 503. "
+        "Default: three quarters of its file descriptors, at most 10,000.",
+    )
+    MAX_RECEIVING_BYTES: int = Field(
+        default=32 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Maximum bytes of unfinished requests in a worker; above it, 429.",
+    )
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: one per core.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     LOG_FORMAT: LogFormat = Field(
