@@ -23,7 +23,6 @@ from serving.errors import INTERNAL_ERROR, NotFound, Unauthenticated, error_head
 from serving.http.body import check_method, header
 from serving.http.door import LEFT, STATE, Door
 from serving.http.errors import flat_error
-from serving.receiving import ReceiveBudget
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.call import ARRIVED, CLIENT_CLOSED_REQUEST, Call, Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
@@ -105,8 +104,7 @@ class HttpApp:
         log: writes a line for each request that is worth one.
         gate: decides who may call what.
         actions: records who called admin routes.
-        door: has refused some before they came here; they are counted here.
-        budget: for the bytes of unfinished bodies.
+        door: has refused some requests before they came here; they are counted here.
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class HttpApp:
         gate: Gate,
         actions: ActionLog,
         door: Door,
-        budget: ReceiveBudget,
     ) -> None:
         self.routes = {**routes, **{path: _of_bentoml(path) for path in BENTOML_ROUTES}}
         self._find_route = find_route
@@ -127,7 +124,6 @@ class HttpApp:
         self._gate = gate
         self._actions = actions
         self.door = door
-        self._budget = budget
         door.exempt = frozenset(
             path.encode() for path, route in self.routes.items() if route.access in {Access.PUBLIC, Access.METRICS}
         )
@@ -178,7 +174,7 @@ class HttpApp:
 
     def join(self, lifespan: Scope) -> None:
         """Have the connections of a server use the door of this application, by the scope of its lifespan."""
-        lifespan["state"].update({STATE: self.door, receiving.STATE: self._budget})
+        lifespan["state"].update({STATE: self.door, receiving.STATE: self.door.receiving})
 
     def _count_refused(self, refused: Mapping[tuple[str, int], int]) -> None:
         """Count and log requests that the door has refused, by path and status."""

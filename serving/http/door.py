@@ -21,12 +21,13 @@ since they may be of a prober, and refused; those that come when even ``RESERVE`
 
 import resource
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import to_json
 
+from serving.receiving import ReceiveBudget
 from serving.settings import Settings
 from serving.telemetry import bulk
 
@@ -39,12 +40,14 @@ STATE = "door"
 """Its name in the state of a lifespan, as ASGI has it: the application puts it there, and each connection finds it."""
 LEFT = "left"
 """In the state of a request: there once its client has left."""
-TURN_REQUESTS = 128
-"""Requests that come in during one turn of the event loop, at most: a turn then takes some 15 ms."""
+TURN_REQUESTS = 64
+"""Requests that come in during one turn of the event loop, at most: a turn then takes some 10 ms."""
 WAIT_SHARE = 0.6
 """Share of ``MAX_LATENCY_MS`` that a request may wait here; the rest is for its answer."""
-REFUSAL_SHARE = 0.1
-"""Share of the time for refusals."""
+STALL = 10
+"""A measurement counts for at most ten times the mean: the process may have been kept from running."""
+REFUSAL_SHARE = 0.03
+"""Share of the time for refusals; reading and writing the sockets takes as much again."""
 FIRST_SECONDS = 0.0002
 """What a request takes, as long as nothing was measured."""
 WEIGHT = 0.1
@@ -84,13 +87,15 @@ class Door:
 
     Args:
         settings: the limits.
+        receiving: the worker's budget for unfinished bodies; default: one of its own.
 
     ``listener`` is told how many requests were refused, by path and status, within ``bulk.FLUSH_SECONDS``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, receiving: ReceiveBudget | None = None) -> None:
         self.exempt: Collection[bytes] = ()
         """Paths that are never refused because of the load, or of too many connections."""
+        self.receiving = receiving or ReceiveBudget(settings.MAX_RECEIVING_BYTES)
         self.header_bytes = settings.HTTP_MAX_HEADER_BYTES
         self.headers = settings.HTTP_MAX_HEADERS
         self.header_seconds = settings.HTTP_HEADER_SECONDS
@@ -112,6 +117,10 @@ class Door:
         self._allowance = 0.0
         self._refusal_seconds = FIRST_SECONDS / 10
         self._refused: Counter[tuple[str, int]] = Counter()
+        self.turns = 0
+        """Turns of the event loop so far, of those that had requests."""
+        self._headers: Sequence[tuple[bytes, bytes]] = ()
+        self._header_lines = b""
         self._sweeping = False
         self._full_since: float | None = None
         self.overloaded = Refusal(
@@ -165,9 +174,10 @@ class Door:
         """Let those in that wait, as many as fit into a turn."""
         now = perf_counter()
         elapsed, self.now = now - self.now, now
+        self.turns += 1
         self._allowance = min(self._allowance + REFUSAL_SHARE * elapsed, self._max_wait * REFUSAL_SHARE)
         if self._came_in == TURN_REQUESTS:
-            self._seconds += (elapsed / TURN_REQUESTS - self._seconds) * WEIGHT
+            self._seconds += (min(elapsed / TURN_REQUESTS, STALL * self._seconds) - self._seconds) * WEIGHT
         came_in = 0
         while self._queue and came_in < TURN_REQUESTS:
             guard = self._queue.popleft()
@@ -190,20 +200,23 @@ class Door:
     def _refuse(self, guard: "Guard", data: bytes) -> None:
         started = perf_counter()
         guard.refuse(self.overloaded, data)
-        seconds = perf_counter() - started
+        seconds = min(perf_counter() - started, STALL * self._refusal_seconds)
         self._refusal_seconds += (seconds - self._refusal_seconds) * WEIGHT
         self._allowance -= seconds
         if self._allowance < 0 and guard.rest():
             self._resting.append(guard)
 
     def _wake(self) -> None:
-        """Read connections again that rest: as many as may be refused, or may wait."""
-        if not self._resting:
-            return
-        room = int(self._max_wait / self._seconds) - len(self._queue)
-        count = max(int(self._allowance / self._refusal_seconds), min(room, TURN_REQUESTS))
-        for _ in range(min(count, len(self._resting))):
-            self._resting.popleft().wake(self.now)
+        """Read connections again that rest: those that may still be let in, and as many as may be refused."""
+        queued = len(self._queue)
+        refusals = int(self._allowance / self._refusal_seconds) if queued else TURN_REQUESTS
+        woken = 0
+        while self._resting and woken < TURN_REQUESTS:
+            wait = self.now - self._resting[0].rests_since + (queued + woken) * self._seconds
+            if wait > self._max_wait and woken >= refusals:
+                break
+            self._resting.popleft().wake()
+            woken += 1
 
     # Connections
 
@@ -242,7 +255,14 @@ class Door:
         if self._sweeping:
             self._sweep_later(loop, connections)
 
-    # Counting
+    # Answers
+
+    def default_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The headers that uvicorn gives to every answer, as they are sent. It makes new ones each second."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._header_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        return self._header_lines
 
     def note(self, path: bytes, status: int) -> None:
         """Count a refused request."""

@@ -33,8 +33,6 @@ DRAIN_BYTES = 64 * 1024 * 1024
 """How much of a refused body is read and thrown away, at most."""
 DRAIN_SECONDS = 5.0
 """How long a refused body is read, at most."""
-JUST_NOW = 0.02
-"""Seconds after its rest in which a connection is taken to have had its request in the socket all the time."""
 REQUEST_ID = request_id.HEADER.encode()
 VERSIONS = ("1.1", "1.0")
 OTHER_VERSIONS = ("Invalid HTTP version", "Pause on PRI/Upgrade")
@@ -66,8 +64,9 @@ class Guard(HttpToolsProtocol):
         """What was received while it waits at the door; None if it does not."""
         self.held_since = 0.0
         self._ended = False
+        self.rests_since = 0.0
         self._rests = False
-        self._rested = (0.0, 0.0)
+        self._woken = -1
         self._between = True
         self._received = 0.0
         self._since = 0.0
@@ -133,6 +132,8 @@ class Guard(HttpToolsProtocol):
             answered.scope["state"][LEFT] = True
             answered.message_event.set()
         super().connection_lost(exc)
+        # The garbage collector seldom comes.
+        self.transport.forget()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; uvicorn always closes
         """Keep the connection open if a complete request is still to be answered; the client stopped sending."""
@@ -149,8 +150,7 @@ class Guard(HttpToolsProtocol):
 
     def arrived_at(self, now: float) -> float:
         """When what is received now may have come: it may have waited while the connection rested."""
-        since, until = self._rested
-        return since if now - until < JUST_NOW else now
+        return self.rests_since if self._woken == self.door.turns else now
 
     def hold(self, data: bytes, arrived: float) -> None:
         """Keep the first bytes of a request, which came at this time of ``perf_counter``."""
@@ -183,14 +183,14 @@ class Guard(HttpToolsProtocol):
         if not self.idle or self.transport.is_closing():
             return False
         self._rests = True
-        self._rested = (self.door.now, 0.0)
+        self.rests_since = self.door.now
         self.flow.pause_reading()
         return True
 
-    def wake(self, now: float) -> None:
+    def wake(self) -> None:
         """Read again."""
         self._rests = False
-        self._rested = (self._rested[0], now)
+        self._woken = self.door.turns
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
@@ -238,7 +238,10 @@ class Guard(HttpToolsProtocol):
         self._between = False
         self._since = self.door.now
         self._fruitless = 0
-        super().on_message_begin()
+        if self._refusal is None:
+            super().on_message_begin()
+        else:
+            self._begin_cheaply()
 
     def on_headers_complete(self) -> None:
         """Start a request, except one that offers an upgrade: that one is parsed again, without the offer."""
@@ -257,6 +260,10 @@ class Guard(HttpToolsProtocol):
         if refusal is not None:
             if self._path() in door.exempt:
                 self._refusal = None
+                url, headers = self.url, self.headers
+                super().on_message_begin()
+                self.url = url
+                self.headers += headers
             else:
                 self._skipped = refusal
                 self.scope["method"] = self.parser.get_method().decode("ascii")
@@ -300,6 +307,12 @@ class Guard(HttpToolsProtocol):
             self.flow.resume_reading()
             return
         super().on_response_complete()
+
+    def _begin_cheaply(self) -> None:
+        """Begin a request that is likely to be refused: it needs no scope."""
+        self.url = b""
+        self.headers = []
+        self.scope = {}  # type: ignore[typeddict-item]
 
     def _feed(self, data: bytes) -> None:
         self._chunk = len(data)
@@ -359,15 +372,20 @@ class Guard(HttpToolsProtocol):
             if name == REQUEST_ID:
                 asked = value.decode("latin-1")
                 break
-        lines = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        lines.append(b"x-request-id: %s\r\ncontent-length: %d\r\n" % (request_id.choose(asked).encode(), len(body)))
-        lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-        if not self._is_head():
-            lines.append(body)
-        self.transport.write(refusal.head + b"".join(lines))
-
-    def _is_head(self) -> bool:
-        return self.scope is not None and self.scope.get("method") == "HEAD"
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        if self.scope is not None and self.scope.get("method") == "HEAD":
+            body = b""
+        self.transport.write(
+            b"%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s%s"
+            % (
+                refusal.head,
+                self.door.default_headers(self.server_state.default_headers),
+                request_id.choose(asked).encode(),
+                len(body),
+                end,
+                body,
+            )
+        )
 
     def decline_upgrade(self, rest: memoryview) -> None:
         """Parse the request whose headers were last read again, without its offer of an upgrade.
@@ -464,6 +482,10 @@ class ClosingTransport:
         self._closing = True
         self.lose()
         self._transport.close()
+
+    def forget(self) -> None:
+        """Refer to nothing that refers to this."""
+        del self._guard
 
     def lose(self) -> None:
         """Write no more: uvloop raises, where asyncio ignores what comes after the end."""

@@ -106,4 +106,4 @@ def http_app(
         return retraining.find(path) or protocol.find(path)
 
     by_path = {route.endpoint.name: route for route in routes}
-    return HttpApp(by_path, find, behind, log, gate, actions, Door(settings), budget)
+    return HttpApp(by_path, find, behind, log, gate, actions, Door(settings, budget))
