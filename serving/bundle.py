@@ -69,8 +69,8 @@ class Bundle:
         # A connection has some dozens of objects that live for long. With thousands of connections, Python's own
         # thresholds (700, 10, 10) have it look through all of them twice a second, for a quarter of the time.
         gc.set_threshold(*GC_THRESHOLDS)
-        # A batch in a thread asks for the interpreter twice. Beside a busy event loop it got it after 5 ms each time, was
-        # measured to be slow, and stayed in the thread for it.
+        # A batch in a thread asks for the interpreter twice. Beside a busy event loop it would get it after 5 ms each
+        # time, seem slow, and stay in the thread for that.
         sys.setswitchinterval(SWITCH_SECONDS)
 
     def open(self) -> None:

@@ -24,6 +24,7 @@ from serving.http import guard
 from serving.http.app import BENTOML_ROUTES, HttpApp
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
+from serving.http.security import allow_origins
 from serving.settings import Settings
 from serving.telemetry import directory, tracing
 
@@ -133,7 +134,7 @@ class _Application:
     def _make(self, lifespan: Scope) -> ASGIApp:
         ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
         ours.join(lifespan)
-        app: ASGIApp = ours
+        app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS)
         # Those that a user has configured for BentoML, such as CORS, are around ours.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)

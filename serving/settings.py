@@ -1,6 +1,7 @@
 """The settings: environment variables, read once into a frozen ``Settings``."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,22 @@ def networks_of(text: str) -> str:
     return text
 
 
+def origins_of(text: object) -> object:
+    """Origins of web pages, separated by commas; ``*`` for all.
+
+    Raises:
+        ValueError: one is none.
+    """
+    if not isinstance(text, str):
+        return text
+    origins = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for origin in origins:
+        if origin != "*" and not _ORIGIN(origin):
+            raise ValueError("takes origins, as in https://app.example.com, separated by commas")
+    return origins
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?").fullmatch
 Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
@@ -200,6 +217,11 @@ class Settings(BaseModel):
     FORWARDED_ALLOW_IPS: Annotated[str, AfterValidator(networks_of)] = Field(
         default="",
         description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
+    )
+
+    CORS_ORIGINS: Annotated[tuple[str, ...], BeforeValidator(origins_of)] = Field(
+        default=(),
+        description="Origins whose pages may call the API, as in https://app.example.com, between commas; `*`: all.",
     )
 
     def keys(self) -> Keys:

@@ -122,7 +122,7 @@ class Door:
         self._headers: Sequence[tuple[bytes, bytes]] = ()
         self._header_lines = b""
         self._sweeping = False
-        self._full_since: float | None = None
+        self._crowded_at = 0.0
         self.overloaded = Refusal(
             429,
             "Too Many Requests",
@@ -178,8 +178,18 @@ class Door:
         self._allowance = min(self._allowance + REFUSAL_SHARE * elapsed, self._max_wait * REFUSAL_SHARE)
         if self._came_in == TURN_REQUESTS:
             self._seconds += (min(elapsed / TURN_REQUESTS, STALL * self._seconds) - self._seconds) * WEIGHT
-        came_in = 0
-        while self._queue and came_in < TURN_REQUESTS:
+        self._came_in = 0
+        try:
+            self._let_in(now)
+            self._wake()
+        finally:
+            self.room = 0 if self._queue else TURN_REQUESTS - self._came_in
+            self.turning = bool(self._came_in or self._queue or self._resting)
+            if self.turning:
+                loop.call_soon(self.turn, loop)
+
+    def _let_in(self, now: float) -> None:
+        while self._queue and self._came_in < TURN_REQUESTS:
             guard = self._queue.popleft()
             held = guard.held
             if held is None:  # The client left.
@@ -188,14 +198,8 @@ class Door:
                 guard.held = None
                 self._refuse(guard, held)
             else:
+                self._came_in += 1
                 guard.admit()
-                came_in += 1
-        self._came_in = came_in
-        self.room = 0 if self._queue else TURN_REQUESTS - came_in
-        self._wake()
-        self.turning = bool(came_in or self._queue or self._resting)
-        if self.turning:
-            loop.call_soon(self.turn, loop)
 
     def _refuse(self, guard: "Guard", data: bytes) -> None:
         started = perf_counter()
@@ -230,16 +234,20 @@ class Door:
     def make_room(self, guard: "Guard", connections: Collection[Any]) -> None:
         """Close connections that keep us waiting, since there are too many; or refuse the new one."""
         now = perf_counter()
+        excess = len(connections) - self.max_connections
         # If it was in vain, it is so for a while.
-        if self._full_since is None or now - self._full_since > PATIENCE_SECONDS / 10:
-            waiting = [(seconds, id(one), one) for one in connections if (seconds := one.kept_waiting(now)) is not None]
+        if now - self._crowded_at > PATIENCE_SECONDS / 10:
+            waiting = [(one.kept_waiting(now) or 0, id(one), one) for one in connections]
+            waiting = [each for each in waiting if each[0] >= PATIENCE_SECONDS]
             waiting.sort(reverse=True)
-            for seconds, _, one in waiting[: len(connections) // 32 + 1]:
-                if seconds >= PATIENCE_SECONDS:
-                    one.evict()
-            self._full_since = now
-        if len(connections) > self.max_connections:
-            guard.turn_away(self.crowded, at_once=len(connections) > self.max_connections + RESERVE)
+            # Some more, so that the next one does not have to look for them.
+            for _, _, one in waiting[: excess + len(connections) // 32]:
+                one.evict()
+                excess -= 1
+            if not waiting:
+                self._crowded_at = now
+        if excess > 0:
+            guard.turn_away(self.crowded, at_once=excess > RESERVE)
 
     def _sweep_later(self, loop: "asyncio.AbstractEventLoop", connections: Collection[Any]) -> None:
         seconds = min(SWEEP_SECONDS, self.header_seconds / 2, self.idle_seconds / 2)

@@ -89,6 +89,10 @@ class Guard(HttpToolsProtocol):
         return refused or bool(self.pipeline) or (cycle is not None and cycle.more_body)
 
     @property
+    def _head_complete(self) -> bool:
+        return "method" in self.scope
+
+    @property
     def idle(self) -> bool:
         """Whether every request that began has its answer."""
         cycle: Any = self.cycle
@@ -228,7 +232,7 @@ class Guard(HttpToolsProtocol):
         elif self._between:
             if seconds > self.door.idle_seconds:
                 self.transport.close()
-        elif "method" not in self.scope and seconds > self.door.header_seconds:
+        elif not self._head_complete and seconds > self.door.header_seconds:
             self._refuse(self.door.late_head)
 
     # What the parser calls
@@ -257,7 +261,9 @@ class Guard(HttpToolsProtocol):
                 raise _Refused(CONNECT)
             return
         refusal = self._banned or self._refusal
-        if refusal is not None:
+        cycle: Any = self.cycle
+        # Behind a request that is being answered it waits for that answer.
+        if refusal is not None and (cycle is None or cycle.response_complete):
             if self._path() in door.exempt:
                 self._refusal = None
                 url, headers = self.url, self.headers
@@ -373,7 +379,8 @@ class Guard(HttpToolsProtocol):
                 asked = value.decode("latin-1")
                 break
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        if self.scope is not None and self.scope.get("method") == "HEAD":
+        scope: Any = self.scope  # None before the first request, whatever uvicorn's types say
+        if scope is not None and scope.get("method") == "HEAD":
             body = b""
         self.transport.write(
             b"%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s%s"

@@ -1,6 +1,7 @@
 """Every HTTP route of the service: predictions, the protocol, operations and pages."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -57,7 +58,7 @@ def http_app(
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
+        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8", docs.PAGE_HEADERS)
 
     def file(name: str, media_type: str) -> Handler:
         response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
@@ -67,8 +68,12 @@ def http_app(
 
         return answer
 
-    async def openapi(_: HttpRequest) -> HttpResponse:
+    @cache
+    def rendered() -> HttpResponse:
         return json_response(document())
+
+    async def openapi(_: HttpRequest) -> HttpResponse:
+        return rendered()
 
     async def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
