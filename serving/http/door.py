@@ -114,7 +114,7 @@ class Door:
         self._came_in = 0
         self._queue: deque[Guard] = deque()
         self._resting: deque[Guard] = deque()
-        self._allowance = 0.0
+        self._allowance = REFUSAL_SHARE * self._max_wait
         self._refusal_seconds = FIRST_SECONDS / 10
         self._refused: Counter[tuple[str, int]] = Counter()
         self.turns = 0
