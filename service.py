@@ -14,12 +14,14 @@ from serving.access import Gate
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
+from serving.http.app import HttpApp
 from serving.http.bento_api import with_prediction_methods
 from serving.http.routes import http_app
 from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
 from serving.pulse import Pulse
+from serving.receiving import ReceiveBudget
 from serving.recording import Recorder
 from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
@@ -51,15 +53,16 @@ class PredictionService:
         with startup_errors():
             self.gate = Gate(SETTINGS.keys())
             self.bundle = load_bundle(MODELS, SETTINGS, served_by_others)
+        self.budget = ReceiveBudget(SETTINGS.MAX_RECEIVING_BYTES)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS, self.gate, TLS)
         self.reloader = Reloader(self.bundle, SETTINGS)
         self.pulse = Pulse(SETTINGS, os.environ)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
-    def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
+    def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> HttpApp:
         """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
-        return http_app(self.inference, SETTINGS, document, behind, self.gate, self.reloader)
+        return http_app(self.inference, SETTINGS, document, behind, self.gate, self.reloader, self.budget)
 
     @bentoml.on_deployment
     @staticmethod

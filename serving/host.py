@@ -34,9 +34,10 @@ from ledger import log_output
 from serving import workers
 from serving.errors import startup_errors
 from serving.http import guard, tls
-from serving.http.app import BENTOML_ROUTES
+from serving.http.app import BENTOML_ROUTES, HttpApp
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
+from serving.http.security import allow_origins
 from serving.settings import Settings
 from serving.telemetry import directory, tracing
 from serving.tls import Tls
@@ -254,7 +255,7 @@ class _Application:
 
         async def send_when_made(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._ours = self._make()
+                self._ours = self._make(scope)
             elif message["type"] == "lifespan.startup.failed" and message["message"].rstrip().endswith("SystemExit: 1"):
                 message = {"type": message["type"]}  # `startup_errors` has logged the sentence; this is a stack.
             elif message["type"] == "lifespan.shutdown.complete":
@@ -263,8 +264,10 @@ class _Application:
 
         await self._theirs(scope, receive, send_when_made)
 
-    def _make(self) -> ASGIApp:
-        app: ASGIApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+    def _make(self, lifespan: Scope) -> ASGIApp:
+        ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+        ours.join(lifespan)
+        app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS)
         # Those that a user has configured for BentoML, such as CORS, are around ours.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)

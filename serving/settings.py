@@ -1,6 +1,7 @@
 """The settings: environment variables, read once into a frozen ``Settings``."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,22 @@ def networks_of(text: str) -> str:
     return text
 
 
+def origins_of(text: object) -> object:
+    """Origins of web pages, separated by commas; ``*`` for all.
+
+    Raises:
+        ValueError: one is none.
+    """
+    if not isinstance(text, str):
+        return text
+    origins = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for origin in origins:
+        if origin != "*" and not _ORIGIN(origin):
+            raise ValueError("takes origins, as in https://app.example.com, separated by commas")
+    return origins
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?").fullmatch
 Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
@@ -88,6 +105,30 @@ class Settings(BaseModel):
         # nginx and AWS's load balancer keep an idle connection to a server for 60 s. Whoever closes it first must not
         # be the server: a request on its way would meet a closed connection, and the proxy would answer 502.
         description="Idle time after which an HTTP connection is closed; longer than the proxy's.",
+    )
+    HTTP_MAX_HEADER_BYTES: int = Field(
+        default=32 * 1024,
+        ge=1024,
+        le=1024**2,
+        description="Maximum bytes of a request's line and headers; above it, 431.",
+    )
+    HTTP_MAX_HEADERS: int = Field(
+        default=100, ge=10, le=10_000, description="Maximum headers of a request; above it, 431."
+    )
+    HTTP_HEADER_SECONDS: float = Field(
+        default=10, gt=0, le=3600, description="Maximum time for the headers of a request; above it, 408."
+    )
+    HTTP_MAX_CONNECTIONS: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Maximum HTTP connections of a worker; above it, 503. "
+        "Default: three quarters of its file descriptors, at most 10,000.",
+    )
+    MAX_RECEIVING_BYTES: int = Field(
+        default=32 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Maximum bytes of unfinished requests in a worker; above it, 429.",
     )
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: one per core.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
@@ -221,6 +262,11 @@ class Settings(BaseModel):
     FORWARDED_ALLOW_IPS: Annotated[str, AfterValidator(networks_of)] = Field(
         default="",
         description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
+    )
+
+    CORS_ORIGINS: Annotated[tuple[str, ...], BeforeValidator(origins_of)] = Field(
+        default=(),
+        description="Origins whose pages may call the API, as in https://app.example.com, between commas; `*`: all.",
     )
 
     def keys(self) -> Keys:
