@@ -24,6 +24,9 @@ LIBRARY_EXTRAS = (
     "onnxruntime/tools",
     "onnxruntime/transformers",
     "alembic/testing",
+    "numpy/distutils",
+    "numpy/f2py",
+    "pygments/lexers/[!_p]*.py",  # languages: BentoML's tracebacks are in Python
     "sqlalchemy/testing",
     "sqlalchemy/dialects/mssql",
     "sqlalchemy/dialects/mysql",
