@@ -10,7 +10,7 @@ usage() {
     cat <<'USAGE'
 Usage: deploy/deploy_local.sh [--full] [--no-build]   build the image, start it, verify it
        deploy/deploy_local.sh --status                what runs, and is it ready?
-       deploy/deploy_local.sh --rollback              back to the image before; once more: forth again
+       deploy/deploy_local.sh --rollback              back to the image before; run it again to roll forward
        deploy/deploy_local.sh --stop                  stop all; volumes and images stay
 
   --full      Prometheus, Alertmanager, Grafana, MLflow and PostgreSQL too; DEPLOY_MONITORING=true says the same
@@ -324,7 +324,7 @@ status() {
 
 stop() {
     lock
-    compose --profile full down
+    compose --profile full --profile loop down
     say "Stopped. Volumes and images are still there."
 }
 

@@ -82,7 +82,7 @@ def test_docker_without_compose_gives_way_to_podman(clone: Path) -> None:
     engine(clone, "docker", '[ "$1" = info ]')
     engine(clone, "podman", '[ "$1" = info ] || exit 0')
     engine(clone, "podman-compose", 'echo "podman-compose $*"')
-    assert run(clone, "--stop").stdout.startswith("podman-compose --profile full down\n")
+    assert run(clone, "--stop").stdout.startswith("podman-compose --profile full --profile loop down\n")
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "file"])
