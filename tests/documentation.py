@@ -45,6 +45,8 @@ ELSEWHERE = {
         "tests/integration/test_pipeline.py",
         "sha256sum *.csv > SHA256SUMS",
     ),
+    r"python -m model\.signing new .*": ("tests/model/test_signing.py", "model.signing"),
+    r"dvc repro -f -s import_models.*": ("tests/training/test_import_models.py", "PRIVATE_KEY_VARIABLE"),
     r"make (promote|rollback) MODEL=.*": ("tests/training/test_promote.py", "promote"),
     r"curl -X POST localhost:8000/models/\w+ .*": ("tests/serving/test_reload.py", "/models/rollback"),
     r"curl -X POST localhost:8000/retrain .*": ("tests/serving/http/test_retrain.py", "/retrain"),
