@@ -143,7 +143,7 @@ class _Arbiter(circus.Arbiter):
         self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in self._served))
         for watcher in self._served:
             self._keeper.introduce(watcher.env)
-            watcher.hooks["before_signal"] = self._before_signal
+            watcher.hooks |= {"after_spawn": self._after_spawn, "before_signal": self._before_signal}
         self._told_to_stop = False
 
     async def manage_watchers(self) -> None:
@@ -175,6 +175,11 @@ class _Arbiter(circus.Arbiter):
 
     def _look(self) -> None:
         self._keeper.look([process.pid for watcher in self._served for process in watcher.processes.values()])
+
+    def _after_spawn(self, *, pid: int, **_: Any) -> bool:
+        """Whether a worker that was just started may go on. It may end before anybody looks."""
+        self._keeper.expect(pid)
+        return True
 
     def _before_signal(self, *, pid: int, **_: Any) -> bool:
         """Whether the arbiter may signal a worker; it does so to stop it."""

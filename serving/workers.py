@@ -93,7 +93,7 @@ class Keeper:
         """
         beats = self._beats()
         for pid in pids:
-            self._workers.setdefault(pid, _Worker(time.monotonic()))
+            self.expect(pid)
         for pid in beats & self._workers.keys():
             self._heard_of(self._workers[pid])
         for pid in self._workers.keys() - set(pids):
@@ -107,6 +107,10 @@ class Keeper:
                 )
                 with suppress(ProcessLookupError):  # It has ended by itself.
                     os.kill(pid, signal.SIGKILL)
+
+    def expect(self, pid: int) -> None:
+        """Note a worker that was started."""
+        self._workers.setdefault(pid, _Worker(time.monotonic()))
 
     def dismiss(self, pid: int) -> None:
         """Expect a worker to end: it was told to."""
