@@ -245,7 +245,8 @@ def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
 
 
 def _error(error: BundleError, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
-    call.error = error
+    # Its frames have the body and the call, which has the error: that ring would wait for the garbage collector.
+    call.error = error.with_traceback(None)
     call.status = error.status
     return HttpResponse(to_json(body(error)), headers=error_headers(error), status=error.status)
 
