@@ -53,7 +53,7 @@ ELSEWHERE = {
     r"curl -X POST localhost:8000/models/\w+ .*": ("tests/serving/test_reload.py", "/models/rollback"),
     r"curl -X POST localhost:8000/retrain .*": ("tests/serving/http/test_retrain.py", "/retrain"),
     r"make retrain MODEL=.*": ("tests/integration/test_retraining.py", "loop.retrain"),
-    r"make loop": ("tests/integration/test_retraining.py", "loop.worker"),
+    r"make loop": ("tests/integration/small_project.py", "loop.worker"),
     r"python -m loop\.replay .*": ("tests/loop/test_replay.py", "replay"),
     r"python -m loop\.drift .*": ("tests/integration/test_drift.py", "loop.drift"),
     r"curl -s localhost:8000/drift/detect .*": ("tests/serving/http/test_drift.py", "drift.PATH"),
