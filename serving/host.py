@@ -272,7 +272,7 @@ class _Application:
     def _make(self, lifespan: Scope) -> ASGIApp:
         ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
         ours.join(lifespan)
-        app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS)
+        app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS or ())
         # Those that a user has configured for BentoML, such as CORS, are around ours.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)

@@ -3,11 +3,20 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from contract.errors import StartupError
 from ledger.database import default_url
@@ -264,10 +273,17 @@ class Settings(BaseModel):
         description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
     )
 
-    CORS_ORIGINS: Annotated[tuple[str, ...], BeforeValidator(origins_of)] = Field(
-        default=(),
-        description="Origins whose pages may call the API, as in https://app.example.com, between commas; `*`: all.",
+    CORS_ORIGINS: Annotated[tuple[str, ...], BeforeValidator(origins_of)] | None = Field(
+        default=None,
+        description="Origins whose pages may call the API, as in https://app.example.com, between commas; `*`: all; "
+        "unset: none.",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.MAX_BODY_BYTES > self.MAX_RECEIVING_BYTES:
+            raise ValueError(f"MAX_RECEIVING_BYTES must be at least MAX_BODY_BYTES, which is {self.MAX_BODY_BYTES}")
+        return self
 
     def keys(self) -> Keys:
         """The keys of all rings, those of files as they are now.
@@ -336,12 +352,15 @@ class Settings(BaseModel):
             return cls.model_validate(known)
         except ValidationError as error:
             problems = "; ".join(
-                cls._told(str(problem["loc"][0]), problem["input"], problem["msg"].removeprefix("Value error, "))
+                cls._told(problem["loc"], problem["input"], problem["msg"].removeprefix("Value error, "))
                 for problem in error.errors()
             )
             raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from None
 
     @classmethod
-    def _told(cls, name: str, value: object, problem: str) -> str:
+    def _told(cls, location: Sequence[int | str], value: object, problem: str) -> str:
+        if not location:  # It is about several.
+            return problem
+        name = str(location[0])
         shown = f"{name}={value!r}" if cls.model_fields[name].repr else name
         return f"{shown}: {problem[0].lower()}{problem[1:]}"

@@ -46,7 +46,7 @@ WAIT_SHARE = 0.6
 """Share of ``MAX_LATENCY_MS`` that a request may wait here; the rest is for its answer."""
 STALL = 10
 """A measurement counts for at most ten times the mean: the process may have been kept from running."""
-REFUSAL_SHARE = 0.03
+REFUSAL_SHARE = 0.02
 """Share of the time for refusals; reading and writing the sockets takes as much again."""
 FIRST_SECONDS = 0.0002
 """What a request takes, as long as nothing was measured."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import socket
 import struct
 from collections import Counter
@@ -477,6 +478,6 @@ def test_unfinished_bodies_share_a_budget_and_single_requests_need_none() -> Non
 
 
 def test_the_limit_of_connections_follows_the_file_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    for descriptors, limit in [(1024, 704), (64, 1), (1_000_000, 10_000), (door_module.resource.RLIM_INFINITY, 10_000)]:
-        monkeypatch.setattr(door_module.resource, "getrlimit", lambda _, soft=descriptors: (soft, soft))
+    for descriptors, limit in [(1024, 704), (64, 1), (1_000_000, 10_000), (resource.RLIM_INFINITY, 10_000)]:
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=descriptors: (soft, soft))
         assert connection_limit() == limit
