@@ -155,7 +155,7 @@ class Story:
         self._sender.traffic[MODEL], self._sender.act = after, AFTER
         failed = len(self._sender.outcome.failed)
         self._console.print(
-            f"[bold]housing {self._newest()} answers[/]: both workers swap it in between two batches, without a "
+            f"[bold]housing {self._newest()} answers[/]: each worker swaps it in between two batches, without a "
             f"restart. Failed requests so far: {failed}."
         )
 
