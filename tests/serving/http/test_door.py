@@ -474,7 +474,7 @@ def test_unfinished_bodies_share_a_budget_and_single_requests_need_none() -> Non
             await send(start)
             await send({"type": "http.response.body"})
 
-    tell(story, app, MAX_RECEIVING_BYTES=65_536)
+    tell(story, app, MAX_RECEIVING_BYTES=65_536, MAX_BODY_BYTES=65_536)
 
 
 def test_the_limit_of_connections_follows_the_file_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
