@@ -33,6 +33,7 @@ ERRORS = (
     "model.card",
     "model.deployed",
     "model.session",
+    "model.signing",
     "serving.errors",
     "ledger.errors",
     "ledger.jobs",

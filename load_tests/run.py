@@ -29,6 +29,10 @@ def main(arguments: list[str]) -> int:
     """Run Locust to its end and return its exit status: 1 if a threshold is broken."""
     mode = UI if "--ui" in arguments else HEADLESS
     passed = [argument for argument in arguments if argument != "--ui"]
+    if any(argument.partition("=")[0] == "--processes" for argument in passed):
+        # Before Locust forks: those that it has forked would outlive it.
+        sys.stderr.write("Arrivals are shared by the users of one process: run Locust without --processes.\n")
+        return 1
     locust = (sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--stop-timeout", str(STOP_SECONDS), *mode)
     grpc_port = free_port()
     bypass_proxies(os.environ)

@@ -137,6 +137,7 @@ class Settings(BaseModel):
     MAX_RECEIVING_BYTES: int = Field(
         default=32 * 1024 * 1024,
         ge=64 * 1024,
+        le=2**31 - 1,
         description="Maximum bytes of unfinished requests in a worker; above it, 429.",
     )
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: one per core.")

@@ -87,8 +87,9 @@ def test_a_word_of_a_header_or_a_query_is_cut(
     assert longest_run(answer.json()["error"] if "json" in answer.headers["content-type"] else "") <= MAXIMUM_ECHO
 
 
-def of_grpc(**more: object) -> pb.ModelInferRequest:
-    return pb.ModelInferRequest(**{"model_name": "iris", **more})
+def of_grpc(**more: Any) -> pb.ModelInferRequest:
+    fields: dict[str, Any] = {"model_name": "iris", **more}
+    return pb.ModelInferRequest(**fields)
 
 
 MESSAGES: dict[str, pb.ModelInferRequest] = {
