@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
 from contract.errors import DataError, Reason, Refused
+from contract.feature import Feature, Refusal
 from contract.violation import Rule, Violation
 
 FloatMatrix = NDArray[np.float64]
@@ -27,7 +29,8 @@ class Table:
 
 
 def check_matrix(dataset: Dataset, matrix: FloatMatrix) -> list[Violation]:
-    """Every value of a ``[N, F]`` matrix that is NaN, infinite or outside its feature's range, in row order.
+    """Every value of a ``[N, F]`` matrix that encodes no value of its feature, in row order: NaN, but where a value may
+    be missing; infinite; outside its range; not whole, but for a number or a time.
 
     The same rules as ``dataset.row``, at the speed of numpy: under a millisecond for 10,000 rows.
     """
@@ -41,16 +44,17 @@ def check_features(
 
     Args:
         dataset: the contract.
-        columns: each feature by name, ``[N]``; numbers, or text to be read as numbers, as a CSV file has them.
+        columns: each feature by name, ``[N]``; values, or text to be read as such, as a CSV file has them.
         rows: the number of each row, where these are some rows of a larger table; 0 to N - 1 without it.
 
-    A cell that is no number is NaN in the matrix.
+    A cell that cannot be read is NaN in the matrix.
     """
     numbers = range(len(columns[dataset.feature_names[0]])) if rows is None else rows
     features = np.empty((len(numbers), len(dataset.features)), dtype=np.float64)
     violations: list[Violation] = []
     for index, feature in enumerate(dataset.features):
-        features[:, index], broken = _numbers(feature.name, columns[feature.name], numbers)
+        read = partial(_numbers, feature.name) if feature.plain else partial(_encoded, feature)
+        features[:, index], broken = read(columns[feature.name], numbers)
         violations += broken
     unread = {(violation.row, violation.column) for violation in violations}
     for row, column in _broken_cells(dataset, features).tolist():
@@ -69,10 +73,10 @@ def first_violation(dataset: Dataset, matrix: FloatMatrix) -> tuple[Violation, i
 def refused(dataset: Dataset, matrix: FloatMatrix) -> Refused:
     """How many values of a ``[N, F]`` matrix break the contract, by feature and reason."""
     cells = _broken_cells(dataset, matrix)
-    finite = np.isfinite(matrix[cells[:, 0], cells[:, 1]])
+    values = matrix[cells[:, 0], cells[:, 1]]
     return Counter(
-        (dataset.feature_names[column], Reason.OUT_OF_RANGE if in_numbers else Reason.NOT_A_NUMBER)
-        for column, in_numbers in zip(cells[:, 1].tolist(), finite.tolist(), strict=True)
+        (dataset.feature_names[column], _reason(dataset.features[column], value))
+        for column, value in zip(cells[:, 1].tolist(), values.tolist(), strict=True)
     )
 
 
@@ -84,7 +88,21 @@ def good_rows(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.bool_]:
 def _good_cells(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.bool_]:
     low, high = dataset.bounds
     # One pass over the good case: a NaN compares false, so it fails here too.
-    return np.asarray((matrix >= low) & (matrix <= high))
+    good: NDArray[np.bool_] = (matrix >= low) & (matrix <= high)
+    if not dataset.plain:
+        whole, optional = _whole_and_optional(dataset)
+        good[:, whole] &= matrix[:, whole] == np.floor(matrix[:, whole])
+        good[:, optional] |= np.isnan(matrix[:, optional])
+    return good
+
+
+@cache
+def _whole_and_optional(dataset: Dataset) -> tuple[list[int], list[int]]:
+    features = dataset.features
+    return (
+        [column for column, feature in enumerate(features) if feature.whole],
+        [column for column, feature in enumerate(features) if feature.optional],
+    )
 
 
 def _broken_cells(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.intp]:
@@ -102,7 +120,18 @@ def _judge_cell(dataset: Dataset, matrix: FloatMatrix, cell: NDArray[np.intp]) -
 
 def _judge_value(dataset: Dataset, row: int, column: int, value: float) -> Violation:
     feature = dataset.features[column]
+    refusal = None if feature.plain or np.isinf(value) else feature.refusal(value)
+    if refusal is not None:
+        return _refused_cell(feature, row, feature.decode(value), refusal)
     return _judge_number(feature.name, row, value, feature.minimum, feature.maximum, feature.unit)
+
+
+def _reason(feature: Feature, value: float) -> Reason:
+    """Why a broken value is refused."""
+    refusal = None if feature.plain else feature.refusal(value)
+    if refusal is not None:
+        return refusal.reason
+    return Reason.OUT_OF_RANGE if np.isfinite(value) else Reason.NOT_A_NUMBER
 
 
 def _judge_number(column: str, row: int, value: float, minimum: float, maximum: float, unit: str) -> Violation:
@@ -130,8 +159,8 @@ def check_table(
 
     Args:
         dataset: the contract.
-        columns: the table by column name: every feature and the target, in any order; numbers, or text to be read as
-            numbers, as a CSV file has them.
+        columns: the table by column name: every feature and the target, in any order; values, or text to be read as
+            such, as a CSV file has them.
         minimum_rows: the fewest rows that are enough.
         maximum_duplicates: how many rows may repeat an earlier one, features and target alike.
 
@@ -192,6 +221,34 @@ def _numbers(name: str, column: Sequence[object], rows: Sequence[int]) -> tuple[
             text = "the value is missing" if value in ("", None) else f"{value!r} is not a number"
             violations.append(Violation(Rule.TYPE, name, row, str(value), f"{name}, row {row}: {text}."))
     return numbers, violations
+
+
+def _encoded(feature: Feature, column: Sequence[object], rows: Sequence[int]) -> tuple[FloatMatrix, list[Violation]]:
+    """A column, encoded, ``[N]``; a cell that is refused becomes NaN and a violation, with its number in ``rows``."""
+    numbers = np.full(len(column), np.nan)
+    violations = []
+    # Most columns have few texts, and each of them often.
+    known: dict[str, float] = {}
+    for index, (row, cell) in enumerate(zip(rows, column, strict=True)):
+        try:
+            if not isinstance(cell, str):
+                numbers[index] = feature.read(cell)
+                continue
+            if cell not in known:
+                known[cell] = feature.read(cell)
+            numbers[index] = known[cell]
+        except Refusal as refusal:
+            violations.append(_refused_cell(feature, row, cell, refusal))
+    return numbers, violations
+
+
+_RULES = {Reason.OUT_OF_RANGE: Rule.RANGE, Reason.UNKNOWN_CATEGORY: Rule.CATEGORY}
+
+
+def _refused_cell(feature: Feature, row: int, cell: object, refusal: Refusal) -> Violation:
+    shown = "the value" if refusal.reason is Reason.MISSING else repr(cell)[:60]
+    rule = _RULES.get(refusal.reason, Rule.TYPE)
+    return Violation(rule, feature.name, row, str(cell), f"{feature.name}, row {row}: {shown} {refusal}.")
 
 
 def _number(value: object) -> float:

@@ -152,7 +152,7 @@ class DriftApp:
             window = windows.last_hours(reader, name, model.version, since_us=max(since, 0), until_us=now)
         detector = self._detector(model)
         if window is None:
-            return detector.detect(model.version, None, model.artifact.golden_rows[:0])
+            return detector.detect(model.version, None, model.artifact.golden_rows(model.dataset)[:0])
         requests = Requests(window.requests, window.refused)
         return detector.detect_window(model.version, window.time_us, window.features, window.outputs, requests)
 
