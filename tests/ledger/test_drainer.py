@@ -223,11 +223,13 @@ class Server:
 
     def drainers(self) -> list[psutil.Process]:
         wanted = ["ledger.drainer", str(self._directory), str(self.root / SERVER_LOCK)]
-        return [
-            process
-            for process in psutil.Process().children()
-            if process.status() != psutil.STATUS_ZOMBIE and process.cmdline()[-3:] == wanted
-        ]
+        # A process that has just been started has no command line for a moment.
+        wait_until(lambda: all(process.cmdline() for process in self._children()), "all have a command line")
+        return [process for process in self._children() if process.cmdline()[-3:] == wanted]
+
+    @staticmethod
+    def _children() -> list[psutil.Process]:
+        return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ import json, os, pathlib, subprocess, sys, time
 
 result, folder, how = sys.argv[1:]
 folder = pathlib.Path(folder)
-print("[ 10 %] train", flush=True)
 # As deep as `dvc repro` with a stage that starts a server: one is in a session of its own.
 for options in ({}, {"start_new_session": True}):
     child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], **options)
@@ -37,6 +36,7 @@ for options in ({}, {"start_new_session": True}):
 with (folder / "pids").open("a") as file:
     file.write(f"{os.getpid()} ")
 (folder / "started").touch()
+print("[ 10 %] train", flush=True)
 if how == "waits":
     time.sleep(600)
 print("[ 60 %] compare", flush=True)
