@@ -25,10 +25,26 @@ BundleError                 500
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from reprlib import Repr
 from types import MappingProxyType
 from typing import ClassVar
 
 from contract.violation import Violation
+
+MAXIMUM_ECHO = 60
+"""Most characters of what a client sent that a message repeats."""
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAXIMUM_ECHO
+
+
+def cut(word: str) -> str:
+    """A word of a client for a message, a label or a log line: ``MAXIMUM_ECHO`` characters at most."""
+    return word if len(word) <= MAXIMUM_ECHO else f"{word[: MAXIMUM_ECHO - 1]}…"
+
+
+def shown(value: object) -> str:
+    """A value of a client as Python writes it, cut likewise. The time it takes does not grow with the value."""
+    return repr(cut(value)) if isinstance(value, str) else cut(_REPR.repr(value))
 
 
 @dataclass(frozen=True)

@@ -331,7 +331,7 @@ def days_and_time(value: datetime) -> float:
 
 
 def datetime_text(days_since: float) -> Value:
-    """Days since 1970 as ISO 8601, to the microsecond, which a double holds until the year 2149."""
+    """Days since 1970 as ISO 8601, to the microsecond, which a double holds until the year 2059."""
     try:
         found = _EPOCH + timedelta(microseconds=round(days_since * 86_400_000_000))
     except OverflowError:

@@ -1,6 +1,5 @@
 """A whole table against the contract: the rules of ``Row``, on columns, with every broken rule named."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
-from contract.errors import DataError, Reason, Refused
+from contract.errors import DataError, Reason, Refused, shown
 from contract.feature import Feature, Refusal
 from contract.violation import Rule, Violation
 
@@ -72,12 +71,20 @@ def first_violation(dataset: Dataset, matrix: FloatMatrix) -> tuple[Violation, i
 
 def refused(dataset: Dataset, matrix: FloatMatrix) -> Refused:
     """How many values of a ``[N, F]`` matrix break the contract, by feature and reason."""
-    cells = _broken_cells(dataset, matrix)
-    values = matrix[cells[:, 0], cells[:, 1]]
-    return Counter(
-        (dataset.feature_names[column], _reason(dataset.features[column], value))
-        for column, value in zip(cells[:, 1].tolist(), values.tolist(), strict=True)
-    )
+    broken, finite = ~_good_cells(dataset, matrix), np.isfinite(matrix)
+    whole = [feature.whole for feature in dataset.features]
+    fraction = finite & whole & (matrix != np.floor(matrix))
+    counts = {
+        Reason.OUT_OF_RANGE: broken & finite & ~fraction,
+        Reason.NOT_A_NUMBER: broken & ~finite,
+        Reason.WRONG_TYPE: broken & fraction,
+    }
+    return {
+        (name, reason): count
+        for reason, cells in counts.items()
+        for name, count in zip(dataset.feature_names, cells.sum(axis=0).tolist(), strict=True)
+        if count
+    }
 
 
 def good_rows(dataset: Dataset, matrix: FloatMatrix) -> NDArray[np.bool_]:
@@ -124,14 +131,6 @@ def _judge_value(dataset: Dataset, row: int, column: int, value: float) -> Viola
     if refusal is not None:
         return _refused_cell(feature, row, feature.decode(value), refusal)
     return _judge_number(feature.name, row, value, feature.minimum, feature.maximum, feature.unit)
-
-
-def _reason(feature: Feature, value: float) -> Reason:
-    """Why a broken value is refused."""
-    refusal = None if feature.plain else feature.refusal(value)
-    if refusal is not None:
-        return refusal.reason
-    return Reason.OUT_OF_RANGE if np.isfinite(value) else Reason.NOT_A_NUMBER
 
 
 def _judge_number(column: str, row: int, value: float, minimum: float, maximum: float, unit: str) -> Violation:
@@ -246,9 +245,9 @@ _RULES = {Reason.OUT_OF_RANGE: Rule.RANGE, Reason.UNKNOWN_CATEGORY: Rule.CATEGOR
 
 
 def _refused_cell(feature: Feature, row: int, cell: object, refusal: Refusal) -> Violation:
-    shown = "the value" if refusal.reason is Reason.MISSING else repr(cell)[:60]
+    said = "the value" if refusal.reason is Reason.MISSING else shown(cell)
     rule = _RULES.get(refusal.reason, Rule.TYPE)
-    return Violation(rule, feature.name, row, str(cell), f"{feature.name}, row {row}: {shown} {refusal}.")
+    return Violation(rule, feature.name, row, str(cell), f"{feature.name}, row {row}: {said} {refusal}.")
 
 
 def _number(value: object) -> float:

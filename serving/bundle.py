@@ -5,8 +5,7 @@ import gc
 import logging
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +13,7 @@ from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
+from serving.batching.turns import Turns
 from serving.models import LoadedModel, Spare, find, load, no_spare
 from serving.prediction import Observers, Predictor
 from serving.settings import Settings
@@ -34,10 +34,11 @@ class Bundle:
 
     def __init__(self, models: Mapping[str, LoadedModel], settings: Settings) -> None:
         self.observers = Observers()
+        turns = Turns(settings.MAX_LATENCY_MS, settings.TIMEOUT_SECONDS)
         self.predictors: Mapping[str, Predictor] = MappingProxyType(
-            {name: Predictor(model, settings, self.observers) for name, model in models.items()}
+            {name: Predictor(model, settings, self.observers, turns) for name, model in models.items()}
         )
-        self._opened_at: datetime | None = None
+        self._opened_at: float | None = None
         self._draining = False
 
     def __getitem__(self, name: str) -> Predictor:
@@ -63,7 +64,7 @@ class Bundle:
 
     def open(self) -> None:
         """Be ready from now on."""
-        self._opened_at = datetime.now(UTC)
+        self._opened_at = monotonic()
 
     def drain(self) -> None:
         """Stop being ready; requests that come all the same are still answered."""
@@ -77,10 +78,11 @@ class Bundle:
 
     def health(self) -> dict[str, Any]:
         """A summary for people: status, uptime in seconds, the version of each model."""
-        now = datetime.now(UTC)
+        # Not of the day's clock, which may be set back.
+        uptime = 0.0 if self._opened_at is None else monotonic() - self._opened_at
         return {
             "status": "ok" if self.ready else "draining" if self._draining else "starting",
-            "uptime_seconds": round((now - self._opened_at).total_seconds(), 1) if self._opened_at else 0.0,
+            "uptime_seconds": round(uptime, 1),
             "worker": os.getpid(),
             "models": {name: predictor.version for name, predictor in self.predictors.items()},
         }

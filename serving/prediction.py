@@ -4,13 +4,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
+from contract.errors import cut
 from contract.table import FloatMatrix
 from serving.batching.runner import Runner
+from serving.batching.turns import Turns
 from serving.errors import NotFound
 from serving.models import LoadedModel
 from serving.settings import Settings
@@ -116,12 +119,16 @@ class Predictor:
         model: the model to serve.
         settings: the limits of the runner.
         observers: are told of every prediction.
+        turns: of large requests, shared by the models of a worker; its own, if they are left out.
     """
 
-    def __init__(self, model: LoadedModel, settings: Settings, observers: Observers) -> None:
+    def __init__(
+        self, model: LoadedModel, settings: Settings, observers: Observers, turns: Turns | None = None
+    ) -> None:
         self.dataset = model.dataset
         self._settings = settings
         self._observers = observers
+        self._turns = Turns(settings.MAX_LATENCY_MS, settings.TIMEOUT_SECONDS) if turns is None else turns
         self._closed = False
         self._metrics = ModelMetrics(model.dataset)
         observers.add(self._metrics)
@@ -173,6 +180,23 @@ class Predictor:
         self._observers.note(prediction)
         return prediction
 
+    def check_turn(self, size: int) -> None:
+        """Refuse a body of this size, in bytes, before it is read, if it would be refused before it is parsed.
+
+        Raises:
+            Overloaded: its turn would come later than ``MAX_LATENCY_MS``.
+        """
+        self._turns.check(size, self._metrics.shed)
+
+    def turn(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Parse, predict and answer a body of this size, in bytes, within this block: large ones take turns.
+
+        Raises:
+            Overloaded: its turn would come, or came, later than ``MAX_LATENCY_MS``.
+            DeadlineExceeded: its turn did not come within ``TIMEOUT_SECONDS``.
+        """
+        return self._turns.take(size, self._metrics.shed)
+
     def check_version(self, version: str) -> None:
         """Refuse a version that is not the one served.
 
@@ -180,7 +204,7 @@ class Predictor:
             NotFound: names both.
         """
         if version != self.version:
-            raise NotFound(f"The model {self.dataset.name} is served in version {self.version}, not {version[:60]!r}.")
+            raise NotFound(f"The model {self.dataset.name} is served in version {self.version}, not {cut(version)!r}.")
 
     async def replace(self, model: LoadedModel) -> None:
         """Serve another version from now on.

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from contract.errors import BundleError
@@ -41,6 +42,10 @@ class QueuedRows:
             self.future.set_exception(error)
 
 
+SMALL_ROWS = 16
+"""Requests of at most so many rows go before larger ones, so that a single row waits for no batches of others."""
+
+
 class Slice(NamedTuple):
     """Some rows of one call, in a batch."""
 
@@ -50,7 +55,7 @@ class Slice(NamedTuple):
 
 
 class BatchQueue:
-    """Requests in order of arrival.
+    """Requests in order of arrival, small ones first.
 
     Args:
         max_batch_size: maximum rows in a batch.
@@ -60,30 +65,37 @@ class BatchQueue:
         self.max_batch_size = max_batch_size
         self.rows = 0
         """Rows in the queue."""
+        self.small_rows = 0
+        """Rows of small requests."""
         self.next_rows = 0
         """Rows that run before a request that arrives now: at most one batch of each request in the queue."""
-        self._requests: deque[QueuedRows] = deque()
+        self._small: deque[QueuedRows] = deque()
+        self._others: deque[QueuedRows] = deque()
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._small) + len(self._others)
 
     def __iter__(self) -> Iterator[QueuedRows]:
-        return iter(self._requests)
+        return chain(self._small, self._others)
+
+    def is_small(self, rows: int) -> bool:
+        """Whether a request of so many rows goes before larger ones."""
+        return rows <= SMALL_ROWS and rows <= self.max_batch_size
 
     def append(self, request: QueuedRows) -> None:
         """Add a new request."""
         self._count(request, 1)
-        self._requests.append(request)
+        self._line(request).append(request)
 
     def forget(self, request: QueuedRows) -> None:
         """Drop the queued rows of a request."""
         if request.queued:
-            self._requests.remove(request)
+            self._line(request).remove(request)
             self._count(request, -1)
             request.taken = len(request.rows)
 
     def take(self, refusal: Callable[[QueuedRows], BundleError | None]) -> list[Slice]:
-        """Remove and return the next batch, first come first served; empty if the queue is.
+        """Remove and return the next batch; empty if the queue is.
 
         The rest of a request that is larger than a batch goes to the end of the queue, so that small requests do not
         wait for all of it. The rest of a smaller request, which only met a full batch, comes next.
@@ -93,14 +105,14 @@ class BatchQueue:
         """
         batch = []
         room = self.max_batch_size
-        while room and self._requests:
-            request = self._requests[0]
+        while room and (line := self._small or self._others):
+            request = line[0]
             error = refusal(request)
             if error is not None:
                 self.forget(request)
                 request.fail(error)
                 continue
-            self._requests.popleft()
+            line.popleft()
             self._count(request, -1)
             batch.append(Slice(request, request.taken, min(request.queued, room)))
             request.taken += batch[-1].size
@@ -108,10 +120,15 @@ class BatchQueue:
             if request.queued:
                 self._count(request, 1)
                 large = len(request.rows) > self.max_batch_size
-                (self._requests.append if large else self._requests.appendleft)(request)
+                (line.append if large else line.appendleft)(request)
         return batch
 
     def _count(self, request: QueuedRows, sign: int) -> None:
         """Add the queued rows of a request to the sums (1), or subtract them (-1)."""
         self.rows += sign * request.queued
         self.next_rows += sign * min(request.queued, self.max_batch_size)
+        if self.is_small(len(request.rows)):
+            self.small_rows += sign * request.queued
+
+    def _line(self, request: QueuedRows) -> deque[QueuedRows]:
+        return self._small if self.is_small(len(request.rows)) else self._others

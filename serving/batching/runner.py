@@ -131,13 +131,17 @@ class Runner:
     def estimated_latency(self, rows: int, now: float) -> float:
         """Seconds until rows that arrive ``now`` are answered; for more than one batch, until the first part is.
 
-        A request that fits into one batch waits for one batch of each request in the queue; a larger one waits for the
-        whole queue.
+        A small request waits for the small ones in the queue, one that fits into one batch for one batch of each, and a
+        larger one for the whole queue.
         """
         latency = 0.0
         if self._running_until is not None:
             latency = max(self._running_until - now, 0.0)
-        before = self._queue.next_rows if rows <= self._max_batch_size else self._queue.rows
+        queue = self._queue
+        if queue.is_small(rows):
+            before = queue.small_rows
+        else:
+            before = queue.next_rows if rows <= self._max_batch_size else queue.rows
         full, rest = divmod(before + min(rows, self._max_batch_size), self._max_batch_size)
         latency += full * (self.timer.gap + self.timer.predict(self._max_batch_size))
         if rest:

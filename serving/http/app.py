@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contract.errors import BundleError
+from contract.errors import BundleError, cut
 from serving.access import HEADER, Access, Gate
 from serving.actions import ActionLog
 from serving.draining import DRAINING
@@ -243,4 +243,4 @@ def authorization(scope: Scope) -> bytes | None:
 
 async def not_found(request: HttpRequest) -> HttpResponse:
     """Refuse a path that is not served."""
-    raise NotFound(f"There is no {request.scope['path'][:200]}; GET /docs lists the routes.")
+    raise NotFound(f"There is no {cut(request.scope['path'])}; GET /docs lists the routes.")

@@ -2,15 +2,24 @@
 
 import asyncio
 import zlib
+from typing import Any
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from contract.errors import InvalidInput
+from contract.dataset import MAXIMUM_BATCH_ROWS
+from contract.errors import ErrorDetail, InvalidInput, cut
 from serving.errors import DeadlineExceeded, MethodNotAllowed, PayloadTooLarge, UnsupportedEncoding
 
+SMALL_BYTES = 64 * 1024
+"""A body up to this size is parsed within 5 ms, whatever it holds."""
+SPARE_TOKENS = 1000
+"""Tokens that a legal body may have beside its rows."""
 _LATE = "the body is late"
 """Tells the cancellation by our timer from any other."""
+_TOKENS = (b",", b":", b"[", b"{")
+"""They begin all values and fields of JSON but the outermost. In the text of a legal body there are few of them."""
 _GZIP = zlib.MAX_WBITS | 16
 """zlib's ``wbits`` for gzip and nothing else."""
 
@@ -29,6 +38,12 @@ def media_type(scope: Scope) -> str:
     return (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
 
 
+def content_length(scope: Scope) -> int:
+    """The length of the body as its header tells it, in bytes; 0 if it does not."""
+    length = header(scope, b"content-length") or ""
+    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
+
+
 def check_method(scope: Scope, allowed: str) -> None:
     """Check the method of the request. A path that takes GET takes HEAD too.
 
@@ -36,7 +51,7 @@ def check_method(scope: Scope, allowed: str) -> None:
         MethodNotAllowed: names the method and the allowed one.
     """
     if scope["method"] != allowed and (scope["method"], allowed) != ("HEAD", "GET"):
-        raise MethodNotAllowed(f"{scope['path'][:200]} takes {allowed}, not {scope['method'][:20]}.", allowed)
+        raise MethodNotAllowed(f"{cut(scope['path'])} takes {allowed}, not {cut(scope['method'])}.", allowed)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
@@ -111,7 +126,7 @@ def _is_gzip(encoding: bytes) -> bool:
     if names <= {b"gzip", b"x-gzip"} and encoding.lower().count(b"gzip") == 1:
         return True
     told = encoding.lstrip(b",").decode("latin-1").strip()
-    raise UnsupportedEncoding(f"The body may be compressed with gzip, not with {told[:60]}.")
+    raise UnsupportedEncoding(f"The body may be compressed with gzip, not with {cut(told)}.")
 
 
 class _Gunzip:
@@ -142,3 +157,33 @@ class _Gunzip:
 
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body is larger than {limit} bytes; send the rows in several requests.")
+
+
+def most_tokens(fields: int) -> int:
+    """The most tokens of a body with as many rows as are taken, of so many values each; as objects, or as lists."""
+    return MAXIMUM_BATCH_ROWS * (2 * fields + 1) + SPARE_TOKENS
+
+
+def parse_json(body: bytes | memoryview, most: int = SPARE_TOKENS) -> Any:
+    """The JSON of a body, as plain data.
+
+    Args:
+        body: the text. An empty one is an empty object: the error then names the first missing field.
+        most: tokens that a legal body has at most.
+
+    Raises:
+        InvalidInput: it is not JSON, or has more values than a legal body.
+    """
+    text = bytes(body) or b"{}"
+    # Python's objects take half a microsecond each, and up to twenty times the memory of their text.
+    if len(text) > SMALL_BYTES and sum(map(text.count, _TOKENS)) > most:
+        raise _refused("too many values or fields for the rows that one request may have", "too_long")
+    try:
+        # Five times as fast as the standard library (0.8 µs a row, 25 µs for 100), and equal to orjson's.
+        return from_json(text)
+    except ValueError as error:
+        raise _refused(f"invalid JSON: {error}", "json_invalid") from None
+
+
+def _refused(what: str, kind: str) -> InvalidInput:
+    return InvalidInput(f"body: {what}", [ErrorDetail((), f"body: {what}", kind)])

@@ -4,12 +4,13 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Engine
 
 from contract import DATASETS
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset
+from contract.errors import cut
 from ledger import windows
 from ledger.reader import Reader
 from ledger.times import now_us
@@ -18,8 +19,9 @@ from model.reference import Reference
 from serving.bundle import Bundle
 from serving.errors import DeadlineExceeded, Overloaded, UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route
-from serving.http.body import media_type, read_body
-from serving.http.errors import refusal
+from serving.http.body import media_type, most_tokens, parse_json, read_body
+from serving.http.errors import Reasons, checked
+from serving.http.rows import checked_rows, finished
 from serving.ledger_database import LedgerDatabase
 from serving.models import LoadedModel
 from serving.settings import Settings
@@ -29,6 +31,7 @@ PATH = "/drift/detect"
 DEFAULT_HOURS = 24
 MAXIMUM_WAITING = 4
 """Most requests with rows that are at work or wait; one of 10,000 rows takes a fifth of a second."""
+_MOST_TOKENS = max(most_tokens(len(dataset.features)) for dataset in DATASETS.values())
 _HOUR_US = 3600 * 1_000_000
 
 
@@ -106,7 +109,7 @@ class DriftApp:
         """Body to rows to their drift."""
         kind = media_type(request.scope) or JSON
         if kind != JSON:
-            raise UnsupportedMediaType(f"The body must be {JSON}, not {kind[:60]}.")
+            raise UnsupportedMediaType(f"The body must be {JSON}, not {cut(kind)}.")
         body = await read_body(request.scope, request.receive, self._limit, self._seconds)
         try:
             drift = await asyncio.wait_for(self._detect(body), self._seconds)
@@ -130,17 +133,19 @@ class DriftApp:
 
     def _of_rows(self, body: bytes) -> Drift | tuple[LoadedModel, DriftRequest]:
         """The drift of rows that were sent; without any, what is to be compared instead."""
-        try:
-            # An empty body is an empty object: the error then names the missing field.
-            name = _OfModel.model_validate_json(body or b"{}").model
-            asked = REQUESTS[name].model_validate_json(body)
-        except ValidationError as error:
-            raise refusal(error) from None
-        model = self._bundle[name].model
-        rows = getattr(asked, "rows")  # noqa: B009 - the classes of `REQUESTS` have it, their base does not
-        if rows is None:
+        content = parse_json(body, _MOST_TOKENS)
+        name = checked(_OfModel, content).model
+        model, reasons, matrix = self._bundle[name].model, Reasons(), None
+        rows = content.get("rows")
+        if rows is not None:
+            matrix = finished(checked_rows(model.dataset, rows, reasons, ("rows",)))
+            # They count as sent, and are checked already.
+            content = {**content, "rows": [model.dataset.example]}
+        asked = reasons.check(REQUESTS[name], content)
+        if reasons:
+            raise reasons.refusal()
+        if matrix is None:
             return model, asked
-        matrix = model.dataset.matrix(rows)
         return self._detector(model).detect(model.version, matrix, model.artifact.outputs(matrix))
 
     def _of_window(self, engine: Engine, model: LoadedModel, asked: DriftRequest) -> Drift:

@@ -3,18 +3,18 @@
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Engine
 
-from contract.errors import ErrorDetail, InvalidInput
+from contract.errors import ErrorDetail, InvalidInput, cut
 from ledger import feedback
 from ledger.feedback import Answer, Outcome, Truth, canonical_id
 from serving.access import Access
 from serving.errors import UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, json_response
-from serving.http.body import media_type, read_body
-from serving.http.errors import MAXIMUM_DETAILS, ErrorReason, refusal
+from serving.http.body import media_type, most_tokens, parse_json, read_body
+from serving.http.errors import MAXIMUM_DETAILS, ErrorReason, Reasons
 from serving.ledger_database import LedgerDatabase
 from serving.settings import Settings
 from serving.telemetry import series
@@ -78,9 +78,7 @@ EXAMPLE = [
     {"prediction_id": "019abf3c52b071f4a1138a0d3c7c4f6d", "actual": 4.526},
     {"prediction_id": "019abf3c530470c88d3e5b1f6a7c9e02", "row": 3, "actual": "setosa"},
 ]
-_ENTRIES = TypeAdapter(
-    Annotated[list[FeedbackEntry], Field(min_length=1, max_length=MAXIMUM_ENTRIES)],
-)
+_MOST_TOKENS = most_tokens(len(FeedbackEntry.model_fields))
 
 
 class FeedbackApp:
@@ -106,7 +104,7 @@ class FeedbackApp:
         """Body to entries to what became of them."""
         kind = media_type(request.scope) or JSON
         if kind != JSON:
-            raise UnsupportedMediaType(f"The body must be {JSON}, not {kind[:60]}.")
+            raise UnsupportedMediaType(f"The body must be {JSON}, not {cut(kind)}.")
         body = await read_body(request.scope, request.receive, self._limit, self._seconds)
         many = body.lstrip()[:1] == b"["
 
@@ -137,11 +135,20 @@ def _parse(body: bytes, *, many: bool) -> list[Truth]:
     Raises:
         InvalidInput: names the entry and the field.
     """
-    try:
-        # An empty body is an empty object: the error then names the first missing field.
-        entries = _ENTRIES.validate_json(body) if many else [FeedbackEntry.model_validate_json(body or b"{}")]
-    except ValidationError as error:
-        raise refusal(error) from None
+    content = parse_json(body, _MOST_TOKENS)
+    reasons = Reasons()
+    entries: list[FeedbackEntry] = []
+    if not many:
+        entries = [reasons.check(FeedbackEntry, content)]
+    elif reasons.check_list(content, MAXIMUM_ENTRIES):
+        for index, one in enumerate(content):
+            entries.append(reasons.check(FeedbackEntry, one, (index,)))
+            left = len(content) - index - 1
+            if reasons.enough and left:
+                reasons.unchecked = f"{left} of {len(content)} entries were not checked"
+                break
+    if reasons:
+        raise reasons.refusal()
     return [Truth(entry.prediction_id, entry.row, entry.actual) for entry in entries]
 
 

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from contract import DATASETS
+from contract.errors import cut
 from serving.access import Access
 from serving.errors import NotFound, UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, json_response
-from serving.http.body import media_type, read_body
-from serving.http.errors import refusal
+from serving.http.body import media_type, parse_json, read_body
+from serving.http.errors import checked
 from serving.reload import Reloader, Status
 from serving.settings import Settings
 from serving.telemetry.call import Endpoint, http_counter
@@ -66,14 +67,11 @@ class ModelsApp:
         """Deploy what was deployed before."""
         kind = media_type(request.scope) or JSON
         if kind != JSON:
-            raise UnsupportedMediaType(f"The body must be {JSON}, not {kind[:60]}.")
+            raise UnsupportedMediaType(f"The body must be {JSON}, not {cut(kind)}.")
         body = await read_body(request.scope, request.receive, _MAXIMUM_BODY, self._seconds)
-        try:
-            name = RollbackRequest.model_validate_json(body or b"{}").model
-        except ValidationError as error:
-            raise refusal(error) from None
+        name = checked(RollbackRequest, parse_json(body)).model
         if name not in DATASETS:
-            raise NotFound(f"model: there is no model {name[:60]!r}; there are {', '.join(DATASETS)}.")
+            raise NotFound(f"model: there is no model {cut(name)!r}; there are {', '.join(DATASETS)}.")
         return json_response(_answer(await self._reloader.roll_back(name)))
 
 

@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from sqlalchemy import Engine
 
 from contract import DATASETS
+from contract.errors import cut
 from ledger import jobs
 from ledger.jobs import Job, Limits, NotNow, State, Trigger
 from ledger.times import iso, now_us
 from serving.access import Access, Gate
 from serving.errors import NotFound, UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, authorization, json_response
-from serving.http.body import media_type, read_body
-from serving.http.errors import refusal
+from serving.http.body import media_type, most_tokens, parse_json, read_body
+from serving.http.errors import checked
 from serving.http.logs import Query, parse
 from serving.ledger_database import LedgerDatabase
 from serving.settings import Settings
@@ -28,6 +29,8 @@ ALERT = "/retrain/alert"
 JOBS = "/retrain/jobs"
 STATUS = "/retrain/status/{id}"
 _STATUS = STATUS.removesuffix("{id}")
+_MOST_TOKENS = most_tokens(0)
+"""Of a notification, which has many labels and annotations that are not read."""
 MAXIMUM_ALERTS = 1000
 NO_WORKER = (
     "No worker has been seen: jobs wait until one runs. `python -m loop.worker` (`make loop`) starts one, where the "
@@ -160,11 +163,7 @@ class RetrainApp:
         return Route(self._status, partial(self._one, path.removeprefix(_STATUS)), access=Access.LEDGER)
 
     async def _retrain(self, request: HttpRequest) -> HttpResponse:
-        try:
-            # An empty body is an empty object: the error then names the missing field.
-            asked = RetrainRequest.model_validate_json(await self._body(request) or b"{}")
-        except ValidationError as error:
-            raise refusal(error) from None
+        asked = checked(RetrainRequest, parse_json(await self._body(request)))
         holder = self._gate.holder(authorization(request.scope) or b"")
         who = "" if holder is None else holder.key.name or holder.key.label
         limits = None if asked.force else self._limits
@@ -176,18 +175,15 @@ class RetrainApp:
         return json_response(await self._ledger.run(ask), 202)
 
     async def _alert(self, request: HttpRequest) -> HttpResponse:
-        try:
-            told = AlertRequest.model_validate_json(await self._body(request) or b"{}")
-        except ValidationError as error:
-            raise refusal(error) from None
+        told = checked(AlertRequest, parse_json(await self._body(request), _MOST_TOKENS))
 
         def ask(engine: Engine) -> dict[str, Any]:
             taken: list[int] = []
             skipped: list[str] = []
             for number, alert in enumerate(told.alerts):
-                name, model = alert.labels.get("alertname", "an alert")[:64], alert.labels.get("model", "")
+                name, model = cut(alert.labels.get("alertname", "an alert")), alert.labels.get("model", "")
                 if alert.status != "firing":
-                    skipped.append(f"alerts[{number}].status: {name} is {alert.status}")
+                    skipped.append(f"alerts[{number}].status: {name} is {cut(alert.status)}")
                 elif model not in DATASETS:
                     skipped.append(f"alerts[{number}].labels.model: {name} names no model of {', '.join(DATASETS)}")
                 else:
@@ -213,7 +209,7 @@ class RetrainApp:
         try:
             number = _NUMBER.validate_python(text)
         except ValidationError:
-            raise NotFound(f"id: {text[:60]!r} is no number of a job; GET {JOBS} lists them.") from None
+            raise NotFound(f"id: {cut(text)!r} is no number of a job; GET {JOBS} lists them.") from None
 
         def read(engine: Engine) -> dict[str, Any]:
             job = jobs.find(engine, number)
@@ -226,7 +222,7 @@ class RetrainApp:
     async def _body(self, request: HttpRequest) -> bytes:
         kind = media_type(request.scope) or JSON
         if kind != JSON:
-            raise UnsupportedMediaType(f"The body must be {JSON}, not {kind[:60]}.")
+            raise UnsupportedMediaType(f"The body must be {JSON}, not {cut(kind)}.")
         return await read_body(request.scope, request.receive, self._limit, self._seconds)
 
 

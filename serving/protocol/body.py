@@ -7,40 +7,43 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
-from contract.errors import InvalidInput
-from serving.protocol.infer_request import InferRequest, check_parameters
+from contract.errors import InvalidInput, cut, shown
+from serving.http.body import SPARE_TOKENS, most_tokens, parse_json
+from serving.protocol.infer_request import InferRequest, check_counts, check_parameters
 from serving.protocol.tensors import InputTensor, OutputTensor, checked_shape
 
 
-def read_object(body: bytes | memoryview) -> dict[str, Any]:
+def read_object(body: bytes | memoryview, most: int = SPARE_TOKENS) -> dict[str, Any]:
     """The JSON object of a body.
+
+    Args:
+        body: the text.
+        most: tokens that a legal body has at most.
 
     Raises:
         InvalidInput: the body is not a JSON object.
     """
-    try:
-        # Five times as fast as the standard library (0.8 µs a row, 25 µs for 100), and equal to orjson's.
-        content = from_json(bytes(body))
-    except ValueError as error:
-        raise InvalidInput(f"The body is not JSON: {error}.") from None
+    content = parse_json(body, most)
     if not isinstance(content, dict):
         raise InvalidInput("The body must be a JSON object.")
     return content
 
 
-def read_request(body: bytes, json_length: str | None) -> InferRequest:
+def read_request(body: bytes, json_length: str | None, features: int) -> InferRequest:
     """Read a body.
 
     Args:
         body: the whole body.
+        features: how many the model has.
         json_length: the header ``Inference-Header-Content-Length``, if it was sent.
 
     Raises:
         InvalidInput: what is wrong, and in which tensor.
     """
     raw: memoryview | None = None
+    most = most_tokens(features)
     if json_length is not None:
         # Python refuses to read a number of thousands of digits.
         if not (json_length.isascii() and json_length.isdecimal() and len(json_length) < 20) or (
@@ -48,21 +51,23 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
         ):
             raise InvalidInput(
                 f"Inference-Header-Content-Length must be the length of the JSON in this body of {len(body)} bytes, "
-                f"not {json_length[:20]!r}."
+                f"not {cut(json_length)!r}."
             )
         whole = memoryview(body)
         raw = whole[int(json_length) :]
-        content = read_object(whole[: int(json_length)])
+        content = read_object(whole[: int(json_length)], most)
     else:
-        content = read_object(body)
+        content = read_object(body, most)
     identifier = content.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise InvalidInput("The id must be text.")
     binary: dict[str | None, bool] = {
         None: _flag(_parameters(content, "the request"), "binary_data_output", "the request") or False
     }
-    inputs = _inputs(content, raw)
-    return InferRequest(identifier, inputs, _outputs(content, binary), binary)
+    documents, wanted = _objects(content.get("inputs"), "inputs"), content.get("outputs")
+    wanted = [] if wanted is None else _objects(wanted, "outputs")
+    check_counts(len(documents), len(wanted), features)
+    return InferRequest(identifier, _inputs(documents, raw), _outputs(wanted, binary), binary)
 
 
 def write_response(
@@ -90,31 +95,31 @@ def write_response(
     return b"".join([head, *raws]), len(head)
 
 
-def _inputs(content: dict[str, Any], raw: memoryview | None) -> list[InputTensor]:
+def _inputs(documents: list[dict[str, Any]], raw: memoryview | None) -> list[InputTensor]:
     tensors = []
     position = 0
-    for document in _objects(content.get("inputs"), "inputs"):
+    for document in documents:
         name, datatype = document.get("name"), document.get("datatype")
         if not isinstance(name, str):
             raise InvalidInput("Every input needs a name.")
         if not isinstance(datatype, str):
-            raise InvalidInput(f"The input {name[:60]!r} needs a datatype.")
+            raise InvalidInput(f"The input {cut(name)!r} needs a datatype.")
         shape = checked_shape(name, document.get("shape"))
-        parameters = _parameters(document, f"the input {name[:60]!r}")
+        parameters = _parameters(document, f"the input {cut(name)!r}")
         values: Any = document.get("data")
         size = parameters.get("binary_data_size")
         if size is None:
             if not isinstance(values, list):
-                raise InvalidInput(f"The input {name[:60]!r} needs data: a list of numbers.")
+                raise InvalidInput(f"The input {cut(name)!r} needs data: a list of numbers.")
         elif values is not None:
-            raise InvalidInput(f"The input {name[:60]!r} has data and binary_data_size: send only one.")
+            raise InvalidInput(f"The input {cut(name)!r} has data and binary_data_size: send only one.")
         elif raw is None:
             raise InvalidInput(
-                f"The input {name[:60]!r} has binary_data_size, but there is no header Inference-Header-Content-Length."
+                f"The input {cut(name)!r} has binary_data_size, but there is no header Inference-Header-Content-Length."
             )
         elif type(size) is not int or not 0 <= size <= len(raw) - position:
             raise InvalidInput(
-                f"The input {name[:60]!r} has the binary_data_size {repr(size)[:20]}, and {len(raw) - position} bytes "
+                f"The input {cut(name)!r} has the binary_data_size {shown(size)}, and {len(raw) - position} bytes "
                 "follow."
             )
         else:
@@ -126,16 +131,13 @@ def _inputs(content: dict[str, Any], raw: memoryview | None) -> list[InputTensor
     return tensors
 
 
-def _outputs(content: dict[str, Any], binary: dict[str | None, bool]) -> list[str]:
-    wanted = content.get("outputs")
-    if wanted is None:
-        return []
+def _outputs(documents: list[dict[str, Any]], binary: dict[str | None, bool]) -> list[str]:
     names = []
-    for document in _objects(wanted, "outputs"):
+    for document in documents:
         name = document.get("name")
         if not isinstance(name, str):
             raise InvalidInput("Every output needs a name.")
-        flag = _flag(_parameters(document, f"the output {name[:60]!r}"), "binary_data", f"the output {name[:60]!r}")
+        flag = _flag(_parameters(document, f"the output {cut(name)!r}"), "binary_data", f"the output {cut(name)!r}")
         if flag is not None:
             binary[name] = flag
         names.append(name)

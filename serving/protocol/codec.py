@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
-from contract.errors import OTHER, InvalidInput, Reason
+from contract.errors import OTHER, InvalidInput, Reason, cut, shown
 from contract.table import FloatMatrix, first_violation, refused
 from model.card import ONNX_INPUT
 from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
@@ -94,9 +94,9 @@ class Codec:
         for index, name in enumerate(names):
             if name not in self.outputs:
                 known = ", ".join(self.outputs)
-                raise InvalidInput(f"{self.dataset.name} has no output {name[:60]!r}; it has {known}.")
+                raise InvalidInput(f"{self.dataset.name} has no output {cut(name)!r}; it has {known}.")
             if name in names[:index]:
-                raise InvalidInput(f"The output {name!r} is asked for twice.")
+                raise InvalidInput(f"The output {cut(name)!r} is asked for twice.")
 
     def tensors(self, values: FloatMatrix, names: Sequence[str]) -> list[OutputTensor]:
         """The model's outputs ``[N, K]`` as the tensors asked for; as all tensors if none is named."""
@@ -126,8 +126,8 @@ class Codec:
         for tensor in tensors:
             if tensor.shape not in {(count,), (count, 1)}:
                 raise InvalidInput(
-                    f"The input {tensor.name!r} has shape {_shown(tensor.shape)}; a tensor of one feature is [N] or "
-                    f"[N, 1], and {first.name!r} has {count} rows."
+                    f"The input {cut(tensor.name)!r} has shape {shown(list(tensor.shape))}; a tensor of one feature "
+                    f"is [N] or [N, 1], and {cut(first.name)!r} has {count} rows."
                 )
             matrix[:, self._position[tensor.name]] = numbers(tensor, partial(Place, tensor.name))
         return matrix
@@ -138,12 +138,12 @@ class Codec:
         if unknown is not None:
             if len(tensors) > 1:
                 raise InvalidInput(
-                    f"The input {unknown.name[:60]!r} is no feature; {self._takes()}.",
+                    f"The input {cut(unknown.name)!r} is no feature; {self._takes()}.",
                     refused={(OTHER, Reason.UNKNOWN_FIELD): 1},
                 )
             shape = list(unknown.shape)
             hint = f" (one row is [1, {shape[0]}])" if shape == [len(self._position)] else ""
-            raise InvalidInput(f"The input {unknown.name[:60]!r} has shape {_shown(shape)}{hint}; {self._takes()}.")
+            raise InvalidInput(f"The input {cut(unknown.name)!r} has shape {shown(shape)}{hint}; {self._takes()}.")
         if len(set(names)) < len(names):
             repeated = next(name for index, name in enumerate(names) if name in names[:index])
             raise InvalidInput(f"{repeated}: there are two inputs of this name.")
@@ -160,15 +160,10 @@ class Codec:
         )
 
 
-def _shown(value: object) -> str:
-    """A shape or a dimension for an error message: a dimension in JSON may have thousands of digits."""
-    return str(list(value) if isinstance(value, tuple) else value)[:60]
-
-
 def _check_count(count: int) -> None:
     if not count:
         raise InvalidInput("There are no rows: the first dimension of the shape is 0.")
     if count > MAXIMUM_BATCH_ROWS:
         raise InvalidInput(
-            f"There are {_shown(count)} rows, at most {MAXIMUM_BATCH_ROWS} are taken; send them in several requests."
+            f"There are {shown(count)} rows, at most {MAXIMUM_BATCH_ROWS} are taken; send them in several requests."
         )

@@ -34,8 +34,9 @@ from serving.errors import (
     error_headers,
     sentence,
 )
+from serving.http.body import SMALL_BYTES
 from serving.protocol import health
-from serving.protocol.grpc_body import read_request, write_response
+from serving.protocol.grpc_body import check_fields, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
@@ -250,11 +251,14 @@ class GrpcServer:
         inference.check_started()
         predictor = inference.predictor(request.model_name, version)
         call.version = predictor.version
-        asked = read_request(request)
-        prediction, outputs = await inference.infer(predictor, asked, call, version)
-        response = pb.ModelInferResponse(model_name=request.model_name, model_version=prediction.version, id=request.id)
-        response.parameters["prediction_id"].string_param = prediction.id
-        return write_response(response, outputs, asked)
+        async with predictor.turn(request.ByteSize()):
+            asked = read_request(request, len(predictor.dataset.features))
+            prediction, outputs = await inference.infer(predictor, asked, call, version)
+            response = pb.ModelInferResponse(
+                model_name=request.model_name, model_version=prediction.version, id=request.id
+            )
+            response.parameters["prediction_id"].string_param = prediction.id
+            return write_response(response, outputs, asked)
 
 
 class _Refuse(grpc.GenericRpcHandler):
@@ -312,6 +316,8 @@ def _keepalive(seconds: float) -> list[tuple[str, int]]:
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
+    if len(data) > SMALL_BYTES:
+        check_fields(data, request_type.DESCRIPTOR)
     try:
         return request_type.FromString(data)
     except DecodeError as error:

@@ -13,6 +13,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from contract.errors import cut
+
 Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -43,7 +45,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802 - gRPC's name
         """The current state; NOT_FOUND for an unknown name."""
         if request.service not in self._names:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {request.service[:60]!r}.")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {cut(request.service)!r}.")
         return self._response
 
     async def Watch(self, request: HealthCheckRequest, _: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802 - gRPC's name

@@ -13,6 +13,22 @@ UNSUPPORTED = {
 """Parameters that would change what is read or answered: refused, never ignored."""
 
 
+MAXIMUM_OUTPUTS = 100
+"""Most outputs that are looked at; a model has three at most."""
+
+
+def check_counts(inputs: int, outputs: int, features: int) -> None:
+    """Refuse more tensors than a request can have, before each is looked at.
+
+    Raises:
+        InvalidInput: tells how many there are.
+    """
+    if inputs > 2 * features:  # up to here, the one too many is named
+        raise InvalidInput(f"There are {inputs} inputs; send one of all features, or one for each of {features}.")
+    if outputs > MAXIMUM_OUTPUTS:
+        raise InvalidInput(f"{outputs} outputs are asked for, at most {MAXIMUM_OUTPUTS} may be.")
+
+
 class InferRequest(NamedTuple):
     """One inference request.
 

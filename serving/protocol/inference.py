@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from contract.errors import cut
 from serving.bundle import Bundle
 from serving.errors import NotFound, NotReady
 from serving.prediction import Prediction, Predictor
@@ -43,7 +44,7 @@ class Inference:
         """
         predictor = self.bundle.predictors.get(model)
         if predictor is None:
-            raise NotFound(f"There is no model {model[:60]!r}; there are {', '.join(self._codecs)}.")
+            raise NotFound(f"There is no model {cut(model)!r}; there are {', '.join(self._codecs)}.")
         if version:
             predictor.check_version(version)
         return predictor

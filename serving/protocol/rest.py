@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from contract.errors import BundleError, InvalidInput
+from contract.errors import BundleError, InvalidInput, cut
 from serving.access import Access
 from serving.errors import UnsupportedMediaType, sentence
 from serving.http.app import JSON, Handler, HttpRequest, HttpResponse, Route, json_response, not_found
-from serving.http.body import header, media_type, read_body
+from serving.http.body import content_length, header, media_type, read_body
 from serving.protocol.body import read_object, read_request, write_response
 from serving.protocol.inference import Inference
 from serving.settings import Settings
@@ -89,14 +89,17 @@ class RestProtocol:
         inference.check_started()
         predictor = inference.predictor(model, version)
         call.version = predictor.version
+        predictor.check_turn(content_length(request.scope))
         body = await self._body(request)
-        asked = read_request(body, header(request.scope, b"inference-header-content-length"))
-        prediction, outputs = await inference.infer(predictor, asked, call, version)
-        answer: dict[str, Any] = {"model_name": model, "model_version": prediction.version}
-        if asked.id is not None:
-            answer["id"] = asked.id
-        answer["parameters"] = {"prediction_id": prediction.id}
-        content, json_length = write_response(answer, outputs, asked)
+        async with predictor.turn(len(body)):
+            length = header(request.scope, b"inference-header-content-length")
+            asked = read_request(body, length, len(predictor.dataset.features))
+            prediction, outputs = await inference.infer(predictor, asked, call, version)
+            answer: dict[str, Any] = {"model_name": model, "model_version": prediction.version}
+            if asked.id is not None:
+                answer["id"] = asked.id
+            answer["parameters"] = {"prediction_id": prediction.id}
+            content, json_length = write_response(answer, outputs, asked)
         if json_length == len(content):
             return HttpResponse(content)
         return HttpResponse(content, BINARY, {JSON_LENGTH: str(json_length)})
@@ -131,7 +134,7 @@ class RestProtocol:
         scope, settings = request.scope, self._settings
         kind = media_type(scope) or JSON
         if kind not in {JSON, BINARY}:
-            raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {kind[:60]}.")
+            raise UnsupportedMediaType(f"The body must be {JSON} or {BINARY}, not {cut(kind)}.")
         return await read_body(scope, request.receive, settings.MAX_BODY_BYTES, settings.TIMEOUT_SECONDS)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import InvalidInput, Reason
+from contract.errors import InvalidInput, Reason, cut, shown
 from contract.table import FloatMatrix
 
 NUMBERS: dict[str, np.dtype[Any]] = {
@@ -96,8 +96,21 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
         or not 0 < len(shape) <= MAXIMUM_DIMENSIONS
         or not all(type(size) is int and size >= 0 for size in shape)
     ):
-        raise InvalidInput(f"The input {name[:60]!r} needs a shape: a list of whole numbers, not {repr(shape)[:60]}.")
+        raise InvalidInput(f"The input {cut(name)!r} needs a shape: a list of whole numbers, not {shown(shape)}.")
     return tuple(shape)
+
+
+def check_size(name: str, count: int, shape: tuple[int, ...]) -> None:
+    """Check how many elements the tensor of this name has.
+
+    Raises:
+        InvalidInput: its shape takes more or less.
+    """
+    if count != math.prod(shape):
+        raise InvalidInput(
+            f"The input {cut(name)!r} has {count} values; the shape {shown(list(shape))} takes "
+            f"{shown(math.prod(shape))}."
+        )
 
 
 def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
@@ -113,7 +126,7 @@ def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
     dtype = NUMBERS.get(tensor.datatype)
     if dtype is None:
         raise InvalidInput(
-            f"The input {tensor.name[:60]!r} is {tensor.datatype[:20]}; it must be FP64, FP32 or an integer datatype."
+            f"The input {cut(tensor.name)!r} is {cut(tensor.datatype)}; it must be FP64, FP32 or an integer datatype."
         )
     if isinstance(tensor.values, bytes | memoryview):
         array = _from_raw(tensor, tensor.values, dtype)
@@ -134,8 +147,8 @@ def _from_raw(tensor: InputTensor, raw: bytes | memoryview, dtype: np.dtype[Any]
     needed = math.prod(tensor.shape) * dtype.itemsize
     if len(raw) != needed:
         raise InvalidInput(
-            f"The input {tensor.name[:60]!r} has {len(raw)} bytes; {tensor.datatype} of shape {list(tensor.shape)} "
-            f"takes {needed}."
+            f"The input {cut(tensor.name)!r} has {len(raw)} bytes; {tensor.datatype} of shape "
+            f"{shown(list(tensor.shape))} takes {shown(needed)}."
         )
     return np.frombuffer(raw, dtype)
 
@@ -145,16 +158,12 @@ def _flat(tensor: InputTensor, values: Sequence[Any]) -> Sequence[Any]:
     shape = tensor.shape
     if len(shape) == 2 and values and isinstance(values[0], list):
         rows, width = shape
-        if len(values) != rows or not all(isinstance(row, list) and len(row) == width for row in values):
+        if len(values) != rows or set(map(type, values)) != {list} or set(map(len, values)) != {width}:
             raise InvalidInput(
-                f"The data of the input {tensor.name[:60]!r} is not nested as its shape {list(shape)} says."
+                f"The data of the input {cut(tensor.name)!r} is not nested as its shape {shown(list(shape))} says."
             )
         return list(chain.from_iterable(values))
-    if len(values) != math.prod(shape):
-        raise InvalidInput(
-            f"The input {tensor.name[:60]!r} has {len(values)} values; "
-            f"the shape {list(shape)} takes {math.prod(shape)}."
-        )
+    check_size(tensor.name, len(values), shape)
     return values
 
 
@@ -166,7 +175,7 @@ def _from_values(
     if not allowed.issuperset(map(type, values)):
         index = next(index for index, value in enumerate(values) if type(value) not in allowed)
         kind = "number" if dtype.kind == "f" else f"{tensor.datatype} integer"
-        raise place(index).refusal(Reason.NOT_A_NUMBER, f"{repr(values[index])[:60]} is not a valid {kind}.")
+        raise place(index).refusal(Reason.NOT_A_NUMBER, f"{shown(values[index])} is not a valid {kind}.")
     try:
         if dtype.kind == "f":
             # A number too large for FP32 becomes infinite; the contract refuses it.
@@ -177,5 +186,5 @@ def _from_values(
         limits = np.finfo(np.float64) if dtype.kind == "f" else np.iinfo(dtype)
         low, high = int(limits.min), int(limits.max)
         index = next(index for index, value in enumerate(values) if type(value) is int and not low <= value <= high)
-        what = f"{str(values[index])[:40]} is outside the range of {tensor.datatype}."
+        what = f"{shown(values[index])} is outside the range of {tensor.datatype}."
         raise place(index).refusal(Reason.OUT_OF_RANGE, what) from None

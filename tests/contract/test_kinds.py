@@ -256,8 +256,8 @@ def test_a_matrix_of_codes_is_checked() -> None:
     assert refused(VOYAGE, broken) == {
         ("port", Reason.OUT_OF_RANGE): 1,
         ("insured", Reason.WRONG_TYPE): 1,
-        ("siblings", Reason.MISSING): 1,
-        ("age", Reason.OUT_OF_RANGE): 1,
+        ("siblings", Reason.NOT_A_NUMBER): 1,
+        ("age", Reason.NOT_A_NUMBER): 1,
     }
 
 
@@ -283,7 +283,7 @@ def test_people_are_shown_values(number: tuple[str, float], value: object, shown
     assert each.show(number[1]) == shown
 
 
-@given(times(1900, 2149))
+@given(times(1900, 2059))
 def test_times_are_kept_to_the_microsecond(value: datetime) -> None:
     each = Feature("x", "", -1e9, 1e9, "", None, Kind.DATETIME)
     text = each.decode(each.encode(value))
