@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from contract.feature import Feature, Value
+from contract.feature import Feature, Kind, Unknown, Value
 from contract.row import Row, features
 
 
@@ -109,6 +109,11 @@ class Dataset:
         return all(feature.plain for feature in self.features)
 
     @cached_property
+    def has_optional(self) -> bool:
+        """Whether a feature may be missing."""
+        return any(feature.optional for feature in self.features)
+
+    @cached_property
     def all_numeric(self) -> bool:
         """Whether all features are numbers, so that rows can be one tensor ``[N, F]``."""
         return all(feature.numeric for feature in self.features)
@@ -117,6 +122,13 @@ class Dataset:
     def example(self) -> dict[str, Any]:
         """A row that works, as JSON has it, by feature name."""
         return {feature.name: feature.example for feature in self.features}
+
+    @cached_property
+    def json_fields(self) -> int:
+        """How many fields a row has in JSON, at most, where two of the characters ``,:[{`` in names and texts count as
+        one more. It bounds what is parsed.
+        """
+        return len(self.features) + -(-sum(_tokens(feature) for feature in self.features) // 2)
 
     @cached_property
     def contract_version(self) -> str:
@@ -178,3 +190,15 @@ class Dataset:
     def describe(self) -> list[dict[str, Any]]:
         """The features as plain data, for pages and JSON."""
         return [asdict(feature) for feature in self.features]
+
+
+_IN_DATETIME, _IN_UNKNOWN = 3, 8
+"""Tokens in 2024-05-31T12:00:00+02:00, and in a category that is not known."""
+
+
+def _tokens(feature: Feature) -> int:
+    """How many of JSON's tokens name and text of a feature have, at most."""
+    name, *categories = (sum(map(text.count, ",:[{")) for text in (feature.name, *feature.vocabulary))
+    if feature.kind is Kind.DATETIME:
+        return name + _IN_DATETIME
+    return name + (max(categories, default=0) if feature.unknown is Unknown.REFUSE else _IN_UNKNOWN)

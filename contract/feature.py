@@ -11,6 +11,7 @@ from math import isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.errors import Reason
 
@@ -155,6 +156,27 @@ class Feature:
             raise refusal
         return number
 
+    def encode_column(self, values: Sequence[Any]) -> Sequence[float] | NDArray[np.float64] | None:
+        """Values of JSON ``[N]``, encoded; None if one is not of this kind. Their range is not checked.
+
+        Raises:
+            OverflowError: a number is no double.
+        """
+        if self.kind in (Kind.DATE, Kind.DATETIME):
+            with suppress(Refusal):
+                return [self.encode_any(value) for value in values]
+            return None
+        types = set(map(type, values))
+        if not types <= (_TYPES[self.kind] | {type(None)} if self.optional else _TYPES[self.kind]):
+            return None
+        if self.kind is Kind.CATEGORY:
+            with suppress(KeyError):
+                return None if "" in values else [*map(self.encode_valid or self.encode, values)]
+            return None
+        numbers = np.array(values, dtype=np.float64)
+        # JSON has no NaN, but parsers have: it is no way to say that a value is missing.
+        return numbers if np.isnan(numbers).sum() == values.count(None) else None
+
     def encode_any(self, value: object) -> float:
         """As ``encode``, but the value may be missing or outside of the plausible range, which may have changed.
 
@@ -219,6 +241,15 @@ class Feature:
         if isinstance(value, bool):
             return "true" if value else "false"
         return value if isinstance(value, str) else f"{value:.12g}"
+
+
+_TYPES: dict[Kind, set[type]] = {
+    Kind.NUMBER: {int, float},
+    Kind.INTEGER: {int, float},
+    Kind.BOOLEAN: {bool},
+    Kind.CATEGORY: {str},
+}
+"""The types of values in JSON."""
 
 
 class _WithOther(dict[str, float]):

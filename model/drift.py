@@ -137,7 +137,7 @@ class Detector:
         self.card = card
         self.reference = reference
         self._features = [
-            _Numbers(feature.name, reference.features[:, column], feature.deciles, feature.decile_shares, feature.std)
+            _Numbers(feature.name, reference.features[:, column], feature.deciles, feature.decile_shares, feature.std or 0.0)
             for column, feature in enumerate(card.features)
         ]
         self._prediction: _Numbers | _Classes

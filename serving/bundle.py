@@ -45,6 +45,11 @@ class Bundle:
         return self.predictors[name]
 
     @property
+    def datasets(self) -> list[Dataset]:
+        """The datasets whose models are served."""
+        return [predictor.dataset for predictor in self.predictors.values()]
+
+    @property
     def opened(self) -> bool:
         """Whether every model is loaded and warm, and every port is bound."""
         return self._opened_at is not None

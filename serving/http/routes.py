@@ -45,7 +45,9 @@ def http_app(
         reloader: follows what is deployed.
     """
     bundle = inference.bundle
-    predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
+    predictions = [
+        PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis(bundle.datasets)
+    ]
     protocol = RestProtocol(inference, settings)
     ledger = LedgerDatabase(settings)
     actions = ActionLog(ledger if settings.LEDGER == "on" else None)
