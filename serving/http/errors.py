@@ -153,6 +153,8 @@ def _reason(problem: Any) -> tuple[str, Reason]:
     if problem["type"] == "extra_forbidden":
         return OTHER, Reason.UNKNOWN_FIELD
     if loc and isinstance(loc[-1], str):
+        if problem["input"] is None and problem["type"] in _REASONS:
+            return loc[-1], Reason.MISSING
         return loc[-1], _REASONS.get(problem["type"], Reason.NOT_A_NUMBER)
     return OTHER, Reason.MALFORMED
 
