@@ -52,7 +52,7 @@ def check_features(
     features = np.empty((len(numbers), len(dataset.features)), dtype=np.float64)
     violations: list[Violation] = []
     for index, feature in enumerate(dataset.features):
-        read = partial(_numbers, feature.name) if feature.plain else partial(_encoded, feature)
+        read = partial(_numbers, feature.name) if feature.plain else partial(encode_cells, feature)
         features[:, index], broken = read(columns[feature.name], numbers)
         violations += broken
     unread = {(violation.row, violation.column) for violation in violations}
@@ -222,8 +222,10 @@ def _numbers(name: str, column: Sequence[object], rows: Sequence[int]) -> tuple[
     return numbers, violations
 
 
-def _encoded(feature: Feature, column: Sequence[object], rows: Sequence[int]) -> tuple[FloatMatrix, list[Violation]]:
-    """A column, encoded, ``[N]``; a cell that is refused becomes NaN and a violation, with its number in ``rows``."""
+def encode_cells(
+    feature: Feature, column: Sequence[object], rows: Sequence[int]
+) -> tuple[FloatMatrix, list[Violation]]:
+    """A column of a table, encoded, ``[N]``; a cell that is refused becomes NaN and a violation, with its number in ``rows``."""
     numbers = np.full(len(column), np.nan)
     violations = []
     # Most columns have few texts, and each of them often.
