@@ -64,7 +64,7 @@ coverage: lint ## The same, and measure which code the tests run: 90 % at least
 	$(call step,Run the tests with coverage (pytest --cov),pytest $(PARALLEL) --cov --cov-report=term --cov-report=html --cov-report=xml --cov-fail-under=90)
 
 .PHONY: integration
-integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, README, pages, clients, monitoring (takes minutes)
+integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, commands of the documentation, pages, clients, monitoring (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=2 --dist=loadgroup)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
@@ -98,8 +98,23 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 	python -m monitoring.generate
 
 .PHONY: pictures
-pictures: $(VENV)/.dev ## Draw the dashboards into docs/img from a run of the monitoring's integration test (takes minutes)
-	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py
+pictures: $(VENV)/.dev ## Take the pictures in docs/img anew: the dashboards, the pages of the tutorial (takes minutes)
+	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py tests/integration/test_tutorial.py
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Build the documentation as a site into site/; a warning or a broken link is an error
+	zensical build --strict
+
+# The port of the service is another's.
+DOCS_ADDRESS ?= localhost:8080
+
+.PHONY: docs-serve
+docs-serve: $(VENV)/.dev ## Show the documentation on DOCS_ADDRESS (localhost:8080), and anew on each change; stop with Ctrl-C
+	@exec zensical serve --dev-addr $(DOCS_ADDRESS)
+
+.PHONY: docs-reference
+docs-reference: $(VENV)/.dev ## Write the generated tables of README.md and docs/reference/ anew
+	python -m docs_reference
 
 # .pre-commit-config.yaml has the same commands; a test compares them.
 .PHONY: lint
@@ -168,7 +183,7 @@ endef
 .PHONY: clean
 clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
 	rm -rf data/prepared data/features data/retraining* models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
-	rm -rf htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf site .cache htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.uv: requirements/bootstrap.txt

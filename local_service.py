@@ -3,6 +3,7 @@
 import itertools
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,8 @@ from contract.errors import BundleError
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """A server empties this directory when it starts, so each needs its own."""
 KEYS = tuple(f"{ring}_KEYS{end}" for ring in ("API", "ADMIN", "METRICS") for end in ("", "_FILE"))
-NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL", *KEYS)
+TLS = ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE", "TLS_PROBE_CERT_FILE", "TLS_PROBE_KEY_FILE")
+NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL", *KEYS, *TLS)
 """Not passed on: what is predicted here belongs into nobody's ledger, and whoever starts a service has no key to it."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
@@ -42,7 +44,7 @@ def running_service(
     Args:
         environment: variables added to those of this process. HTTP and gRPC get free ports unless ``API_PORT`` and
             ``GRPC_PORT`` are given, the ledger is kept in a temporary directory unless ``STATE_DIR`` is, and the
-            service asks for no keys unless some are.
+            service asks for no keys, and speaks plain text, unless some settings say so.
         ready_within: seconds to wait until the service is ready.
         log: file for the service's output. Default: a temporary file, whose end is part of the error.
 
@@ -70,8 +72,8 @@ def running_service(
                 stderr=subprocess.STDOUT,
             )
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_ready(process, url, ready_within, output)
+            url = f"{'https' if (environment or {}).get('TLS_CERT_FILE') else 'http'}://127.0.0.1:{port}"
+            _wait_until_ready(process, url, ready_within, output, _trusting(environment or {}))
             yield url
         finally:
             process.terminate()
@@ -112,10 +114,22 @@ def free_port() -> int:
     raise AssertionError("the numbers do not end")
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path) -> None:
+def _trusting(environment: Mapping[str, str]) -> ssl.SSLContext:
+    """For a service on the loopback address, whose certificate need not name it; with one, if it asks for one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if environment.get("TLS_CLIENT_CA_FILE"):
+        kind = "PROBE_" if environment.get("TLS_PROBE_CERT_FILE") else ""
+        context.load_cert_chain(environment[f"TLS_{kind}CERT_FILE"], environment[f"TLS_{kind}KEY_FILE"])
+    return context
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, seconds: float, log: Path, trusting: ssl.SSLContext
+) -> None:
     deadline = time.monotonic() + seconds
     # One client for all: each reads the system's certificates, which costs more than the question.
-    with httpx.Client(timeout=2, verify=False, trust_env=False) as client:  # noqa: S501 - it is plain HTTP
+    with httpx.Client(timeout=2, verify=trusting, trust_env=False) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise ServiceNotStarted(f"The service stopped while starting: {_tail(log)}")

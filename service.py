@@ -24,6 +24,7 @@ from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
 from serving.startup import check_deployment
 from serving.telemetry import logs, scrape, series
+from serving.tls import Tls
 
 host.take_metrics_directory()
 
@@ -31,12 +32,13 @@ NAME = "ml_prediction_bundle"
 with startup_errors():
     SETTINGS = Settings.from_environment(os.environ)
     logs.configure(SETTINGS)
+    TLS = Tls.of(SETTINGS)
     MODELS = {
         dataset: deployed_model(dataset.name, SETTINGS.MODELS_DIR, served_by_others) for dataset in DATASETS.values()
     }
 
 
-@bentoml.service(name=NAME, **host.service_options(SETTINGS))  # type: ignore[operator]  # mypy takes the function for the module of that name
+@bentoml.service(name=NAME, **host.service_options(SETTINGS, TLS))  # type: ignore[operator]  # mypy takes the function for the module of that name
 @with_prediction_methods
 class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""
@@ -49,7 +51,7 @@ class PredictionService:
             self.gate = Gate(SETTINGS.keys())
             self.bundle = load_bundle(MODELS, SETTINGS, served_by_others)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
-        self.grpc = GrpcServer(self.inference, SETTINGS, self.gate)
+        self.grpc = GrpcServer(self.inference, SETTINGS, self.gate, TLS)
         self.reloader = Reloader(self.bundle, SETTINGS)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
@@ -62,7 +64,10 @@ class PredictionService:
     def check() -> None:
         """Stop before the workers start if a model, a port or the place of the ledger would not do."""
         with startup_errors():
+            host.check_tls_options(TLS)
             check_deployment(MODELS, SETTINGS)
+            if TLS is not None:
+                TLS.say()
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -70,6 +75,8 @@ class PredictionService:
         scrape.join()
         series.WORKER_STARTS.inc()
         self.bundle.warm_up()
+        if TLS is not None:
+            TLS.start()
         with startup_errors():
             await self.grpc.start()
         if self.recorder is not None:
@@ -88,6 +95,8 @@ class PredictionService:
     async def stop(self) -> None:
         """Finish what was taken, and see to it that the ledger has it."""
         await self.reloader.stop()
+        if TLS is not None:
+            await TLS.stop()
         self.bundle.drain()
         await self.grpc.stop(SETTINGS.TIMEOUT_SECONDS)
         await self.bundle.close()

@@ -10,7 +10,7 @@ usage() {
     cat <<'USAGE'
 Usage: deploy/deploy_local.sh [--full] [--no-build]   build the image, start it, verify it
        deploy/deploy_local.sh --status                what runs, and is it ready?
-       deploy/deploy_local.sh --rollback              back to the image before; once more: forth again
+       deploy/deploy_local.sh --rollback              back to the image before; run it again to roll forward
        deploy/deploy_local.sh --stop                  stop all; volumes and images stay
 
   --full      Prometheus, Alertmanager, Grafana, MLflow and PostgreSQL too; DEPLOY_MONITORING=true says the same
@@ -103,7 +103,10 @@ short() { printf '%.12s' "${1#sha256:}"; }
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-answers() { curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "$1"; }
+# get URL [OPTION]…: the certificate of the service is for another name than that of the loopback address.
+get() { curl --silent --insecure --noproxy '*' --max-time 5 "${@:2}" "$1"; }
+
+answers() { get "$1" --fail --output /dev/null; }
 
 check_passwords() {
     local name
@@ -156,12 +159,15 @@ start() {
     done
 }
 
-# Through the published port, and, over gRPC, in the container, where its libraries are.
+# Through the published port, and, over gRPC, in the container, where its libraries are. With TLS they would ask for the
+# name in the certificate, so that only the port is looked at.
 verify() {
-    python3 deploy/verify.py --http "$URL" &&
+    python3 deploy/verify.py --http "$URL" --insecure || return 1
+    if [[ $SCHEME == http ]]; then
         "$ENGINE" exec --interactive --env API_KEY "$(container)" python3 - \
-            --http http://127.0.0.1:8000 --grpc 127.0.0.1:8001 <deploy/verify.py &&
-        { listens "$GRPC_PORT" || { say "Nobody listens on port $GRPC_PORT."; return 1; }; }
+            --http http://127.0.0.1:8000 --grpc 127.0.0.1:8001 <deploy/verify.py || return 1
+    fi
+    listens "$GRPC_PORT" || { say "Nobody listens on port $GRPC_PORT."; return 1; }
 }
 
 # Set while an image is being replaced: what to go back to when the script ends, however it ends.
@@ -318,13 +324,13 @@ status() {
         printf '%-14s%s\n' "service" "not ready: ${COMPOSE[*]} logs ml-api"
         exit 1
     fi
-    printf '%-14s%s\n' "service" "ready" "health" "$(curl --silent --noproxy '*' --max-time 5 "$URL/health")"
+    printf '%-14s%s\n' "service" "ready" "health" "$(get "$URL/health")"
     show_urls
 }
 
 stop() {
     lock
-    compose --profile full down
+    compose --profile full --profile loop down
     say "Stopped. Volumes and images are still there."
 }
 
@@ -361,6 +367,12 @@ TOOLS=$(setting BIND_ADDRESS 127.0.0.1)
 if [[ $TOOLS == 0.0.0.0 ]]; then TOOLS=127.0.0.1; fi
 API_KEY=$(setting API_KEY "")
 export API_KEY
-readonly PROJECT API_PORT GRPC_PORT PROMETHEUS_PORT READY_TIMEOUT TOOLS URL=http://127.0.0.1:$API_PORT
+SCHEME=http
+if [[ -n $(setting TLS_CERT_FILE "") ]]; then SCHEME=https; fi
+readonly PROJECT API_PORT GRPC_PORT PROMETHEUS_PORT READY_TIMEOUT TOOLS SCHEME URL=$SCHEME://127.0.0.1:$API_PORT
+if [[ $ACTION != stop && -n $(setting TLS_CLIENT_CA_FILE "") ]]; then
+    fail "With TLS_CLIENT_CA_FILE the service asks for a certificate, and this script has none to verify it with." \
+        "Use \`docker compose up -d\`, whose health check has one: docs/tls.md."
+fi
 find_compose
 "$ACTION"

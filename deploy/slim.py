@@ -28,8 +28,8 @@ LIBRARY_EXTRAS = (
     "sqlalchemy/dialects/mssql",
     "sqlalchemy/dialects/mysql",
     "sqlalchemy/dialects/oracle",
-    # SQLAlchemy runs the same modules as Python where they are not compiled. The ledger writes with the drivers alone, so
-    # that 9 MB would speed up the pages of `/logs` by a little.
+    # SQLAlchemy runs the same modules as Python where they are not compiled. The ledger writes with the drivers
+    # alone, so that 9 MB would speed up the pages of `/logs` by a little.
     "sqlalchemy/*/*_cy.*.so",
 )
 """What no served request and no start imports, in ``site-packages``."""

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import ssl
 import struct
 import sys
 import urllib.error
@@ -17,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 TIMEOUT_SECONDS = 10
-# A proxy of the environment has no business with a service of this machine.
 AUTHORIZATION = {"authorization": f"Bearer {key}"} if (key := os.environ.get("API_KEY")) else {}
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+TLS = ssl.create_default_context()
+# A proxy of the environment has no business with a service of this machine.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=TLS))
 
 
 class VerificationFailed(Exception):
@@ -30,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Verify, say a line for each model, and return the exit status."""
     parser = argparse.ArgumentParser(description="Check a running service with predictions by each of its models.")
     parser.add_argument("--http", required=True, help="its URL, as in http://localhost:8000")
-    parser.add_argument("--grpc", help="its gRPC address, as in localhost:8001")
+    parser.add_argument("--grpc", help="its gRPC address, as in localhost:8001; without TLS")
+    parser.add_argument("--insecure", action="store_true", help="take any certificate, as on this machine's loopback")
     options = parser.parse_args(arguments)
+    if options.insecure:
+        TLS.check_hostname = False
+        TLS.verify_mode = ssl.CERT_NONE
     try:
         for line in verify(options.http, options.grpc):
             sys.stdout.write(f"{line}\n")

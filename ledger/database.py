@@ -28,6 +28,8 @@ _POSTGRESQL_DEFAULTS = {
     "connect_timeout": "5",
     # To compile a query takes longer than any of ours.
     "options": "-c jit=off",
+    # Without it, text comes as bytes from a database that was made without an encoding (SQL_ASCII).
+    "client_encoding": "utf8",
     # A server that vanishes without a word is noticed within 20 seconds.
     "keepalives_idle": "10",
     "keepalives_interval": "5",

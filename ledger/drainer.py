@@ -23,7 +23,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, drift, locks, quality, retention, spool
+from ledger import database, drift, job_metrics, locks, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str]) -> None:
     # Who stops a server may signal all of its processes; the workers still write then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    for gauge in (LAG, DATABASE_UP, SPOOL_BYTES):
+    for gauge in (LAG, DATABASE_UP, SPOOL_BYTES, job_metrics.WORKER_SEEN):
         gauge.set(math.nan)  # Not known yet: a scrape leaves it out.
     engine = database.connect(os.environ["DATABASE_URL"])
 
@@ -290,6 +290,7 @@ def main(arguments: Sequence[str]) -> None:
     upkeep = Upkeep(engine, int(os.environ["LEDGER_MIN_LABELS"]), prune)
     drainer.every(quality.REFRESH_SECONDS, upkeep.begin)
     drainer.every(drift.PUBLISH_SECONDS, partial(drift.publish, engine))
+    drainer.every(job_metrics.PUBLISH_SECONDS, partial(job_metrics.publish, engine))
     drainer.run()
     engine.dispose()
 

@@ -365,14 +365,20 @@ def forget_worker(engine: Engine, name: str) -> None:
         connection.execute(delete(WORKERS).where(WORKERS.c.name == name[:128]))
 
 
-def worker_seen_us(engine: Engine) -> int | None:
+def worker_seen_us(engine: Engine, host: str = "") -> int | None:
     """When a worker was last seen, in microseconds since 1970; None if none was since a day.
+
+    Args:
+        host: whose workers count; empty for those of all. A worker is named ``host:process``.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away.
     """
+    query = select(func.max(WORKERS.c.heartbeat_us))
+    if host:
+        query = query.where(WORKERS.c.name.startswith(f"{host}:", autoescape=True))
     with engine.connect() as connection:
-        seen: int | None = connection.scalar(select(func.max(WORKERS.c.heartbeat_us)))
+        seen: int | None = connection.scalar(query)
     return seen
 
 

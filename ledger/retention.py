@@ -14,7 +14,18 @@ from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table,
 
 from ledger import database, sums, times
 from ledger.reader import first_id
-from ledger.schema import ACTIONS, CORRECTIONS, ERRORS, FEEDBACK, FORGOTTEN, LABELS, MINUTES, PREDICTIONS, WAITING
+from ledger.schema import (
+    ACTIONS,
+    CORRECTIONS,
+    ERRORS,
+    FEEDBACK,
+    FORGOTTEN,
+    LABELS,
+    MINUTES,
+    PREDICTIONS,
+    SEGMENTS,
+    WAITING,
+)
 
 DAY_US = 24 * 60 * sums.MINUTE_US
 STEP_CALLS = 2000
@@ -151,7 +162,9 @@ def _delete_sums(engine: Engine, oldest_us: int) -> None:
     with database.transaction(engine) as connection:
         for table in (MINUTES, ERRORS, LABELS):
             connection.execute(delete(table).where(table.c.minute < minute))
-        for table in (ACTIONS, FORGOTTEN):
+        # Nobody else forgets a segment whose drainer was killed after it had deleted the file, or whose file was lost.
+        # Should the file come back, nothing is counted twice: what was committed of it is as old, and goes again.
+        for table in (ACTIONS, FORGOTTEN, SEGMENTS):
             connection.execute(delete(table).where(table.c.time_us < oldest_us))
 
 

@@ -23,21 +23,33 @@ STATE = Path("state")
 def deployed_model(dataset: Dataset) -> tuple[str, Artifact]:
     """The version that ``models/deployed.json`` names, and its artifact in the BentoML store.
 
+    Where the store lacks it, as in a container of its own, it is imported from the exports, as a service does.
+
     Raises:
         LoopError: there is none.
         DeploymentError, ArtifactError: the file, or the artifact, is damaged.
         ContractMismatch: it was trained under another contract.
     """
     deployment = Deployment(Path(os.environ.get("MODELS_DIR") or MODELS))
-    try:
-        stored = bentoml.models.get(deployment.tags()[dataset.name])
-    except (KeyError, NotFound):
+    tag = deployment.tags().get(dataset.name)
+    stored = None if tag is None else _stored(tag, deployment.export_path(tag))
+    if stored is None:
         raise LoopError(
             f"{deployment.deployed} and the BentoML store have no deployed model {dataset.name}. Run `make train`, "
             "or set MODELS_DIR and BENTOML_HOME as the service has them."
-        ) from None
+        )
     artifact = Artifact.verified(Path(stored.path_of(f"{PACKAGE}/{tracking.EXTRA_FILES}")), dataset)
     return str(stored.tag.version), artifact
+
+
+def _stored(tag: str, exported: Path) -> bentoml.Model | None:
+    try:
+        return bentoml.models.get(tag)
+    except NotFound:
+        if not exported.is_file():
+            return None
+    imported = bentoml.models.import_model(str(exported))
+    return imported if str(imported.tag) == tag else None
 
 
 def connect_ledger() -> Engine:

@@ -83,7 +83,7 @@ class Worker:
         self._triggers = triggers
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
-        self._name = f"{socket.gethostname()[:80]}:{os.getpid()}"
+        self._name = f"{_host()}:{os.getpid()}"
         self._started_us = now_us()
         self._seen_at = self._triggered_at = -float("inf")
         self._stopped = False
@@ -287,11 +287,21 @@ def _put_back() -> None:
         log.warning("The project's files are left as they are: %s", error)
 
 
+def _host() -> str:
+    return socket.gethostname()[:80]
+
+
+def _look_for_a_worker(engine: Engine) -> None:
+    seen = jobs.worker_seen_us(engine, _host())
+    if seen is None or now_us() - seen > jobs.SEEN_SECONDS * 1e6:
+        raise LoopError(f"No worker of {_host()} was seen in the last {jobs.SEEN_SECONDS:.0f} seconds.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Raises:
-        LoopError: there is no ledger.
+        LoopError: there is no ledger; or, with ``--seen``, no worker.
         LedgerError: the database is of a newer version.
     """
     parser = argparse.ArgumentParser(
@@ -299,9 +309,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Run the jobs of the loop, one at a time. The database is that of DATABASE_URL, or in STATE_DIR.",
     )
     parser.add_argument("--once", action="store_true", help="end when no job waits: for a CronJob")
+    parser.add_argument(
+        "--seen",
+        action="store_true",
+        help="run nothing: end with 0 if a worker of this machine was seen lately, else 1",
+    )
     options = parser.parse_args(arguments)
-    os.nice(NICENESS)
     engine = connect_ledger()
+    try:
+        if options.seen:
+            _look_for_a_worker(engine)
+        else:
+            _work(engine, once=options.once)
+    finally:
+        engine.dispose()
+
+
+def _work(engine: Engine, *, once: bool) -> None:
+    os.nice(NICENESS)
     worker = Worker(engine, triggers=Triggers.from_environment(engine, os.environ))
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -310,11 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Not as the console has it: a job is ended first, and waits for another worker then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    try:
-        _put_back()
-        worker.run(once=options.once)
-    finally:
-        engine.dispose()
+    _put_back()
+    worker.run(once=once)
 
 
 if __name__ == "__main__":

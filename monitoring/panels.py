@@ -27,7 +27,7 @@ class Panel:
     """A panel.
 
     ``place`` is x, y, width and height on a grid of 24 columns; ``base`` is the colour below all ``limits``,
-    which are thresholds and their colours.
+    which are thresholds and their colours; ``stacked`` series are drawn one on top of the other.
     """
 
     title: str
@@ -39,6 +39,7 @@ class Panel:
     limits: tuple[tuple[float, str], ...]
     targets: tuple[Target, ...]
     nothing: str
+    stacked: bool
 
 
 def panels(name: str) -> list[Panel]:
@@ -82,4 +83,5 @@ def _panel(raw: Mapping[str, Any]) -> Panel:
         limits=tuple((step["value"], step["color"]) for step in steps if step["value"] is not None),
         targets=tuple(Target(raw["expr"], raw.get("legendFormat", "")) for raw in raw["targets"]),
         nothing=defaults["noValue"],
+        stacked=defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal",
     )

@@ -29,6 +29,8 @@ RATES = {"reqps": " req/s", "rowsps": " rows/s"}
 SMALLEST = 1e-9
 """Smaller values are rounding errors."""
 LEGEND_LINES = 6
+LETTER = 0.0034
+"""Width of a letter beside a bar, as a share of the figure's."""
 GAP = 0.25
 """Between panels, in cells of the grid."""
 
@@ -85,7 +87,9 @@ def _panel(figure: Figure, rows: int, panel: Panel, title: str, courses: Sequenc
         return None
     lines = min(len(courses), LEGEND_LINES) if panel.kind == "timeseries" else 0
     legend = (0.16 * lines + 0.2) * inch if lines else 0.08 * inch
-    indent = {"timeseries": 0.034, "bargauge": min(0.1, wide * 0.45), "stat": 0.006, "table": 0.006}[panel.kind]
+    longest = max(len(label) for label, _ in courses)
+    beside = min(0.012 + LETTER * longest, wide * 0.55)
+    indent = {"timeseries": 0.034, "bargauge": beside, "stat": 0.006, "table": 0.006}[panel.kind]
     area = (left + indent, bottom + legend, wide - indent - 0.01, high - legend - 0.32 * inch)
     axes = figure.add_axes(area)
     {"timeseries": _lines, "stat": _numbers, "bargauge": _bars, "table": _table}[panel.kind](axes, panel, courses)
@@ -98,16 +102,23 @@ def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> N
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color="#e6e8ea", linewidth=0.6)
     axes.tick_params(length=0, labelcolor=FAINT)
+    below: dict[float, float] = {}
     for position, (_, course) in enumerate(courses):
-        axes.plot(
-            course.times, course.values, color=COLOURS[position % len(COLOURS)], linewidth=1.3, clip_on=False, zorder=3
-        )
+        colour = COLOURS[position % len(COLOURS)]
+        values = list(course.values)
+        if panel.stacked:
+            grounds = [below.get(moment, 0.0) for moment in course.times]
+            values = [ground + value for ground, value in zip(grounds, values, strict=True)]
+            below.update(zip(course.times, values, strict=True))
+            axes.fill_between(course.times, grounds, values, color=colour, alpha=0.3, linewidth=0)
+        axes.plot(course.times, values, color=colour, linewidth=1.3, clip_on=False, zorder=3)
     low, high = axes.get_ylim()
     axes.set_ylim(0, max(high, 1e-9))
     for value, colour in panel.limits:
         if low <= value <= high:
             axes.axhline(value, color=LIMIT_COLOURS[colour], linewidth=0.8, linestyle="--")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    # As many times as a panel of this width has room for.
+    axes.xaxis.set_major_locator(MaxNLocator(min(5, max(2, panel.place[2] * 5 // 8))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda moment, _: time.strftime("%H:%M:%S", time.gmtime(moment))))
     # The title has the unit of a rate; it would not fit beside each tick.
     unit = "none" if panel.unit in RATES else panel.unit
@@ -196,6 +207,11 @@ def human(value: float, unit: str) -> str:
             if abs(value) >= size:
                 return f"{value / size:.3g} {name}"
         return "0 s"
+    if unit == "bytes":
+        for size, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if abs(value) >= size:
+                return f"{value / size:.3g} {name}"
+        return f"{value:.0f} B"
     number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return number + RATES.get(unit, "")
 

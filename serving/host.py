@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import click
 from _bentoml_impl.server.app import ContextMiddleware
 from _bentoml_sdk import Service
 from bentoml import server_context
@@ -20,30 +21,57 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http import guard
+from contract.errors import StartupError
+from serving.http import guard, tls
 from serving.http.app import BENTOML_ROUTES
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.settings import Settings
 from serving.telemetry import directory, tracing
+from serving.tls import Tls
 
 NO_BENTO = "not available"
 """BentoML's version of a service that is served from its source."""
 
 
-def service_options(settings: Settings) -> dict[str, Any]:
+def service_options(settings: Settings, certificate: Tls | None) -> dict[str, Any]:
     """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``."""
     guard.install(settings)
+    if certificate is not None:
+        tls.install(certificate)
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",
         "http": {"host": settings.API_HOST, "port": settings.API_PORT},
+        "ssl": tls.options(certificate),
         # A line a request halves the throughput; metrics count requests, and errors are logged.
         "logging": {"access": {"enabled": False}},
         # Ours have the same names and bounded labels.
         "metrics": {"enabled": False},
         "tracing": tracing.configuration(settings),
     }
+
+
+def check_tls_options(certificate: Tls | None) -> None:
+    """Check that BentoML's own options for TLS say nothing: they would leave gRPC in plain text.
+
+    Raises:
+        StartupError: ``bentoml serve --ssl-…`` was called, or BentoML's configuration has ``ssl``.
+    """
+    context = click.get_current_context(silent=True)
+    given = [name for name, text in (context.params if context else {}).items() if name.startswith("ssl_") and text]
+    ours = tls.options(certificate)
+    configured = BentoMLContainer.ssl.get()
+    if given:
+        said = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    elif any(configured.get(name) != text for name, text in ours.items()):
+        said = "ssl in BentoML's configuration"
+    else:
+        return
+    raise StartupError(
+        f"{said} would hold for HTTP alone, and leave gRPC in plain text. Leave it out, and set TLS_CERT_FILE and "
+        "TLS_KEY_FILE, and TLS_CLIENT_CA_FILE to ask clients for certificates: they hold for both."
+    )
 
 
 def take_metrics_directory() -> None:

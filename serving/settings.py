@@ -156,6 +156,19 @@ class Settings(BaseModel):
         default=1.0, ge=0, le=1, description="Share of traces to keep, unless the caller has decided."
     )
 
+    TLS_CERT_FILE: Path | None = Field(
+        default=None,
+        description="PEM file of a certificate and its chain: HTTP and gRPC speak TLS; unset: plain text.",
+    )
+    TLS_KEY_FILE: Path | None = Field(default=None, description="PEM file of its private key, not encrypted.")
+    TLS_CLIENT_CA_FILE: Path | None = Field(
+        default=None, description="PEM file of CAs: every client needs a certificate of theirs; unset: none is needed."
+    )
+    TLS_PROBE_CERT_FILE: Path | None = Field(
+        default=None, description="Certificate that the health check shows; unset: the service's own."
+    )
+    TLS_PROBE_KEY_FILE: Path | None = Field(default=None, description="Its private key.")
+
     # It may be a key that somebody took for its hash.
     API_KEYS: Hashes | None = Field(
         default=None,

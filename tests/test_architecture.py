@@ -23,6 +23,7 @@ ROOMS = (
     "deploy",
     "service",
     "local_service",
+    "docs_reference",
 )
 MAY_IMPORT = {
     "contract": set(),
@@ -38,6 +39,8 @@ MAY_IMPORT = {
     "monitoring": {"contract", "local_service"},
     "load_tests": {"contract", "model", "local_service"},
     "deploy": {"contract", "local_service"},
+    # It describes all of them.
+    "docs_reference": {"contract", "local_service", "loop", "load_tests", "serving", "training"},
 }
 EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.
@@ -68,7 +71,7 @@ OPTIONAL = {
 
 def modules() -> list[Path]:
     found = [path for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py"))]
-    return [PROJECT / "service.py", PROJECT / "local_service.py", *found]
+    return [*(PROJECT / f"{name}.py" for name in ("service", "local_service", "docs_reference")), *found]
 
 
 def room_of(path: Path) -> str:

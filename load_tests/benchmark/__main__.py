@@ -46,12 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def publish(result: Result) -> list[Path]:
-    """Write the result that README.md and docs/capacity.md show, and their sections about it; return the paths."""
+    """Write the published result, and the sections of the pages that show it; return the paths."""
     report.PUBLISHED.write_text(
         result.model_copy(update={"samples": []}).model_dump_json(indent=1, exclude_defaults=True) + "\n"
     )
     pages = {
-        report.README: ("benchmark", report.readme(result)),
+        report.README: ("benchmark", report.headline(result)),
+        report.PAGE: ("benchmark", report.page(result)),
         capacity.PAGE: ("computed", capacity.text(capacity.costs(result), capacity.Assumptions())),
     }
     for page, (name, content) in pages.items():
@@ -93,7 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="?",
         const=report.PUBLISHED,
-        help="measure nothing; write a result into README.md and docs/capacity.md (default: the published one anew)",
+        help="measure nothing; write a result into README.md and docs/ (default: the published one anew)",
     )
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare this service with another checkout")
     parser.add_argument("--checkout", type=Path, default=PROJECT, help="with --against: instead of this one")

@@ -1,4 +1,4 @@
-"""The tables of a result: of a whole run for its reader, of the published one for the README."""
+"""The tables of a result: of a whole run for its reader, of the published one for the documentation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,11 @@ from load_tests.benchmark.result import NOT_MEASURED, Demand, Machine, Result, S
 from local_service import PROJECT
 
 PUBLISHED = Path(__file__).with_name("results") / "benchmark.json"
-"""The result that README.md and docs/capacity.md show."""
+"""The result that README.md, docs/explanation/benchmark.md and docs/capacity.md show."""
 README = PROJECT / "README.md"
+PAGE = PROJECT / "docs" / "explanation" / "benchmark.md"
+COMPARED = {"fastapi": "FastAPI with scikit-learn", "mlserver": "MLServer", "bentoml": "BentoML's own batching"}
+"""The lines that the README compares this service with, and its names for them."""
 NONE = "–"
 BUSY_CORES = 0.15
 """Cores that other processes may use before the report calls the machine busy."""
@@ -66,8 +69,19 @@ def markdown(result: Result) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def readme(result: Result) -> str:
-    """The part of the README that is about the published result."""
+def headline(result: Result) -> str:
+    """The one line of the README."""
+    speed = result.figures("ours").requests_per_second
+    factors = {name: ratio(speed, result.figures(key).requests_per_second) for key, name in COMPARED.items()}
+    told = [f"{factor:.1f} times as many as {name}" for name, factor in factors.items() if factor is not None]
+    return (
+        f"{_number(speed)} one-row requests a second on {result.machine.cores} cores: {', '.join(told)} in the "
+        "same run ([Benchmark](docs/explanation/benchmark.md))."
+    )
+
+
+def page(result: Result) -> str:
+    """The part of the page about the benchmark that shows the published result."""
     met = sum(bool(target.met) for target in result.targets)
     missed = [f"{one.subject}: {_text(one, one.measured)} ({_demand(one)})" for one in result.targets if not one.met]
     figures = "; ".join(f"{one.subject} {_text(one, one.measured)}" for one in result.targets if one.met)

@@ -144,7 +144,7 @@ DASHBOARD = (
             "Age of the oldest prediction that is not in the database.",
             (f"max by (instance) (ml_ledger_lag_seconds{{{JOB}}})", "{{instance}}"),
             unit="s",
-            width=6,
+            width=5,
             limits=[(2, YELLOW), (30, RED)],
         )
     )
@@ -154,7 +154,7 @@ DASHBOARD = (
             "Bytes that wait for the database. At LEDGER_SPOOL_BYTES the oldest are dropped.",
             (f"max by (instance) (ml_ledger_spool_bytes{{{JOB}}})", "{{instance}}"),
             unit="bytes",
-            width=6,
+            width=5,
         )
     )
     .with_panel(
@@ -163,7 +163,7 @@ DASHBOARD = (
             "Calls written to the database.",
             (f"sum by (instance) (rate(ml_ledger_records_total{{{JOB}}}[$__rate_interval]))", "{{instance}}"),
             unit="cps",
-            width=6,
+            width=5,
         )
     )
     .with_panel(
@@ -183,7 +183,7 @@ DASHBOARD = (
                 )
             ),
             unit="short",
-            width=3,
+            width=6,
         )
     )
     .with_panel(

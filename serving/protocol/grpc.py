@@ -42,6 +42,7 @@ from serving.settings import Settings
 from serving.telemetry import UNKNOWN, request_id
 from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, grpc_counter
 from serving.telemetry.request_log import RequestLog
+from serving.tls import HANDSHAKE_SECONDS, Tls
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -76,12 +77,13 @@ STATUS_CODES: dict[type[BundleError], grpc.StatusCode] = {
 
 
 class GrpcServer:
-    """The gRPC server of one worker; all workers listen on one port."""
+    """The gRPC server of one worker; all workers listen on one port. Without ``tls`` it speaks plain text."""
 
-    def __init__(self, inference: Inference, settings: Settings, gate: Gate) -> None:
+    def __init__(self, inference: Inference, settings: Settings, gate: Gate, tls: Tls | None = None) -> None:
         self._inference = inference
         self._settings = settings
         self._gate = gate
+        self._tls = tls
         self._proxies = Proxies(settings.FORWARDED_ALLOW_IPS)
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
@@ -118,6 +120,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.GRPC_MAX_MESSAGE_BYTES),
                 *_keepalive(self._settings.GRPC_KEEPALIVE_SECONDS),
+                *([] if self._tls is None else [("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000))]),
             ]
         )
         # The generated code of health and reflection adds each method twice: as a generic and as a registered handler.
@@ -130,8 +133,12 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE.full_name, health.NAME, reflection.SERVICE_NAME), server)
         host, port = self._settings.API_HOST, self._settings.GRPC_PORT
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if self._tls is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, self._tls.grpc_credentials())
         except RuntimeError as error:
             raise StartupError(f"gRPC cannot listen on {host}:{port} (GRPC_PORT): {error}") from error
         return server

@@ -1,6 +1,6 @@
 """Every series of ``/metrics``. Labels come from the contract, the routes and the model card.
 
-A dead worker's counters are kept; its gauges (``livemostrecent``, ``livemax``, ``livesum``) are dropped.
+A dead worker's counters are kept; its gauges (``livemostrecent``, ``livemax``, ``livemin``, ``livesum``) are dropped.
 """
 
 import math
@@ -58,6 +58,22 @@ GRPC_IN_PROGRESS = Gauge(
 ACCESS_REFUSED = Counter(
     "ml_access_refused", "Calls refused for want of a right key, by reason.", ["protocol", "reason"]
 )
+
+TLS_EXPIRY = Gauge(
+    "ml_tls_certificate_expiry_timestamp_seconds",
+    "Unix time at which the first certificate in the file of a setting expires, of those that are in use.",
+    ["setting"],
+    multiprocess_mode="livemin",
+)
+TLS_REREAD = Counter(
+    "ml_tls_certificate_rereads", "Changes of the files of TLS that a worker has taken or refused.", ["outcome"]
+)
+TLS_REFUSED = Gauge(
+    "ml_tls_certificate_refused",
+    "1 while a worker refuses the files of TLS as they are now, and uses what it read before.",
+    multiprocess_mode="livemax",
+)
+TLS_FAILED = Counter("ml_tls_handshakes_failed", "TLS handshakes over HTTP that failed, by reason.", ["reason"])
 
 PREDICTIONS = Counter("ml_predictions", "Rows predicted.", ["model", "version"])
 BATCH_ROWS = Histogram(

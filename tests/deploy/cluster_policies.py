@@ -8,6 +8,8 @@ from tests.deploy.manifests import KUBERNETES, Manifests, Object
 
 OUTWARD_PORTS = {53, 4318, 5432}
 """DNS, traces over OTLP, and the ledger's PostgreSQL."""
+WORKERS_PORTS = {53, 5432, 5000}
+"""DNS, the ledger's PostgreSQL, and the MLflow registry."""
 INSIDE = (
     *("/metrics", "/metrics/prometheus", "/livez", "/healthz", "/readyz", "/schema.json"),
     *("/logs", "/logs/recent", "/logs/stats", "/retrain/jobs"),
@@ -28,7 +30,7 @@ def everything_is_in_one_restricted_namespace(manifests: Manifests) -> Iterator[
 def selectors_choose_one_version(manifests: Manifests) -> Iterator[str]:
     """A Deployment, its Service and its budget mean the same pods, and a canary's are not counted with the others."""
     for kind in ("Deployment", "Service", "PodDisruptionBudget"):
-        for one in manifests.of(kind):
+        for one in manifests.deployments() if kind == "Deployment" else manifests.of(kind):
             selector = one["spec"]["selector"]
             chosen = manifests.selected(selector if kind == "Service" else selector["matchLabels"])
             if len(chosen) != 1:
@@ -48,7 +50,7 @@ def services_reach_ports(manifests: Manifests) -> Iterator[str]:
 def grpc_clients_find_every_pod(manifests: Manifests) -> Iterator[str]:
     for pod in manifests.pods():
         headless = [one for one in manifests.of("Service") if one["spec"].get("clusterIP") == "None"]
-        if manifests.of("Deployment") and not any(
+        if manifests.deployments() and not any(
             one["spec"]["selector"].items() <= pod.labels.items() and one["spec"]["ports"][0]["name"] == "grpc"
             for one in headless
         ):
@@ -57,7 +59,7 @@ def grpc_clients_find_every_pod(manifests: Manifests) -> Iterator[str]:
 
 def several_pods_survive_a_drain(manifests: Manifests) -> Iterator[str]:
     """Where there are several pods there is a budget, and it lets one go: a node that cannot be drained is no help."""
-    for deployment in manifests.of("Deployment"):
+    for deployment in manifests.deployments():
         fewest = fewest_pods(manifests, deployment)
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         budgets = [
@@ -111,7 +113,7 @@ def autoscalers_know_cpu_and_wait(manifests: Manifests) -> Iterator[str]:
 
 
 def pods_are_spread(manifests: Manifests) -> Iterator[str]:
-    for deployment in manifests.of("Deployment"):
+    for deployment in manifests.deployments():
         template = deployment["spec"]["template"]
         spread = {one["topologyKey"]: one for one in template["spec"].get("topologySpreadConstraints", ())}
         if spread.keys() != {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}:
@@ -134,7 +136,10 @@ def network_is_closed(manifests: Manifests) -> Iterator[str]:
         if not rule.get("from") or any(peer.get("namespaceSelector") == {} for peer in rule["from"]):
             yield "everybody may come in"
     for rule in (rule for one in policies for rule in one.get("egress", [])):
-        if not rule.get("to") or not {port["port"] for port in rule.get("ports", [{"port": None}])} <= OUTWARD_PORTS:
+        if (
+            not rule.get("to")
+            or not {port["port"] for port in rule.get("ports", [{"port": None}])} <= OUTWARD_PORTS | WORKERS_PORTS
+        ):
             yield "it may go anywhere"
 
 

@@ -15,9 +15,12 @@ import yaml
 from local_service import PROJECT
 
 KUBERNETES = PROJECT / "deploy" / "kubernetes"
-FOLDERS = ("overlays/development", "overlays/production", "overlays/canary", "kserve")
+FOLDERS = ("overlays/development", "overlays/production", "overlays/canary", "overlays/loop", "kserve")
 """What somebody applies."""
 Object = dict[str, Any]
+NAME = "app.kubernetes.io/name"
+WORKER = "ml-loop"
+"""What the worker of the loop is called; all other pods serve."""
 
 
 @cache
@@ -70,8 +73,20 @@ class Manifests:
     def named(self, kind: str, name: str) -> Object | None:
         return next((one for one in self.of(kind) if one["metadata"]["name"] == name), None)
 
+    def deployments(self) -> list[Object]:
+        """Those that serve."""
+        return [one for one in self.of("Deployment") if one["metadata"]["labels"][NAME] != WORKER]
+
+    def workers(self) -> Iterator[Pod]:
+        """The pods of the worker of the loop."""
+        for one in self.of("Deployment"):
+            template = one["spec"]["template"]
+            if template["metadata"]["labels"][NAME] == WORKER:
+                yield Pod(one["metadata"]["name"], template["metadata"]["labels"], template["spec"], 1)
+
     def pods(self) -> Iterator[Pod]:
-        for deployment in self.of("Deployment"):
+        """The pods that serve."""
+        for deployment in self.deployments():
             template = deployment["spec"]["template"]
             missing = deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"]
             yield Pod(deployment["metadata"]["name"], template["metadata"]["labels"], template["spec"], missing)

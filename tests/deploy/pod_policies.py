@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 
 from serving.settings import Settings
-from tests.deploy.manifests import Manifests, Pod, cores, megabytes
+from tests.deploy.manifests import NAME, WORKER, Manifests, Pod, cores, megabytes
 
-BENTOML_USER = 1034
+BENTOML_USER, WORKERS_USER = 1034, 1000
+"""Who the images' files belong to: BentoML's user; the worker's own."""
 WORKER_MEGABYTES = 200
 """Of a worker; the process that starts them is counted as one more."""
 IMAGE_DRAIN_SECONDS = 5.0
@@ -86,15 +87,16 @@ def workers_follow_the_limit(pod: Pod, _: Manifests) -> Iterator[str]:
 def pod_is_restricted(pod: Pod, _: Manifests) -> Iterator[str]:
     """The pod security standard `restricted`, and a file system that cannot be written."""
     own, container = pod.spec["securityContext"], pod.container["securityContext"]
+    user = WORKERS_USER if pod.labels[NAME] == WORKER else BENTOML_USER
     demands = {
-        "it runs as root": own.get("runAsNonRoot") is True and own.get("runAsUser") == BENTOML_USER,
+        "it runs as root": own.get("runAsNonRoot") is True and own.get("runAsUser") == user,
         "no seccomp profile": own.get("seccompProfile") == {"type": "RuntimeDefault"},
         "its processes may gain privileges": container.get("allowPrivilegeEscalation") is False,
         "it has capabilities": container.get("capabilities") == {"drop": ["ALL"]},
         "its root file system can be written": container.get("readOnlyRootFilesystem") is True,
         "it is privileged": not container.get("privileged"),
         "it shares the host's namespaces": not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys(),
-        "it takes a port of the host": not any("hostPort" in port for port in pod.container["ports"]),
+        "it takes a port of the host": not any("hostPort" in port for port in pod.container.get("ports", ())),
         "it mounts what a pod may not": all(
             (volume.keys() - {"name"}) <= RESTRICTED_VOLUMES for volume in pod.spec["volumes"]
         ),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from local_service import PROJECT
+from loop.settings import LoopSettings
 from serving.settings import Settings
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
@@ -22,6 +23,9 @@ VARIABLES = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", TEXT))
 MONITORING = {"ml-api", "prometheus", "alertmanager", "alert-webhook", "grafana"}
 TRACKING = {"ml-api", "mlflow", "postgres"}
 LEDGER = {"ml-api", "postgres"}
+LOOP = {"ml-api", "postgres", "loop"}
+MADE = {"./models"}
+"""What `make train` makes."""
 
 
 def compose(*arguments: str, **variables: str) -> dict[str, Any]:
@@ -45,6 +49,7 @@ def compose(*arguments: str, **variables: str) -> dict[str, Any]:
         (["monitoring"], MONITORING),
         (["tracking"], TRACKING),
         (["ledger"], LEDGER),
+        (["loop"], LOOP),
         (["full"], MONITORING | TRACKING),
     ],
 )
@@ -95,26 +100,47 @@ def test_what_is_mounted_is_there(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
         source, target, *mode = volume.split(":")
         assert target.startswith("/")
-        if source.startswith("./"):
-            assert (PROJECT / source).exists()
-            assert mode == ["ro"]
+        if source.startswith("."):
+            assert source in MADE or (PROJECT / source).exists()
+            # The worker of the loop works in the project.
+            assert mode == ([] if name == "loop" else ["ro"])
         else:
             assert source in COMPOSE["volumes"]
 
 
 def test_every_setting_of_the_service_passes_through() -> None:
     fixed = {"API_PORT": "8000", "GRPC_PORT": "8001", "STATE_DIR": "/state"}
-    # Inside the container: all addresses, the models of the image, and no file on a root that is read-only.
-    inside = {"API_HOST", "MODELS_DIR", "LOG_FILE"}
+    # Inside the container: all addresses, and no file on a root that is read-only.
+    inside = {"API_HOST", "LOG_FILE"}
     environment = dict(SERVICES["ml-api"]["environment"])
     assert environment.pop("PGPASSWORD") == "${LEDGER_PASSWORD:-}"  # read by PostgreSQL's own library
+    assert environment["MODELS_DIR"] == "${SERVED_MODELS:-}"  # a path in the container
     assert fixed.items() <= environment.items()
     assert environment.keys() == Settings.model_fields.keys() - inside
     # An empty text would undo the image's own setting.
     images = {"DRAIN_SECONDS": "5"}
     assert all(
-        text == f"${{{name}:-{images.get(name, '')}}}" for name, text in environment.items() if name not in fixed
+        text == f"${{{name}:-{images.get(name, '')}}}"
+        for name, text in environment.items()
+        if name not in {*fixed, "MODELS_DIR"}
     )
+
+
+def test_every_setting_of_the_worker_passes_through() -> None:
+    environment = SERVICES["loop"]["environment"]
+    assert LoopSettings.model_fields.keys() <= environment.keys()
+    assert all(environment[name] == f"${{{name}:-}}" for name in LoopSettings.model_fields)
+    for name in ("DATABASE_URL", "PGPASSWORD"):
+        assert environment[name] == SERVICES["ml-api"]["environment"][name]
+
+
+def test_the_service_can_follow_what_the_worker_deploys() -> None:
+    document = compose("--profile=loop", SERVED_MODELS="/models", LOOP_USER="1234:5")
+    service, worker = document["services"]["ml-api"], document["services"]["loop"]
+    assert service["environment"]["MODELS_DIR"] == "/models"
+    assert "./models:/models:ro" in service["volumes"]
+    assert ".:/project" in worker["volumes"]
+    assert worker["user"] == "1234:5"
 
 
 def test_calls_in_flight_end_before_the_container_is_killed() -> None:
@@ -129,8 +155,9 @@ def test_every_variable_is_in_the_example_with_its_default() -> None:
     del of_the_script["COMPOSE_PROJECT_NAME"]  # compose's own
     assert listed.keys() == VARIABLES.keys() | of_the_script.keys()
     for name, default in {**VARIABLES, **of_the_script}.items():
-        if name in Settings.model_fields and not default:
-            field = Settings.model_fields[name]
+        fields = Settings.model_fields | LoopSettings.model_fields
+        if name in fields and not default:
+            field = fields[name]
             default = str(field.default) if field.default is not None else ""
         assert listed[name] == default or name == "MLFLOW_ALLOWED_HOSTS", name
 
@@ -148,11 +175,10 @@ def test_there_is_no_default_password(variable: str) -> None:
         ("grafana", {"GF_SECURITY_ADMIN_PASSWORD": ""}, "GRAFANA_ADMIN_PASSWORD"),
         ("postgres", {"POSTGRES_PASSWORD": "", "LEDGER_PASSWORD": "x"}, "POSTGRES_PASSWORD"),
         ("postgres", {"POSTGRES_PASSWORD": "x", "LEDGER_PASSWORD": ""}, "LEDGER_PASSWORD"),
+        ("loop", {"DATABASE_URL": ""}, "DATABASE_URL"),
     ],
 )
-def test_a_missing_password_stops_the_container_with_its_name(
-    service: str, given: dict[str, str], variable: str
-) -> None:
+def test_what_is_missing_stops_the_container_with_its_name(service: str, given: dict[str, str], variable: str) -> None:
     command = [part.replace("$$", "$") for part in SERVICES[service]["entrypoint"]]
     ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert ended.returncode
@@ -166,6 +192,7 @@ def test_versions_are_those_of_the_locks() -> None:
     )
     pipeline = (PROJECT / "requirements" / "training.txt").read_text()
     assert SERVICES["mlflow"]["image"].endswith(f":{locked['mlflow']}")
+    assert SERVICES["loop"]["image"].endswith(f":{locked['mlflow']}")
     assert f"\nmlflow=={locked['mlflow']} " in pipeline
     assert "psycopg2-binary" in locked
     sdk = re.search(r"grafana-foundation-sdk==\d+!([\d.]+)", (PROJECT / "pyproject.toml").read_text())

@@ -82,7 +82,7 @@ def test_docker_without_compose_gives_way_to_podman(clone: Path) -> None:
     engine(clone, "docker", '[ "$1" = info ]')
     engine(clone, "podman", '[ "$1" = info ] || exit 0')
     engine(clone, "podman-compose", 'echo "podman-compose $*"')
-    assert run(clone, "--stop").stdout.startswith("podman-compose --profile full down\n")
+    assert run(clone, "--stop").stdout.startswith("podman-compose --profile full --profile loop down\n")
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "file"])
@@ -110,3 +110,11 @@ def test_a_lock_of_a_deployment_that_was_killed_does_not_hold(clone: Path) -> No
     (clone / ".deploy.lock").symlink_to(str(gone.pid))
     assert run(clone, "--stop").returncode == 0
     assert not (clone / ".deploy.lock").is_symlink()
+
+
+@pytest.mark.parametrize("options", [[], ["--rollback"], ["--status"]])
+def test_a_service_that_asks_for_certificates_cannot_be_verified(clone: Path, options: list[str]) -> None:
+    ended = run(clone, *options, TLS_CLIENT_CA_FILE="/etc/ml-api/tls/ca.crt")
+    assert ended.returncode == 1
+    assert "asks for a certificate" in ended.stderr
+    assert "docs/tls.md" in ended.stderr

@@ -47,6 +47,9 @@ def test_production_is_what_the_capacity_counts_with() -> None:
 def test_the_image_is_that_of_this_version(folder: str) -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert [pod.container["image"] for pod in Manifests(folder).pods()] == [f"ml-prediction-bundle:{version}"]
+    assert [pod.container["image"] for pod in Manifests("overlays/loop").workers()] == [
+        f"ml-prediction-bundle-loop:{version}"
+    ]
 
 
 def test_a_canary_is_another_version_beside_an_unchanged_production() -> None:

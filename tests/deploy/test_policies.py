@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from tests.deploy import cluster_policies, pod_policies
+from tests.deploy import cluster_policies, pod_policies, worker_policies
 from tests.deploy.cluster_policies import CLUSTER_POLICIES
 from tests.deploy.manifests import FOLDERS, Manifests, Object, Pod
 from tests.deploy.pod_policies import POD_POLICIES
+from tests.deploy.worker_policies import SHARED_POLICIES, WORKER_POLICIES
 
 PodPolicy = Callable[[Pod, Manifests], Iterator[str]]
 ClusterPolicy = Callable[[Manifests], Iterator[str]]
 PRODUCTION = "overlays/production"
+LOOP = "overlays/loop"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -28,6 +30,24 @@ def test_every_pod_keeps_to(policy: PodPolicy, folder: str) -> None:
 @pytest.mark.parametrize("policy", CLUSTER_POLICIES)
 def test_every_folder_keeps_to(policy: ClusterPolicy, folder: str) -> None:
     assert list(policy(Manifests(folder))) == []
+
+
+@pytest.mark.parametrize("policy", [*SHARED_POLICIES, *WORKER_POLICIES])
+def test_the_worker_of_the_loop_keeps_to(policy: PodPolicy) -> None:
+    manifests = Manifests(LOOP)
+    (pod,) = manifests.workers()
+    assert list(policy(pod, manifests)) == []
+    # What prepares it is confined as it is.
+    (first,) = pod.spec["initContainers"]
+    for name in ("image", "securityContext"):
+        assert first[name] == pod.container[name]
+
+
+def test_the_worker_is_added_to_an_unchanged_production() -> None:
+    production, loop = Manifests(PRODUCTION), Manifests(LOOP)
+    own = [one for one in loop.objects if one not in production.objects]
+    assert len(own) == len(loop.objects) - len(production.objects)
+    assert {one["metadata"]["labels"]["app.kubernetes.io/name"] for one in own} == {"ml-loop"}
 
 
 def put(path: str, value: Any) -> Callable[[Object], None]:
@@ -94,6 +114,33 @@ def test_a_policy_sees_a_broken_pod(name: str, path: str, value: Any, problem: s
     put(path, value)(manifests.of("Deployment")[0])
     policy: PodPolicy = getattr(pod_policies, name)
     (pod,) = manifests.pods()
+    assert any(problem in told for told in policy(pod, manifests))
+
+
+BROKEN_WORKERS = [
+    ("one_worker_has_the_volume", "spec.replicas", 2, "one volume"),
+    ("one_worker_has_the_volume", f"{POD}volumes.0", {"name": "project", "emptyDir": {}}, "no volume"),
+    ("worker_can_write_where_it_works", f"{CONTAINER}volumeMounts.1.mountPath", "/var/tmp", "cannot be written"),  # noqa: S108
+    ("worker_can_write_where_it_works", f"{POD}securityContext.fsGroup", 1, "somebody else"),
+    ("worker_may_be_restarted", f"{CONTAINER}livenessProbe", None, "hangs"),
+    ("worker_may_be_restarted", f"{CONTAINER}livenessProbe.failureThreshold", 3, "waits for a database"),
+    ("worker_may_be_restarted", f"{POD}terminationGracePeriodSeconds", None, "given its job back"),
+    ("worker_has_room_to_train", f"{CONTAINER}resources.limits.memory", "512Mi", "2 GB"),
+    ("worker_has_room_to_train", f"{POD}volumes.1.emptyDir.sizeLimit", "8Gi", "beyond"),
+    ("worker_reads_settings_that_are_there", f"{CONTAINER}env.0.name", "LOOP_TIMES", "nobody reads LOOP_TIMES"),
+    ("worker_reads_settings_that_are_there", f"{CONTAINER}env.0.name", "DATABASE_URL", "stands in the manifests"),
+    ("worker_reads_settings_that_are_there", f"{CONTAINER}envFrom", [], "the service's DATABASE_URL"),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "value", "problem"), BROKEN_WORKERS)
+def test_a_policy_sees_a_broken_worker(name: str, path: str, value: Any, problem: str) -> None:
+    manifests = Manifests(LOOP)
+    deployment = manifests.named("Deployment", "ml-loop")
+    assert deployment
+    put(path, value)(deployment)
+    policy: PodPolicy = getattr(worker_policies, name)
+    (pod,) = manifests.workers()
     assert any(problem in told for told in policy(pod, manifests))
 
 
@@ -180,5 +227,21 @@ def test_a_policy_sees_a_broken_folder(name: str, which: str, path: str, value: 
 
 
 def test_every_policy_is_shown_to_see() -> None:
-    shown = {name for name, *_ in BROKEN_PODS} | {name for name, *_ in BROKEN_FOLDERS}
-    assert shown == {policy.__name__ for policy in (*POD_POLICIES, *CLUSTER_POLICIES)}
+    shown = {name for name, *_ in (*BROKEN_PODS, *BROKEN_FOLDERS, *BROKEN_WORKERS)} | {"worker_reaches_what_it_needs"}
+    assert shown == {policy.__name__ for policy in (*POD_POLICIES, *CLUSTER_POLICIES, *WORKER_POLICIES)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("spec.egress", [], "does not reach"),
+        ("spec.ingress", [{"from": [{"podSelector": {}}]}], "may call it"),
+    ],
+)
+def test_a_policy_sees_a_worker_that_is_cut_off_or_open(path: str, value: Any, problem: str) -> None:
+    manifests = Manifests(LOOP)
+    network = manifests.named("NetworkPolicy", "ml-loop-egress")
+    assert network
+    put(path, value)(network)
+    (pod,) = manifests.workers()
+    assert any(problem in told for told in worker_policies.worker_reaches_what_it_needs(pod, manifests))

@@ -1,5 +1,6 @@
 """Chromium with a person in front of it, who knows a key: https://chromedevtools.github.io/devtools-protocol/."""
 
+import base64
 import itertools
 import json
 import shutil
@@ -22,7 +23,7 @@ SECONDS = 60
 class Page:
     """A tab. When the server asks for a user and a password, the person types ``any`` and the key.
 
-    ``asked`` are the addresses for which it did.
+    ``asked`` are the addresses for which it did, ``requested`` all that the page has asked for.
     """
 
     def __init__(self, address: str, key: str) -> None:
@@ -31,6 +32,7 @@ class Page:
         self._answers: dict[int, dict[str, Any]] = {}
         self._key = key
         self.asked: list[str] = []
+        self.requested: list[str] = []
         self._do("Fetch.enable", handleAuthRequests=True)
 
     def close(self) -> None:
@@ -48,6 +50,16 @@ class Page:
     def type(self, text: str) -> None:
         """Type text where the cursor is."""
         self._do("Input.insertText", text=text)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size, in pixels."""
+        self._do(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+
+    def photograph(self, path: Path) -> None:
+        """A picture of what the window shows, as PNG."""
+        path.write_bytes(base64.b64decode(self._do("Page.captureScreenshot", format="png")["data"]))
 
     def wait_for(self, script: str) -> Any:
         """Wait until an expression is true, and return its value."""
@@ -78,6 +90,7 @@ class Page:
             return
         told = message.get("params", {})
         if message.get("method") == "Fetch.requestPaused":
+            self.requested.append(told["request"]["url"])
             self._send("Fetch.continueRequest", {"requestId": told["requestId"]})
         elif message.get("method") == "Fetch.authRequired":
             self.asked.append(told["request"]["url"])

@@ -1,4 +1,4 @@
-"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the README's commands."""
+"""A newcomer's machine: a fresh clone in a clean folder, empty homes, only the documentation's commands."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from tests.waiting import answers, wait_until
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 
-LOAD = ("test_pipeline", "test_monitoring", "test_load")
+LOAD = ("test_pipeline", "test_monitoring", "test_load", "test_tutorial")
 """Files that one process runs, one after the other: under the load of one, the others would miss their latencies."""
 FIRST = (*LOAD, "test_protocol_clients", "test_access", "test_docs_page", "test_kubernetes", "test_monitoring_files")
 """Files in the order of their start: while the pipeline trains, others run that need no trained models."""

@@ -54,6 +54,13 @@ def scaled(configuration: str) -> str:
     )
 
 
+def with_retraining(alertmanager: str) -> str:
+    """The configuration of Alertmanager with its route to ``/retrain/alert``, which is committed as a comment."""
+    return re.sub(
+        r"^( *)# (- receiver: retraining|- name: retraining| {2,}[\w-])", r"\1\2", alertmanager, flags=re.MULTILINE
+    )
+
+
 @dataclass(frozen=True)
 class Monitoring:
     """What runs: Prometheus, and what Alertmanager told the webhook."""
@@ -72,8 +79,8 @@ class Monitoring:
 
 
 @contextmanager
-def local_monitoring(service: str, directory: Path) -> Iterator[Monitoring]:
-    """Watch a service at ``host:port``."""
+def local_monitoring(service: str, directory: Path, admin_key: str) -> Iterator[Monitoring]:
+    """Watch a service at ``host:port``; its alerts ask for retraining with this key."""
     webhook, alertmanager, prometheus = (free_port() for _ in range(3))
     (directory / "rules").mkdir()
     for source in (MONITORING / "alerts.yml", *(MONITORING / "rules").glob("*.yml")):
@@ -83,9 +90,12 @@ def local_monitoring(service: str, directory: Path) -> Iterator[Monitoring]:
         "localhost:9093": f"127.0.0.1:{alertmanager}",
         "localhost:9090": f"127.0.0.1:{prometheus}",
         "alert-webhook:9095": f"127.0.0.1:{webhook}",
+        "ml-api:8000": service,
+        "/etc/alertmanager/admin.key": str(directory / "admin.key"),
     }
+    (directory / "admin.key").write_text(admin_key)
     for name, target in (("prometheus-local.yml", "prometheus.yml"), ("alertmanager.yml", "alertmanager.yml")):
-        text = scaled((MONITORING / name).read_text())
+        text = scaled(with_retraining((MONITORING / name).read_text()))
         for place, address in addresses.items():
             text = text.replace(place, address)
         (directory / target).write_text(text)

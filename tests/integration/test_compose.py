@@ -2,9 +2,12 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +23,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of one's ow
 
 PASSWORDS = {"GRAFANA_ADMIN_PASSWORD": "a word", "POSTGRES_PASSWORD": "p@ss:/w%rd", "LEDGER_PASSWORD": "it's @nother"}
 MLFLOW = "http://localhost:5000"
+LEDGER = "postgresql://ledger@postgres:5432/ledger"
+"""As the script sets it for the full stack."""
+LOOP_USER = pwd.getpwnam("nobody")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,33 @@ def stack(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> It
         for name, image in STAND_INS.items():
             containers.make_image(SERVICES[name]["image"], image)
         containers.make_image(SERVICES["ml-api"]["image"], service_image("1"))
-        yield containers, containers.deploy("--full", "--no-build", check=True, **PASSWORDS).stdout
+        said = containers.deploy("--full", "--no-build", check=True, **PASSWORDS).stdout
+        with belongs_to(served_once.clone, LOOP_USER):
+            worker = {"DATABASE_URL": LEDGER, "LOOP_USER": f"{LOOP_USER.pw_uid}:{LOOP_USER.pw_gid}"}
+            command = ("podman-compose", "--profile", "loop", "up", "--detach", "--no-build", "--no-deps", "loop")
+            containers.run(*command, check=True, **PASSWORDS, **worker)
+            yield containers, said
+
+
+@contextmanager
+def belongs_to(folder: Path, user: pwd.struct_passwd) -> Iterator[None]:
+    """A folder that is somebody's for a while."""
+
+    def give(uid: int, gid: int) -> None:
+        subprocess.run(["chown", "--recursive", f"{uid}:{gid}", folder], check=True)
+
+    before = folder.stat()
+    give(user.pw_uid, user.pw_gid)
+    try:
+        yield
+    finally:
+        give(before.st_uid, before.st_gid)
+
+
+def asked(containers: Containers, query: str) -> str:
+    """What the ledger's database answers; nothing if it refuses."""
+    psql = ("psql", "--username=ledger", "--dbname=ledger", "--tuples-only", "--no-align", f"--command={query}")
+    return containers.run("podman", "exec", containers.name("postgres"), *psql, check=False).stdout.strip()
 
 
 def test_the_script_verifies_and_shows_the_way(stack: tuple[Containers, str]) -> None:
@@ -143,13 +175,28 @@ def test_predictions_are_recorded_in_postgres(stack: tuple[Containers, str]) -> 
     containers, _ = stack
     answer = httpx.post("http://localhost:8000/predict/iris", json=dict(IRIS.example)).raise_for_status().json()
     query = f"select rows from predictions where id = '{answer['prediction_id']}'"  # noqa: S608 - the service's own id
-    psql = ("psql", "--username=ledger", "--dbname=ledger", "--tuples-only", "--no-align", f"--command={query}")
-    command = ("podman", "exec", containers.name("postgres"), *psql)
     wait_until(
         # At first there may not even be a table: the drainer makes it.
-        lambda: containers.run(*command, check=False).stdout.strip() == "1",
+        lambda: asked(containers, query) == "1",
         lambda: containers.podman("logs", containers.name("ml-api")),
         60,
+    )
+
+
+def test_the_worker_of_the_loop_runs_the_pipeline_in_the_project(stack: tuple[Containers, str]) -> None:
+    """It reads the registry, runs the first stages, and finds in PostgreSQL that there is nothing to learn from."""
+    containers, _ = stack
+    ask = (
+        "from ledger.jobs import Trigger, request; from loop.deployed import connect_ledger\n"
+        "request(connect_ledger(), 'iris', Trigger.PERSON, 'a test', None)"
+    )
+    containers.podman("exec", containers.name("loop"), "python3", "-c", ask)
+    wait_until(
+        lambda: "0 labelled rows" in asked(containers, "select reason from jobs where state = 'failed'"),
+        lambda: (
+            asked(containers, "select state, stage, log from jobs") + containers.podman("logs", containers.name("loop"))
+        ),
+        240,
     )
 
 

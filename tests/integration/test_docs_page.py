@@ -15,7 +15,7 @@ import pytest
 from contract import DATASETS
 from contract.iris import IRIS
 from local_service import free_port, running_service
-from tests.integration.test_readme import dom
+from tests.integration.test_documentation import dom
 from tests.serving import tiny_models
 from tests.waiting import answers, wait_until
 

@@ -118,10 +118,8 @@ def test_targets_have_the_labels_that_the_rules_ask_for(tmp_path: Path) -> None:
 
 def test_no_label_of_a_target_hides_one_of_a_series(tmp_path: Path) -> None:
     """Prometheus would rename the series' own to ``exported_endpoint``, and the rules would find nothing."""
-    readme = (KUBERNETES.parents[1] / "README.md").read_text()
-    rows = [
-        row.split("|") for row in readme.splitlines() if row.startswith(("| `ml_", "| `bentoml_", "| `grpc_server"))
-    ]
+    page = (KUBERNETES.parents[1] / "docs/reference/metrics.md").read_text()
+    rows = [row.split("|") for row in page.splitlines() if row.startswith(("| `ml_", "| `bentoml_", "| `grpc_server"))]
     ours = {label.strip("` ") for row in rows for label in row[3].split(",")}
     assert {"model", "endpoint", "grpc_method", "http_response_code"} <= ours
     assert not ours & target_labels(0, tmp_path).keys()

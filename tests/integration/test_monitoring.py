@@ -7,6 +7,8 @@ import io
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,23 +19,33 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from rich.console import Console
+from sqlalchemy import Engine
 
 from contract import DATASETS
 from contract.housing import HOUSING
-from local_service import free_port, running_service
+from contract.iris import IRIS
+from ledger import database, jobs
+from ledger.jobs import State, Trigger
+from ledger.times import now_us
+from local_service import PROJECT, free_port, running_service
 from monitoring import pictures
 from monitoring.panels import DASHBOARDS, annotations, panels, substitute
 from monitoring.terminal import frame, looks
+from serving.keys import digest, new_key
 from tests.integration.conftest import Newcomer
 from tests.integration.local_monitoring import MONITORING, Monitoring, local_monitoring
 from tests.integration.traffic import USUAL, Traffic
 from tests.waiting import wait_until
 
 WORKERS = 2
+LOOP_WORKER = "a worker of the loop"
 EXPECTED = {
     "AvailabilityBudgetBurn",
     "FeatureDrift",
     "PredictionDrift",
+    "DriftDetected",
+    "RetrainingFailed",
+    "RetrainingWaits",
     "RequestsShedHeavily",
     "WorkerKeepsDying",
     "NoTraffic",
@@ -60,6 +72,8 @@ class Record:
     """What was seen, and when, in seconds since the epoch."""
 
     monitoring: Monitoring
+    ledger: Engine
+    environment: dict[str, str]
     started: float
     drift_before_shift: list[str] = field(default_factory=list)
     under_load: float = 0.0
@@ -71,8 +85,9 @@ class Record:
 
 @pytest.fixture(scope="module")
 def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
-    """The story: failures, other rows, overload, dying workers, silence, the end."""
-    grpc_port = free_port()
+    """The story: failures, other rows, a retraining, overload, dying workers, silence, the end."""
+    grpc_port, admin_key = free_port(), new_key()
+    state = tmp_path_factory.mktemp("state")
     environment = {
         "BENTOML_HOME": str(served_once.home / "bentoml"),
         "MODELS_DIR": str(served_once.clone / "models"),
@@ -81,13 +96,21 @@ def record(served_once: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> I
         "TIMEOUT_SECONDS": "1",
         "MAX_LATENCY_MS": "50",
         "LEDGER": "on",
+        "STATE_DIR": str(state),
+        "ADMIN_KEYS": digest(admin_key.encode()).hex(),
+        "RETRAIN_COOLDOWN_MINUTES": "0",
+        "RETRAIN_MINIMUM_ROWS": "10",
     }
+    ledger = database.connect(database.default_url(state))
     with ExitStack() as service:
+        service.callback(ledger.dispose)
         url = service.enter_context(running_service(environment=environment))
-        with local_monitoring(urlsplit(url).netloc, tmp_path_factory.mktemp("monitoring")) as monitoring:
-            seen = Record(monitoring, time.time())
-            with Traffic(url, grpc_port) as traffic:
+        directory = tmp_path_factory.mktemp("monitoring")
+        with local_monitoring(urlsplit(url).netloc, directory, admin_key) as monitoring:
+            seen = Record(monitoring, ledger, environment, time.time())
+            with Traffic(url, grpc_port, admin_key) as traffic:
                 failures(traffic)
+                a_job_that_fails(seen)
                 other_rows(seen, traffic)
                 overload(seen, traffic)
                 deaths(seen, traffic)
@@ -107,8 +130,22 @@ def failures(traffic: Traffic) -> None:
     assert min(traffic.answers[code] for code in ("200", "400", "404", "405", "OK", "NOT_FOUND")) > 0
 
 
+def a_job_that_fails(seen: Record) -> None:
+    """A job of Iris fails, and the next one runs: a worker of the loop is there."""
+    jobs.see_worker(seen.ledger, LOOP_WORKER, now_us())
+    for fails in (True, False):
+        jobs.request(seen.ledger, IRIS.name, Trigger.PERSON, "somebody", None)
+        job = jobs.claim(seen.ledger, LOOP_WORKER, lease_seconds=3600)
+        assert job is not None
+        if fails:
+            jobs.finish(seen.ledger, job, State.FAILED, "The disk is full.", None, stage="train", log="")
+
+
 def other_rows(seen: Record, traffic: Traffic) -> None:
-    """More than half a minute of inland districts. What is drawn of a busy service is looked at near its end."""
+    """Inland districts, until an alert has asked for a retraining, and more than half a minute at least.
+
+    What is drawn of a busy service is looked at near its end.
+    """
     seen.drift_before_shift = [
         message["labels"]["alertname"]
         for message in seen.monitoring.messages("firing")
@@ -117,7 +154,12 @@ def other_rows(seen: Record, traffic: Traffic) -> None:
     traffic.rows.inland = True
     with traffic.flowing(*USUAL, Traffic.truths):
         # Live quality is computed every 30 seconds.
-        time.sleep(35)
+        enough = time.monotonic() + 35
+        time.sleep(10)
+        search_for_drift(seen)
+        for sign in ('ml_retraining_jobs{model="housing",state="queued"} == 1', 'ALERTS{alertname="DriftDetected"}'):
+            wait_until(lambda: seen.monitoring.prometheus.instant(sign), f"it is told: {sign}", 120)  # noqa: B023
+        time.sleep(max(enough - time.monotonic(), 0))
         seen.under_load = time.time()
         for variables in ({"PROMETHEUS_URL": seen.monitoring.prometheus.url}, {"API_URL": traffic.url}):
             with looks(variables) as look:
@@ -127,8 +169,22 @@ def other_rows(seen: Record, traffic: Traffic) -> None:
                 seen.frames[next(iter(variables))] = text.getvalue()
 
 
+def search_for_drift(seen: Record) -> None:
+    """In the newest rows, as the worker of the loop does it."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "loop.drift", "--rows", "500"],
+        cwd=PROJECT,
+        env={**os.environ, **seen.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 def overload(seen: Record, traffic: Traffic) -> None:
-    """Floods of rows beside the usual traffic, until somebody is told."""
+    """Floods of rows beside the usual traffic, until somebody is told. The worker of the loop is gone meanwhile."""
+    jobs.forget_worker(seen.ledger, LOOP_WORKER)
     with traffic.flowing(*USUAL, *[Traffic.floods] * 8):
         wait_until(lambda: "RequestsShedHeavily" in seen.monitoring.names("firing"), "overload is told", 60)
         seen.overloaded = time.time()
@@ -150,14 +206,29 @@ def deaths(seen: Record, traffic: Traffic) -> None:
 def silence(seen: Record) -> None:
     """Nobody asks any more; what was wrong is over, and somebody is told that too."""
     wait_until(lambda: "NoTraffic" in seen.monitoring.names("firing"), "silence is told", 60)
+    # On a busy machine a scrape may take longer than the second that it has here.
+    wait_until(lambda: seen.monitoring.prometheus.instant('up{job="ml-api"} == 1'), "a scrape succeeds", 60)
     seen.quiet = time.time()
-    # WorkerKeepsDying looks back the longest; that it resolves too is shown in monitoring/tests/.
-    resolving = EXPECTED - {"NoTraffic", "ReadinessLost", "WorkerKeepsDying"}
+    wait_until(lambda: "RetrainingWaits" in seen.monitoring.names("firing"), "a job without a worker is told", 60)
+    jobs_end(seen)
+    # WorkerKeepsDying looks back the longest; that it resolves too is shown in monitoring/tests/. Drift is what the
+    # last search has found.
+    resolving = EXPECTED - {"NoTraffic", "ReadinessLost", "WorkerKeepsDying", "DriftDetected"}
     wait_until(
         lambda: resolving <= seen.monitoring.names("resolved"),
         lambda: f"not resolved: {resolving - seen.monitoring.names('resolved')}",
         180,
     )
+
+
+def jobs_end(seen: Record) -> None:
+    """The worker of the loop is back: the running job is done, the waiting one ends too."""
+    jobs.see_worker(seen.ledger, LOOP_WORKER, now_us())
+    (running,) = (job for job in jobs.newest(seen.ledger) if job.state is State.RUNNING)
+    assert jobs.finish(seen.ledger, running, State.DONE, "It is better.", None, stage="deploy", log="")
+    waiting = jobs.claim(seen.ledger, LOOP_WORKER)
+    assert waiting is not None
+    assert jobs.finish(seen.ledger, waiting, State.REFUSED, "It is worse.", None, stage="gate", log="")
 
 
 def workers() -> list[int]:
@@ -243,6 +314,18 @@ def test_drift_is_told_after_the_shift_and_of_the_features_that_moved(record: Re
         if message["labels"]["alertname"] == "FeatureDrift"
     }
     assert {"Latitude", "Longitude"} <= drifted <= set(HOUSING.feature_names)
+
+
+def test_an_alert_has_asked_for_the_retraining_of_the_model_that_drifted(record: Record) -> None:
+    (job,) = jobs.newest(record.ledger, model=HOUSING.name)
+    assert job.trigger is Trigger.ALERT
+    assert job.who in {"FeatureDrift", "PredictionDrift", "DriftDetected"}
+    drifted = {
+        message["labels"]["feature"]
+        for message in record.monitoring.messages("firing")
+        if message["labels"]["alertname"] == "DriftDetected" and message["labels"]["model"] == HOUSING.name
+    }
+    assert {"Latitude", "Longitude"} <= drifted
 
 
 def test_pages_and_tickets_go_their_ways(record: Record) -> None:

@@ -4,6 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from serving.http.retrain import ALERT
+from tests.integration.local_monitoring import with_retraining
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 RULES = ["alerts.yml", *sorted(f"rules/{path.name}" for path in (MONITORING / "rules").glob("*.yml"))]
@@ -45,3 +49,27 @@ def test_alertmanager_takes_its_configuration() -> None:
 def test_alertmanager_routes_by_severity(labels: list[str], receiver: str) -> None:
     routed = check("amtool", "config", "routes", "test", "--config.file=alertmanager.yml", *labels)
     assert routed.split()[0] == receiver
+
+
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        (["alertname=LiveQualityBelowTest", "model=iris", "severity=ticket"], "retraining,tickets"),
+        (["alertname=DriftDetected", "model=iris", "feature=petal_width", "severity=ticket"], "retraining,tickets"),
+        # Who sends what is refused is to be told; there is nothing to learn from it.
+        (["alertname=DriftDetected", "model=iris", "feature=refused", "severity=ticket"], "tickets"),
+        (["alertname=ReloadRefused", "model=iris", "severity=ticket"], "tickets"),
+        (["alertname=ReadinessLost", "severity=page"], "pages"),
+    ],
+)
+def test_the_way_to_a_retraining_works_when_it_is_switched_on(
+    labels: list[str], receivers: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "alertmanager.yml"
+    path.write_text(with_retraining((MONITORING / "alertmanager.yml").read_text()))
+    check("amtool", "check-config", str(path))
+    (webhook,) = yaml.safe_load(path.read_text())["receivers"][-1]["webhook_configs"]
+    assert webhook["url"].endswith(ALERT)
+    assert webhook.keys() == {"url", "send_resolved", "http_config"}
+    routed = check("amtool", "config", "routes", "test", f"--config.file={path}", *labels)
+    assert routed.split()[0] == receivers

@@ -30,32 +30,51 @@ class Rows:
     """Rows of the raw data; of Housing, on demand, those of inland districts only: east of 121° W, north of 35° N."""
 
     def __init__(self) -> None:
-        tables = {name: pd.read_csv(RAW / f"{name}.csv")[list(d.feature_names)] for name, d in DATASETS.items()}
+        tables = {name: pd.read_csv(RAW / f"{name}.csv") for name in DATASETS}
         housing = tables[HOUSING.name]
         inland = housing[(housing.Longitude > -121) & (housing.Latitude > 35)]
-        self._everywhere = {name: self._shuffled(table) for name, table in tables.items()}
-        self._inland = self._everywhere | {HOUSING.name: self._shuffled(inland)}
+        self._everywhere = {name: self._shuffled(name, table) for name, table in tables.items()}
+        self._inland = self._everywhere | {HOUSING.name: self._shuffled(HOUSING.name, inland)}
         self.inland = False
 
     @staticmethod
-    def _shuffled(table: pd.DataFrame) -> Iterator[dict[str, float]]:
-        records = table.astype(float).to_dict("records")
-        random.Random(0).shuffle(records)
-        return itertools.cycle([{str(name): float(value) for name, value in record.items()} for record in records])
+    def _shuffled(name: str, table: pd.DataFrame) -> Iterator["KnownRow"]:
+        dataset = DATASETS[name]
+        features = table[list(dataset.feature_names)].astype(float).to_dict("records")
+        rows = [{str(field): float(value) for field, value in row.items()} for row in features]
+        known = list(zip(rows, table[dataset.target.name].tolist(), strict=True))
+        random.Random(0).shuffle(known)
+        return itertools.cycle(known)
 
     def take(self, name: str, count: int) -> list[dict[str, float]]:
         """Some rows of a dataset. Threads may share it: what they share of the rows' order is nobody's matter."""
-        return list(itertools.islice((self._inland if self.inland else self._everywhere)[name], count))
+        return [row for row, _ in itertools.islice(self._of(name), count)]
+
+    def known(self, name: str) -> "KnownRow":
+        """A row of a dataset, and what came true."""
+        return next(self._of(name))
+
+    def _of(self, name: str) -> Iterator["KnownRow"]:
+        return (self._inland if self.inland else self._everywhere)[name]
+
+
+KnownRow = tuple[dict[str, float], float | str]
 
 
 class Traffic:
     """Everything that users do, each kind in a thread of its own.
 
     ``answers`` counts status codes; a connection that breaks, as of a worker that is killed, counts as ``broken``.
+
+    Args:
+        url: of the service.
+        grpc_port: of the same.
+        key: for what came true, where the service asks for one.
     """
 
-    def __init__(self, url: str, grpc_port: int) -> None:
+    def __init__(self, url: str, grpc_port: int, key: str) -> None:
         self.url = url
+        self._authorization = {"authorization": f"Bearer {key}"}
         self.rows = Rows()
         self.answers: Counter[str] = Counter()
         self._grpc_port = grpc_port
@@ -168,17 +187,17 @@ class Traffic:
         return lambda: str(next(wrong)().status_code)
 
     def truths(self) -> Callable[[], str]:
-        """A row, and at once what came true: what was predicted."""
+        """A row, and at once what came true."""
         client = self._client()
         names = itertools.cycle(DATASETS)
 
         def send() -> str:
             name = next(names)
-            answer = client.post(f"/predict/{name}", json=self.rows.take(name, 1)[0])
+            row, actual = self.rows.known(name)
+            answer = client.post(f"/predict/{name}", json=row)
             if answer.is_success:
-                predicted = answer.json()
-                actual = predicted.get("label", predicted["prediction"])
-                client.post("/feedback", json={"prediction_id": predicted["prediction_id"], "actual": actual})
+                truth = {"prediction_id": answer.json()["prediction_id"], "actual": actual}
+                client.post("/feedback", json=truth, headers=self._authorization)
             return str(answer.status_code)
 
         return send

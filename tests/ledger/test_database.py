@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -15,6 +16,7 @@ from ledger.migrations import configuration, newest, revision
 from ledger.schema import METADATA
 from local_service import PROJECT
 from tests.ledger.processes import pool
+from tests.postgres import PostgreSQL
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,16 @@ def test_the_schemes_of_postgresql(scheme: str) -> None:
     engine = database.connect(f"{scheme}://user:p%40ss@host:5433/name?sslmode=require")
     assert engine.dialect.driver == "psycopg"
     assert database.place(engine) == "postgresql+psycopg://user:***@host:5433/name?sslmode=require"
+
+
+def test_a_database_without_an_encoding_is_taken(postgresql: PostgreSQL) -> None:
+    with psycopg.connect(postgresql.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    engine = database.connect(postgresql.url("plain"))
+    database.migrate(engine)
+    with engine.connect() as reading:
+        assert reading.scalar(text("SELECT 'größer'")) == "größer"
+    engine.dispose()
 
 
 def test_the_migrations_make_the_tables_of_the_schema(engine: Engine) -> None:

@@ -1,11 +1,13 @@
+import math
 import time
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import BundleError
-from ledger import database, feedback, jobs
+from ledger import database, feedback, job_metrics, jobs
 from ledger.feedback import Truth
 from ledger.jobs import Limits, State, Trigger
 from ledger.schema import JOBS
@@ -166,3 +168,50 @@ def test_workers_that_are_there(engine: Engine) -> None:
     assert jobs.worker_seen_us(engine) == pytest.approx(now_us(), abs=10 * SECOND)
     jobs.forget_worker(engine, "one")
     assert jobs.worker_seen_us(engine) is None
+
+
+def published(name: str, **labels: str) -> float | None:
+    """A metric as a scrape shows it: None where it is left out."""
+    value = REGISTRY.get_sample_value(f"ml_retraining_{name}", labels)
+    return None if value is None or math.isnan(value) else value
+
+
+def test_jobs_are_published_as_metrics(engine: Engine) -> None:
+    job_metrics.publish(engine)
+    assert published("jobs", model="housing", state="queued") == 0
+    assert published("worker_seen_timestamp_seconds") is None
+    for name in ("waiting_since", "running_since"):
+        assert published(f"{name}_timestamp_seconds", model="housing") is None
+    assert published("ended_timestamp_seconds", model="iris", state="failed") is None
+
+    before = time.time()
+    jobs.see_worker(engine, "worker", now_us())
+    ask(engine, "iris")
+    failed = jobs.claim(engine, "worker")
+    assert failed is not None
+    jobs.finish(engine, failed, State.FAILED, "It broke.", None, stage="trains", log="x" * 9000)
+    running, waiting = ask(engine, "iris"), ask(engine)
+    ask(engine, "somebody else's")
+    assert jobs.claim(engine, "worker") is not None
+    age(engine, running, started_us=5 * SECOND)
+    age(engine, waiting, created_us=7 * SECOND)
+    job_metrics.publish(engine)
+    for model, counts in {
+        "iris": {"failed": 1, "running": 1, "queued": 0, "done": 0},
+        "housing": {"queued": 1, "failed": 0},
+    }.items():
+        for state, count in counts.items():
+            assert published("jobs", model=model, state=state) == count
+    assert published("waiting_since_timestamp_seconds", model="housing") == 7
+    assert published("waiting_since_timestamp_seconds", model="iris") is None
+    assert published("running_since_timestamp_seconds", model="iris") == 5
+    ended = published("ended_timestamp_seconds", model="iris", state="failed")
+    seen = published("worker_seen_timestamp_seconds")
+    assert ended is not None
+    assert seen is not None
+    assert min(ended, seen) == pytest.approx(before, abs=60)
+    assert published("jobs", model="somebody else's", state="queued") is None
+
+    jobs.forget_worker(engine, "worker")
+    job_metrics.publish(engine)
+    assert published("worker_seen_timestamp_seconds") is None

@@ -10,7 +10,18 @@ from sqlalchemy import Engine, func, insert, select, text
 from ledger import database, retention, sums
 from ledger.reader import Reader
 from ledger.record import ErrorCount, Record
-from ledger.schema import ACTIONS, CORRECTIONS, FEEDBACK, FORGOTTEN, LABELS, METADATA, MINUTES, PREDICTIONS, WAITING
+from ledger.schema import (
+    ACTIONS,
+    CORRECTIONS,
+    FEEDBACK,
+    FORGOTTEN,
+    LABELS,
+    METADATA,
+    MINUTES,
+    PREDICTIONS,
+    SEGMENTS,
+    WAITING,
+)
 from ledger.store import Store
 from tests.ledger.records import DAY_US, MINUTE_US, NOW_US, a_record
 
@@ -75,6 +86,25 @@ def test_what_is_old_goes(store: Store, engine: Engine) -> None:
         ("iris", 10, 10)
     ]
     assert prune_all(store, 2.5) == 0
+
+
+def test_segments_that_nobody_will_forget_go_with_what_they_held(store: Store, engine: Engine) -> None:
+    """Of a drainer that was killed between a file and its row, and of a file that comes back from a backup later."""
+    old_us = NOW_US - 4 * DAY_US
+    old, new = a_record(old_us), a_record(NOW_US)
+    errors = [ErrorCount(old_us // MINUTE_US, "iris", "http", 400, 1)]
+    store.insert("old", 8, [old], errors)
+    store.insert("new", 8, [new], [])
+    with database.transaction(engine) as connection:
+        connection.execute(SEGMENTS.update().where(SEGMENTS.c.name == "old").values(time_us=old_us))
+    assert prune_all(store, 90) == 0
+    assert (store.position("old"), store.position("new")) == (8, 8)
+    assert prune_all(store, 2.5) == 1
+    assert (store.position("old"), store.position("new")) == (0, 8)
+    store.insert("old", 8, [old], errors)
+    prune_all(store, 2.5)
+    assert {one.id for one in Reader(engine).recent().predictions} == {new.id}
+    assert count(engine)["errors"] == 0
 
 
 def test_minutes_of_days_ago_are_added_up(store: Store, engine: Engine) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import bentoml
 import numpy as np
 import pytest
 from sqlalchemy import Engine
@@ -20,6 +21,7 @@ from ledger.times import now_us
 from ledger.values import pack
 from local_service import PROJECT
 from loop import drift
+from loop.deployed import deployed_model
 from loop.errors import LoopError
 from model.drift import Drift, Verdict
 from tests.ledger.records import a_record
@@ -143,6 +145,19 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(LoopError, match="make train"):
         drift.main([])
+
+
+def test_a_store_that_lacks_the_model_gets_it_from_the_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = tiny_models.store(HOUSING)
+    directory = tmp_path / "models"
+    tiny_models.pin(directory, {"housing": str(stored.tag.version)})
+    (directory / "store").mkdir()
+    bentoml.models.export_model(stored.tag, str(directory / "store" / "housing.bentomodel"))
+    bentoml.models.delete(stored.tag)
+    monkeypatch.setenv("MODELS_DIR", str(directory))
+    version, artifact = deployed_model(HOUSING)
+    assert version == stored.tag.version
+    assert artifact.card.name == "housing"
 
 
 @pytest.mark.usefixtures("workspace")

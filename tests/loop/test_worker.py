@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ from sqlalchemy import Engine
 from ledger import database, jobs
 from ledger.jobs import Job, State, Trigger
 from local_service import PROJECT
-from loop.worker import Worker
+from loop.errors import LoopError
+from loop.worker import Worker, main
 from tests.ledger.conftest import database_url as database_url
 from tests.ledger.conftest import engine as engine
 from tests.ledger.conftest import postgresql as postgresql
@@ -142,6 +144,20 @@ def test_once_ends_when_no_job_waits(engine: Engine, tmp_path: Path) -> None:
     assert jobs.worker_seen_us(engine) is None
 
 
+def test_whether_a_worker_of_this_machine_is_there_can_be_asked(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    jobs.see_worker(engine, "another_machine:1", 0)
+    with pytest.raises(LoopError, match="No worker of"):
+        main(["--seen"])
+    jobs.see_worker(engine, f"{socket.gethostname()}:1", 0)
+    main(["--seen"])
+    monkeypatch.setattr(jobs, "SEEN_SECONDS", 0)
+    with pytest.raises(LoopError, match="No worker of"):
+        main(["--seen"])
+
+
 def test_two_workers_run_one_job_at_a_time(engine: Engine, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
@@ -175,7 +191,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from ledger import database
-from loop.worker import Worker
+from loop.errors import LoopError
+from loop.worker import Worker, main
 from tests.loop.test_worker import command
 
 url, folder, how = sys.argv[1:]

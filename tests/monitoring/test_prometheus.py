@@ -65,6 +65,8 @@ def test_without_prometheus_there_are_no_pictures(tmp_path: Path, capsys: pytest
         (0, "s", "0 s"),
         (12.34, "reqps", "12.3 req/s"),
         (17_500, "none", "17,500"),
+        (5_598_185, "bytes", "5.34 MiB"),
+        (512, "bytes", "512 B"),
         (float("nan"), "none", "–"),
     ],
 )

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 
@@ -22,11 +21,13 @@ from serving.http.app import HttpApp
 from serving.http.guard import Guard
 from serving.http.openapi import document
 from serving.http.routes import http_app
+from serving.http.tls import LiveContext
 from serving.models import LoadedModel
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
 from serving.reload import Reloader
 from serving.settings import Settings
+from serving.tls import Tls
 
 T = TypeVar("T")
 
@@ -50,7 +51,8 @@ class LocalWorker:
         self.gate = Gate(settings.keys())
         self.reloader = Reloader(self.bundle, settings, server)
         self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate, self.reloader)
-        self.grpc = GrpcServer(inference, settings, self.gate)
+        self.tls = tls = Tls.of(settings)
+        self.grpc = GrpcServer(inference, settings, self.gate, tls)
         config = uvicorn.Config(
             self.app,
             host="127.0.0.1",
@@ -59,9 +61,10 @@ class LocalWorker:
             lifespan="off",
             log_config=None,
             forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
+            ssl_context_factory=None if tls is None else lambda *_: LiveContext(tls),
         )
         self._server = uvicorn.Server(config)
-        self.url = f"http://127.0.0.1:{settings.API_PORT}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{settings.API_PORT}"
         self.target = f"127.0.0.1:{settings.GRPC_PORT}"
         self._follows = server is not None
         self.loop = asyncio.new_event_loop()
@@ -89,6 +92,8 @@ class LocalWorker:
 
     async def _serve(self) -> None:
         self.bundle.warm_up()
+        if self.tls is not None:
+            self.tls.start()
         await self.grpc.start()
         self.bundle.open()
         self.grpc.open()
@@ -96,15 +101,12 @@ class LocalWorker:
             self.reloader.start()
         await self._server.serve()
         await self.reloader.stop()
+        if self.tls is not None:
+            await self.tls.stop()
         await self.grpc.stop(1)
         await self.bundle.close()
 
     async def _until_started(self) -> None:
-        async with asyncio.timeout(30), httpx.AsyncClient() as client:
-            while True:
-                try:
-                    await client.get(f"{self.url}/health")
-                except httpx.ConnectError:
-                    await asyncio.sleep(0.01)
-                else:
-                    return
+        async with asyncio.timeout(30):
+            while not self._server.started:
+                await asyncio.sleep(0.01)

@@ -16,7 +16,8 @@ PUBLISHED = Result.model_validate_json(report.PUBLISHED.read_bytes())
 @pytest.mark.parametrize(
     ("page", "name", "content", "command"),
     [
-        (report.README, "benchmark", report.readme(PUBLISHED), "load_tests.benchmark --publish"),
+        (report.README, "benchmark", report.headline(PUBLISHED), "load_tests.benchmark --publish"),
+        (report.PAGE, "benchmark", report.page(PUBLISHED), "load_tests.benchmark --publish"),
         (
             capacity.PAGE,
             "computed",
@@ -30,7 +31,7 @@ PUBLISHED = Result.model_validate_json(report.PUBLISHED.read_bytes())
             "load_tests.benchmark.batching --render",
         ),
     ],
-    ids=["README", "capacity", "batching"],
+    ids=["README", "benchmark", "capacity", "batching"],
 )
 def test_pages_show_the_published_results(page: Path, name: str, content: str, command: str) -> None:
     current = page.read_text()
@@ -38,14 +39,15 @@ def test_pages_show_the_published_results(page: Path, name: str, content: str, c
 
 
 def test_a_new_result_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((report, "README"), (capacity, "PAGE"), (report, "PUBLISHED")):
+    for module, name in ((report, "README"), (report, "PAGE"), (capacity, "PAGE"), (report, "PUBLISHED")):
         copy = tmp_path / getattr(module, name).name
         shutil.copy(getattr(module, name), copy)
         monkeypatch.setattr(module, name, copy)
     new = tmp_path / "new.json"
     new.write_text(result(sample("ours", 4000), sample("mlserver", 1000)).model_dump_json())
     assert main(["--publish", str(new)]) == 0
-    assert "| MLServer · REST | 1,000 | ± 0% | 4.0 × | 1.000 |" in report.README.read_text()
+    assert "| MLServer · REST | 1,000 | ± 0% | 4.0 × | 1.000 |" in report.PAGE.read_text()
+    assert "4,000 one-row requests a second on 2 cores: 4.0 times as many as MLServer" in report.README.read_text()
     assert "**1 row a request, /predict/housing: 0.25 CPU-ms" in capacity.PAGE.read_text()
     assert "samples" not in json.loads(report.PUBLISHED.read_text())
 
