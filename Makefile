@@ -81,6 +81,10 @@ demo: train $(VENV)/.dev ## Serve, send an hour's traffic in a minute, and what 
 load: train $(VENV)/.dev ## Put load on a service of its own, report, check the thresholds; options: LOAD="…"
 	$(call step,Run the load test (Locust),python -m load_tests.run $(LOAD))
 
+.PHONY: fuzz
+fuzz: train $(VENV)/.dev ## Send 100,000 random requests to a service of its own (minutes; ARGS="--requests 2000 --seed 1")
+	$(call step,Fuzz the service (python -m load_tests.fuzz),python -m load_tests.fuzz $(ARGS))
+
 .PHONY: load-ui
 load-ui: train $(VENV)/.dev ## Show Locust's page on port 8089, for a service of its own
 	@exec python -m load_tests.run --ui $(LOAD)

@@ -10,7 +10,6 @@ number that it has heeded. So whoever asks knows when all have.
 """
 
 import asyncio
-import ctypes
 import fcntl
 import json
 import logging
@@ -23,6 +22,7 @@ from contract.dataset import Dataset
 from contract.errors import BundleError, ErrorDetail, StartupError
 from ledger import locks
 from model.deployed import Deployment, DeploymentError
+from serving import memory
 from serving.bundle import Bundle
 from serving.errors import Conflict, NotReady
 from serving.models import LoadedModel, deployed_tag, find, load
@@ -200,7 +200,7 @@ class Reloader:
             return
         self._accept(name)
         if model is not None:
-            await asyncio.to_thread(_give_back_memory)
+            await asyncio.to_thread(memory.give_back)
             series.RELOADS.labels(name, "done").inc()
             fields = {"model": name, "version": predictor.version, "former": former}
             logger.info("model reloaded", extra={**fields, "duration_ms": round((perf_counter() - started) * 1000)})
@@ -258,13 +258,6 @@ def served_by_others(name: str) -> str | None:
         return None
     found = [status.versions[name] for status in _statuses(_server()).values() if name in status.versions]
     return f"{name}:{found[0]}" if found else None
-
-
-def _give_back_memory() -> None:
-    """Return to the system what a model that has left used; by itself, the C library keeps it for a next one."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 def _server() -> Path:

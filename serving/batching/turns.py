@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 
+from serving import memory
 from serving.errors import DeadlineExceeded, Overloaded
 
 LARGE_BYTES = 64 * 1024
 """A body up to this size waits for no turn: it is parsed within 5 ms, whatever it holds."""
 AT_ONCE = 2
 """One is parsed while another is in the model."""
+GIVE_BACK_SECONDS = 1.0
 WEIGHT = 0.2
 """Weight of the latest turn in the moving mean."""
 
@@ -35,6 +37,7 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._bytes = 0
         self._seconds_per_byte = 0.0
+        self._giving_back = False
 
     def check(self, size: int, shed: Callable[[], None]) -> None:
         """Refuse a body of this size if its turn would come too late.
@@ -46,8 +49,11 @@ class Turns:
         Raises:
             Overloaded: tells when its turn would be.
         """
+        if size <= LARGE_BYTES:
+            return
+        self._give_back_later()
         wait = self._bytes * self._seconds_per_byte
-        if size > LARGE_BYTES and self._running >= AT_ONCE and wait > self._max_latency:
+        if self._running >= AT_ONCE and wait > self._max_latency:
             shed()
             raise self._overloaded("would begin", wait)
 
@@ -111,6 +117,16 @@ class Turns:
                 turn.set_result(None)
                 return
         self._running -= 1
+
+    def _give_back_later(self) -> None:
+        """Give memory back once a second while large bodies come, and once after the last."""
+        if not self._giving_back:
+            self._giving_back = True
+            asyncio.get_running_loop().call_later(GIVE_BACK_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._giving_back = False
+        asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
     def _learn(self, size: int, seconds: float) -> None:
         latest = seconds / size / self._running

@@ -6,7 +6,6 @@ https://github.com/open-inference/open-inference-protocol/blob/main/specificatio
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor
 from open_inference.grpc import protocol as pb
 
 from contract.dataset import MAXIMUM_BATCH_ROWS
@@ -44,7 +43,7 @@ _SIZES = {1: 8, 3: 0, 4: 0, 5: 4}
 """Of the other kinds of fields, in bytes; a group's fields follow it."""
 
 
-def check_fields(data: bytes, descriptor: Descriptor) -> None:
+def check_fields(data: bytes, descriptor: Any) -> None:
     """Refuse a message with too many fields before it is parsed: an empty one takes 2 bytes, and 100 once it is.
 
     Args:
@@ -61,7 +60,7 @@ def check_fields(data: bytes, descriptor: Descriptor) -> None:
         )
 
 
-def _fields_left(data: bytes, position: int, end: int, descriptor: Descriptor | None, left: int) -> int:
+def _fields_left(data: bytes, position: int, end: int, descriptor: Any, left: int) -> int:
     """How many more fields there may be; what is malformed ends it, as it ends the parser.
 
     https://protobuf.dev/programming-guides/encoding/

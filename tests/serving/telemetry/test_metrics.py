@@ -23,7 +23,7 @@ from contract import DATASETS, deciles
 from contract.dataset import Dataset
 from contract.housing import HOUSING
 from contract.iris import IRIS
-from serving.protocol.grpc import LISTENERS
+from serving.protocol.waiting import LISTENERS
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import Running, running

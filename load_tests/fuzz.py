@@ -1,0 +1,281 @@
+"""Random requests against a real service: it answers each, with an error where one is due, and stays right.
+
+Flat JSON, the Open Inference Protocol in JSON and with raw bytes, and gRPC. Most requests are nearly right: what is
+quite wrong is refused at the door. ``make fuzz`` sends 100,000; ``--requests`` and ``--seed`` choose others.
+"""
+
+import argparse
+import json
+import math
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from open_inference.grpc import protocol as pb
+
+from contract import DATASETS
+from contract.dataset import Dataset
+from load_tests.errors import LoadTestError
+from local_service import free_port, running_service
+
+REQUESTS = 100_000
+TIMEOUT_SECONDS = 20.0
+"""A request that takes longer hangs."""
+ALLOWED = {200, 400, 404, 413, 415, 429}
+ALLOWED_CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+DATATYPES = ["FP64", "FP32", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BYTES", "BOOL"]
+
+numbers = st.one_of(st.floats(), st.integers(), st.integers(-(2**70), 2**70), st.floats(-130, 200))
+scalars = st.one_of(numbers, st.none(), st.booleans(), st.text(max_size=20))
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. ``path`` is None for gRPC."""
+
+    path: str | None
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@st.composite
+def rows(draw: st.DrawFn, dataset: Dataset) -> dict[str, Any]:
+    """A row, often a good one."""
+    row: dict[str, Any] = dict(dataset.example)
+    for _ in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(dataset.feature_names) | st.text(max_size=8))
+        row[name] = draw(values)
+    for name in draw(st.lists(st.sampled_from(dataset.feature_names), max_size=1)):
+        row.pop(name, None)
+    return row
+
+
+@st.composite
+def texts(draw: st.DrawFn, body: object) -> bytes:
+    """A body as JSON, at times with some bytes cut, doubled or written over."""
+    text = json.dumps(body).encode()
+    return text if draw(st.integers(0, 3)) else draw(damaged(text))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes with a part replaced by others."""
+    start = draw(st.integers(0, len(content)))
+    end = draw(st.integers(start, min(start + 20, len(content))))
+    return content[:start] + draw(st.binary(max_size=8) | st.just(content[start:end] * 2)) + content[end:]
+
+
+@st.composite
+def flat(draw: st.DrawFn) -> Request:
+    """A request of a prediction route."""
+    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    headers = {"Content-Type": draw(st.sampled_from(["application/json"] * 9 + ["text/plain"]))}
+    if draw(st.booleans()):
+        body = draw(st.one_of(rows(dataset), rows(dataset), values))
+        return Request(f"/predict/{dataset.name}", draw(texts(body)), headers)
+    many = st.lists(rows(dataset), max_size=4).map(lambda some: {"rows": some})
+    body = draw(st.one_of(many, many, st.fixed_dictionaries({"rows": values}), values))
+    return Request(f"/predict/{dataset.name}/batch", draw(texts(body)), headers)
+
+
+@st.composite
+def tensors(draw: st.DrawFn, dataset: Dataset) -> list[dict[str, Any]]:
+    """The inputs of a request, often good ones."""
+    count = draw(st.integers(0, 3))
+    example = list(dataset.example.values())
+    inputs: list[dict[str, Any]] = []
+    if draw(st.booleans()):
+        shape, data = [count, len(example)], example * count
+        inputs.append({"name": "x", "datatype": "FP64", "shape": shape, "data": data})
+    else:
+        for name, value in dataset.example.items():
+            inputs.append({"name": name, "datatype": "FP64", "shape": [count, 1], "data": [value] * count})
+    for _ in range(draw(st.integers(0, 2))):
+        key = draw(st.sampled_from(["name", "datatype", "shape", "data", "parameters"]))
+        better = {
+            "datatype": st.sampled_from(DATATYPES),
+            "shape": st.lists(st.integers(-1, 2**63 - 1) | st.integers(0, 4), max_size=9),
+            "data": st.lists(numbers, max_size=12) | st.lists(st.lists(numbers, max_size=4), max_size=3),
+        }.get(key, values)
+        draw(st.sampled_from(inputs))[key] = draw(better | values)
+    return inputs
+
+
+@st.composite
+def protocol(draw: st.DrawFn) -> Request:
+    """A request of the Open Inference Protocol in JSON."""
+    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    body: dict[str, Any] = {"inputs": draw(tensors(dataset))}
+    for key in draw(st.lists(st.sampled_from(["id", "parameters", "outputs", "inputs", "other"]), max_size=1)):
+        outputs = st.lists(st.fixed_dictionaries({"name": st.sampled_from(["predict", "label", "probabilities", ""])}))
+        body[key] = draw(outputs if key == "outputs" else values)
+    version = draw(st.sampled_from([""] * 9 + ["/versions/none"]))
+    return Request(f"/v2/models/{dataset.name}{version}/infer", draw(texts(body)))
+
+
+@st.composite
+def binary(draw: st.DrawFn) -> Request:
+    """A request of the Open Inference Protocol with raw bytes."""
+    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    count, width = draw(st.integers(0, 3)), len(dataset.features)
+    raw = b"".join(map(_double, [*dataset.example.values()] * count))
+    size = draw(st.sampled_from([len(raw)] * 5 + [0, len(raw) - 1, len(raw) + 1, 2**70]))
+    datatype = draw(st.sampled_from(["FP64"] * 5 + DATATYPES))
+    tensor = {"name": "x", "datatype": datatype, "shape": [count, width], "parameters": {"binary_data_size": size}}
+    head = draw(texts({"inputs": [tensor], "parameters": {"binary_data_output": draw(st.booleans())}}))
+    raw = draw(st.just(raw) | damaged(raw))
+    length = draw(st.sampled_from([len(head)] * 5 + [0, len(head) - 1, len(head) + len(raw), 10**9]))
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
+    return Request(f"/v2/models/{dataset.name}/infer", head + raw, headers)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Request:
+    """A message of gRPC."""
+    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    count, width = draw(st.integers(0, 3)), len(dataset.features)
+    data = [*dataset.example.values()] * count
+    message = pb.ModelInferRequest(
+        model_name=draw(st.sampled_from([dataset.name] * 9 + [""])), id=draw(st.text(max_size=8))
+    )
+    shape = draw(st.just([count, width]) | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
+    tensor = message.inputs.add(name="x", datatype=draw(st.sampled_from(["FP64"] * 5 + DATATYPES)), shape=shape)
+    if draw(st.booleans()):
+        message.raw_input_contents.append(draw(st.just(b"".join(map(_double, data))) | st.binary(max_size=64)))
+    else:
+        tensor.contents.fp64_contents.extend(draw(st.just(data) | st.lists(st.floats(), max_size=12)))
+    for name in draw(st.lists(st.sampled_from(["predict", "label", "probabilities", "none"]), max_size=3)):
+        message.outputs.add(name=name)
+    content = message.SerializeToString()
+    return Request(None, content if draw(st.integers(0, 3)) else draw(damaged(content)))
+
+
+KINDS: dict[str, Callable[[], SearchStrategy[Request]]] = {
+    "flat JSON": flat,
+    "protocol in JSON": protocol,
+    "protocol with raw bytes": binary,
+    "gRPC": messages,
+}
+
+
+def _double(value: float) -> bytes:
+    return struct.pack("<d", value)
+
+
+class Target:
+    """A service that is fuzzed, and what it has answered."""
+
+    def __init__(self, url: str, grpc_target: str) -> None:
+        self.answers: Counter[str] = Counter()
+        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
+        self._channel = grpc.insecure_channel(grpc_target)
+        self._infer = self._channel.unary_unary(INFER)
+
+    def send(self, request: Request) -> None:
+        """Send a request, and check that the answer is one that is due.
+
+        Raises:
+            LoadTestError: it is none, or there is none.
+        """
+        if request.path is None:
+            self._call(request)
+            return
+        try:
+            answer = self._client.post(request.path, content=request.content, headers=dict(request.headers))
+        except httpx.HTTPError as error:
+            raise LoadTestError(f"{request} got no answer: {error!r}.") from error
+        self.answers[f"HTTP {answer.status_code}"] += 1
+        if answer.status_code not in ALLOWED:
+            raise LoadTestError(f"{request} was answered with {answer.status_code}: {answer.text[:300]}")
+        if answer.status_code != 200 and not answer.json()["error"]:
+            raise LoadTestError(f"{request} was refused without a reason.")
+
+    def known_answers(self) -> dict[str, Any]:
+        """What the models answer to the example of each dataset."""
+        found = {}
+        for name, dataset in DATASETS.items():
+            answer = self._client.post(f"/predict/{name}", json=dataset.example).raise_for_status().json()
+            found[name] = {key: value for key, value in answer.items() if key != "prediction_id"}
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        self._channel.close()
+
+    def _call(self, request: Request) -> None:
+        code = "OK"
+        try:
+            self._infer(request.content, timeout=TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            code = error.code().name
+            if code not in ALLOWED_CODES:
+                raise LoadTestError(f"{request} was answered with {code}: {error.details()}") from error
+        self.answers[f"gRPC {code}"] += 1
+
+
+def fuzz(target: Target, requests: int, first: int) -> None:
+    """Send so many requests of all kinds.
+
+    Args:
+        target: the service.
+        requests: how many.
+        first: the seed; the same one gives the same requests.
+
+    Raises:
+        LoadTestError: an answer was not one that is due, or the models answer differently afterwards.
+    """
+    before = target.known_answers()
+    for number, kind in enumerate(KINDS.values()):
+
+        @seed(first + number)
+        @settings(
+            max_examples=math.ceil(requests / len(KINDS)),
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=[*HealthCheck],
+        )
+        @given(kind())
+        def send(request: Request) -> None:
+            target.send(request)
+
+        send()
+    after = target.known_answers()
+    if after != before:
+        raise LoadTestError(f"The models answered {before} before, and {after} now.")
+
+
+def main() -> None:
+    """Fuzz a service of its own."""
+    parser = argparse.ArgumentParser(prog="python -m load_tests.fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="how many requests (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the requests (default: %(default)s)")
+    arguments = parser.parse_args()
+    port = free_port()
+    with running_service(environment={"GRPC_PORT": str(port)}) as url:
+        target = Target(url, f"127.0.0.1:{port}")
+        try:
+            fuzz(target, arguments.requests, arguments.seed)
+        except LoadTestError as error:
+            sys.exit(str(error))
+        finally:
+            target.close()
+    for answer, count in sorted(target.answers.items()):
+        print(f"{count:>8} {answer}")  # noqa: T201 - the report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Random requests against the real service: no 5xx, no hang, and the right answers afterwards."""
+
+import pytest
+
+from contract import DATASETS
+from load_tests.fuzz import Target, fuzz
+from local_service import free_port, running_service
+from tests.serving import tiny_models
+
+
+@pytest.mark.integration
+def test_random_requests_do_no_harm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("models") / "pinned"
+    tiny_models.pin(
+        directory, {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
+    )
+    port = free_port()
+    with running_service(environment={"MODELS_DIR": str(directory), "GRPC_PORT": str(port), "WORKERS": "2"}) as url:
+        target = Target(url, f"127.0.0.1:{port}")
+        fuzz(target, 2000, first=1)
+        target.close()
+    assert target.answers["HTTP 200"]
+    assert target.answers["HTTP 400"]
+    assert target.answers["gRPC OK"]
+    assert target.answers["gRPC INVALID_ARGUMENT"]
