@@ -225,7 +225,10 @@ def _numbers(name: str, column: Sequence[object], rows: Sequence[int]) -> tuple[
 def encode_cells(
     feature: Feature, column: Sequence[object], rows: Sequence[int]
 ) -> tuple[FloatMatrix, list[Violation]]:
-    """A column of a table, encoded, ``[N]``; a cell that is refused becomes NaN and a violation, with its number in ``rows``."""
+    """A column of a table as the model takes it, ``[N]``, and what is wrong with it.
+
+    A cell that is refused is NaN, and a violation with its number in ``rows``.
+    """
     numbers = np.full(len(column), np.nan)
     violations = []
     # Most columns have few texts, and each of them often.
