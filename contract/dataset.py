@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
@@ -146,33 +146,30 @@ class Dataset:
         return hashlib.sha256(json.dumps(essence).encode()).hexdigest()[:12]
 
     @cached_property
-    def _values(self) -> Callable[[Row], tuple[Any, ...]]:
+    def _values(self) -> Callable[[Row], Sequence[Any]]:
+        """Gives the values of a row, encoded where numpy does not do it."""
         names = tuple(features(self.row))
         values = attrgetter(*names)
-        # Of one name it gives the value, not a tuple.
-        return values if len(names) > 1 else lambda row: (values(row),)
-
-    @cached_property
-    def _encoders(self) -> list[tuple[int, Callable[[Any], float]]]:
-        """What encodes the columns that numpy cannot."""
-        return [
+        encoders = [
             (column, feature.encode_valid)
             for column, feature in enumerate(self.features)
             if feature.encode_valid is not None
         ]
+        if not encoders and len(names) > 1:
+            return values
+
+        def encoded(row: Row) -> list[Any]:
+            # Of one name, attrgetter gives the value itself.
+            found = [*values(row)] if len(names) > 1 else [values(row)]
+            for column, encode in encoders:
+                found[column] = encode(found[column])
+            return found
+
+        return encoded
 
     def matrix(self, rows: Iterable[Row]) -> NDArray[np.float64]:
         """Validated rows as the model's input, encoded, of shape ``[N, F]``."""
-        values = [self._values(row) for row in rows]
-        if self._encoders:
-            values = self._encoded(values)
-        return np.array(values, dtype=np.float64)
-
-    def _encoded(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        columns: list[Iterable[Any]] = [*zip(*rows, strict=True)]
-        for column, encode in self._encoders:
-            columns[column] = map(encode, columns[column])
-        return [*zip(*columns, strict=True)]
+        return np.array([self._values(row) for row in rows], dtype=np.float64)
 
     def decode(self, values: Iterable[float]) -> dict[str, Value]:
         """An encoded row ``[F]`` as JSON has it, by feature name."""
@@ -186,6 +183,10 @@ class Dataset:
             Refusal: a value is of another kind.
         """
         return [feature.encode_any(row[feature.name]) for feature in self.features]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: not what was computed, of which functions are a part."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def describe(self) -> list[dict[str, Any]]:
         """The features as plain data, for pages and JSON."""

@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -51,6 +52,14 @@ def test_a_row_is_encoded_and_decoded() -> None:
     assert VOYAGE.decode(matrix[0].tolist()) == VOYAGE.example
     assert VOYAGE.encode(VOYAGE.example) == ENCODED
     assert (getattr(row, "port"), getattr(row, "born")) == ("Southampton", date(1890, 2, 28))  # noqa: B009
+
+
+def test_a_dataset_that_was_used_can_be_sent_to_another_process() -> None:
+    row = VOYAGE.row.model_validate_json(json.dumps(VOYAGE.example))
+    VOYAGE.matrix([row])
+    again = pickle.loads(pickle.dumps(VOYAGE))  # noqa: S301 - ours
+    assert again == VOYAGE
+    assert again.matrix([row]).tolist() == [ENCODED]
 
 
 def test_a_missing_value_is_null_or_left_out() -> None:
