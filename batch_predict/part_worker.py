@@ -148,7 +148,7 @@ def check(dataset: Dataset, table: pa.Table, rows: NDArray[np.int64]) -> Checked
                 unread |= np.isnan(features[:, index]) & pc.is_valid(column).to_numpy()
         else:
             features[:, index], broken = encode_cells(feature, column.to_pylist(), range(len(table)))
-            unread[[violation.row for violation in broken]] = True
+            unread[[violation.row or 0 for violation in broken]] = True
     good = good_rows(dataset, features) & ~unread
     doubtful = np.flatnonzero(~good)
     if not len(doubtful):

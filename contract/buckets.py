@@ -30,7 +30,7 @@ def labels(feature: Feature) -> tuple[str, ...]:
         names = ["false", "true"]
     else:
         names = list(feature.vocabulary[:CATEGORIES])
-        if _codes(feature) > len(names):
+        if feature.maximum >= len(names):
             names.append(REST if len(feature.vocabulary) > CATEGORIES else OTHER_CATEGORY)
     return (*names, MISSING) if feature.optional else tuple(names)
 
@@ -45,15 +45,27 @@ def edges(feature: Feature, values: NDArray[np.float64]) -> list[float]:
 
 def count(feature: Feature, decile_edges: Sequence[float], values: NDArray[np.float64]) -> NDArray[np.intp]:
     """How many of valid encoded values ``[N]`` are in each bucket, of shape ``[B]``."""
-    if feature.plain:
-        return deciles.count(decile_edges, values)
-    present = values[~np.isnan(values)]
+    return recount(decile_edges, size(feature), values)
+
+
+def size(feature: Feature) -> int:
+    """B, the number of buckets."""
     if has_deciles(feature):
-        counts = deciles.count(decile_edges, present)
-    else:
-        buckets = min(_codes(feature), CATEGORIES + 1)
-        counts = np.bincount(np.minimum(present.astype(np.intp), buckets - 1), minlength=buckets)
-    return np.append(counts, len(values) - len(present)) if feature.optional else counts
+        return DECILES + feature.optional
+    return min(int(feature.maximum), CATEGORIES) + 1 + feature.optional
+
+
+def recount(decile_edges: Sequence[float], buckets: int, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """As ``count``, of a feature that is known by its edges, if it has some, and by B: the last may be the missing."""
+    missing = np.isnan(values)
+    absent = np.count_nonzero(missing)
+    present = values[~missing] if absent else values
+    if not decile_edges:
+        counts = np.bincount(np.minimum(present.astype(np.intp), CATEGORIES), minlength=buckets)
+        counts[-1] += absent
+        return counts
+    counts = deciles.count(decile_edges, present)
+    return np.append(counts, absent) if buckets > DECILES else counts
 
 
 def shares(feature: Feature, decile_edges: Sequence[float], values: NDArray[np.float64]) -> list[float]:
@@ -61,8 +73,3 @@ def shares(feature: Feature, decile_edges: Sequence[float], values: NDArray[np.f
     counts = count(feature, decile_edges, values)
     fractions: list[float] = (counts / counts.sum()).tolist()
     return fractions
-
-
-def _codes(feature: Feature) -> int:
-    """How many codes a flag or a category has."""
-    return int(feature.maximum) + 1

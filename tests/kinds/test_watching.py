@@ -21,6 +21,8 @@ from ledger.export import export
 from ledger.reader import Reader
 from ledger.store import Store
 from loop.labelled import hold_the_contract
+from model.drift import Detector
+from model.reference import Reference
 from serving.http.logs import logged
 from serving.http.logs_page import _values
 from serving.models import LoadedModel
@@ -170,3 +172,26 @@ def test_a_table_is_predicted_as_the_service_predicts_it(loaded: dict[str, Loade
     good = [row for index, row in enumerate(rows) if index not in (3, 4)]
     np.testing.assert_array_equal(checked.features, models.matrix(VOYAGE, good))
     assert loaded["voyage"].artifact.outputs(checked.features).shape == (28, 2)
+
+
+def test_drift_of_every_kind_is_found(loaded: dict[str, LoadedModel]) -> None:
+    artifact = loaded["voyage"].artifact
+    detector = Detector(artifact.card, Reference.read(artifact.directory, artifact.card))
+    same = models.matrix(VOYAGE, models.rows(VOYAGE, 600, seed=9))
+    found = detector.detect("v1", same, artifact.outputs(same))
+    assert found.verdict == "no drift"
+    assert {change.name for change in found.changes} == {*VOYAGE.feature_names, "prediction"}
+    other = same.copy()
+    position = VOYAGE.feature_names.index
+    other[:, position("port")] = 0
+    other[:, position("insured")] = 1
+    other[:, position("deck")] = np.nan
+    other[:400, position("age")] = np.nan
+    other[:, position("born")] += 5000
+    drifted = {change.name: change for change in detector.detect("v1", other, artifact.outputs(other)).drifted}
+    assert {"port", "insured", "deck", "age", "born"} <= drifted.keys()
+    assert drifted["deck"].recent_shares == [0, 0, 0, 1]
+    # No mean where all are missing.
+    other[:, position("age")] = np.nan
+    (age,) = [one for one in detector.detect("v1", other, artifact.outputs(other)).changes if one.name == "age"]
+    assert (age.recent, age.shift, age.drift) == (None, 0, True)
