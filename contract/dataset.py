@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
@@ -187,10 +187,6 @@ class Dataset:
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: not what was computed, of which functions are a part."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The features as plain data, for pages and JSON."""
-        return [asdict(feature) for feature in self.features]
 
 
 _IN_DATETIME, _IN_UNKNOWN = 3, 8

@@ -307,3 +307,11 @@ def test_what_the_contract_accepts_is_predicted_and_what_it_refuses_is_named(
         answer = client.post("/predict/voyage/batch", json={"rows": good}).raise_for_status()
         expected = loaded["voyage"].artifact.outputs(models.matrix(VOYAGE, good))
         np.testing.assert_array_equal(outputs(VOYAGE, answer.json()), expected)
+
+
+def test_models_info_tells_kinds_and_ranges_for_people(client: httpx.Client) -> None:
+    features = {one["name"]: one for one in client.get("/models/info").json()["models"]["voyage"]["features"]}
+    assert (features["born"]["minimum"], features["born"]["kind"]) == ("1820-01-01", "date")
+    assert len(features["born"]["deciles"][0]) == len("1820-01-01")
+    assert (features["deck"]["categories"], features["deck"]["optional"]) == (["A", "B", "C"], True)
+    assert "kind" not in features["fare"]
