@@ -74,7 +74,7 @@ LOAD ?=
 ray: $(VENV)/.ray ## Add Ray to .venv, for batch prediction on a cluster
 
 .PHONY: demo
-demo: train $(VENV)/.dev ## Serve, send an hour's traffic in a minute, and what came true: for a look at /logs; stop with Ctrl-C
+demo: train $(VENV)/.dev ## The loop in under five minutes, on a copy: traffic shifts, drift, retraining, takeover; stop with Ctrl-C
 	@exec python -m load_tests.demo
 
 .PHONY: load
@@ -102,8 +102,9 @@ dashboards: $(VENV)/.dev ## Write what is generated of the monitoring: Grafana's
 	python -m monitoring.generate
 
 .PHONY: pictures
-pictures: $(VENV)/.dev ## Take the pictures in docs/img anew: the dashboards, the pages of the tutorial (takes minutes)
-	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py tests/integration/test_tutorial.py
+pictures: $(VENV)/.dev ## Take the pictures in docs/img anew: the dashboards, the pages of the tutorial, the loop's story (takes minutes)
+	PICTURES=docs/img pytest -m integration tests/integration/test_monitoring.py tests/integration/test_tutorial.py \
+		tests/integration/test_story.py
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Build the documentation as a site into site/; a warning or a broken link is an error

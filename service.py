@@ -14,11 +14,14 @@ from serving.access import Gate
 from serving.bundle import load_bundle
 from serving.draining import DRAINING
 from serving.errors import startup_errors
+from serving.http.app import HttpApp
 from serving.http.bento_api import with_prediction_methods
 from serving.http.routes import http_app
 from serving.models import deployed_model
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.pulse import Pulse
+from serving.receiving import ReceiveBudget
 from serving.recording import Recorder
 from serving.reload import Reloader, served_by_others
 from serving.settings import Settings
@@ -50,14 +53,16 @@ class PredictionService:
         with startup_errors():
             self.gate = Gate(SETTINGS.keys())
             self.bundle = load_bundle(MODELS, SETTINGS, served_by_others)
+        self.budget = ReceiveBudget(SETTINGS.MAX_RECEIVING_BYTES)
         self.inference = Inference(self.bundle, NAME, host.bento_version())
         self.grpc = GrpcServer(self.inference, SETTINGS, self.gate, TLS)
         self.reloader = Reloader(self.bundle, SETTINGS)
+        self.pulse = Pulse(SETTINGS, os.environ)
         self.recorder = Recorder(SETTINGS) if SETTINGS.LEDGER == "on" else None
 
-    def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> ASGIApp:
+    def http_app(self, document: Callable[[], dict[str, Any]], behind: ASGIApp) -> HttpApp:
         """The HTTP application of this worker: it shows ``document``, and BentoML's is ``behind`` it."""
-        return http_app(self.inference, SETTINGS, document, behind, self.gate, self.reloader)
+        return http_app(self.inference, SETTINGS, document, behind, self.gate, self.reloader, self.budget)
 
     @bentoml.on_deployment
     @staticmethod
@@ -73,7 +78,6 @@ class PredictionService:
     async def start(self) -> None:
         """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
         scrape.join()
-        series.WORKER_STARTS.inc()
         self.bundle.warm_up()
         if TLS is not None:
             TLS.start()
@@ -85,6 +89,8 @@ class PredictionService:
         self.reloader.start()
         self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
+        self.pulse.start()
+        series.WORKER_STARTS.inc()
 
     def drain(self) -> None:
         """Stop being ready, over both protocols; requests that come all the same are still answered."""
@@ -94,6 +100,7 @@ class PredictionService:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what was taken, and see to it that the ledger has it."""
+        self.pulse.stop()
         await self.reloader.stop()
         if TLS is not None:
             await TLS.stop()

@@ -24,6 +24,9 @@ LIBRARY_EXTRAS = (
     "onnxruntime/tools",
     "onnxruntime/transformers",
     "alembic/testing",
+    "numpy/distutils",
+    "numpy/f2py",
+    "pygments/lexers/[!_p]*.py",  # languages: BentoML's tracebacks are in Python
     "sqlalchemy/testing",
     "sqlalchemy/dialects/mssql",
     "sqlalchemy/dialects/mysql",
@@ -37,6 +40,7 @@ MODEL_FILES = {
     "model.yaml",
     "mlflow_model/extra_files/model.onnx",
     "mlflow_model/extra_files/card.json",
+    "mlflow_model/extra_files/card.sig",
     "mlflow_model/extra_files/reference.npz",
 }
 """Of a stored model, what ``serving/`` reads. The estimator needs scikit-learn, which is not in the image."""

@@ -23,7 +23,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import database, drift, job_metrics, locks, quality, retention, spool
+from ledger import database, drift, job_metrics, locks, log_output, quality, retention, spool
 from ledger.errors import LedgerError
 from ledger.record import ErrorCount, Record
 from ledger.spool import Part
@@ -224,6 +224,7 @@ class Drainer:
                 self._gone.set()
         if not self._ended.wait(FINISH_SECONDS):
             logger.warning("the spool is not drained: the next start goes on with it")
+            log_output.flush()
             os._exit(1)
 
 
@@ -312,9 +313,7 @@ def _configure_logging() -> None:
                 },
                 "console": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
             },
-            "handlers": {
-                "output": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": style}
-            },
+            "handlers": {"output": {"()": log_output.OutputHandler, "formatter": style}},
             "root": {"level": "WARNING", "handlers": ["output"]},
         }
     )

@@ -32,9 +32,6 @@ class Supervisor:
         directory: of the spool.
         server: a directory of this server alone, for its locks: that of its metrics.
         environment: variables for the drainer, added to those of this process.
-
-    Raises:
-        OSError: the lock of the server cannot be taken.
     """
 
     def __init__(self, directory: Path, server: Path, environment: Mapping[str, str]) -> None:
@@ -45,10 +42,13 @@ class Supervisor:
         self._started = 0.0
         self._backoff = 0.0
         self._start_at = 0.0
-        self._alive = _acquire_shared(server / SERVER_LOCK)
+        self._alive: int | None = None
+        self._join()
 
     def tend(self) -> None:
         """Start a drainer if there is none. Call it about once a second."""
+        if self._alive is None and not self._join():
+            return
         if self._child is not None and self._child.poll() is not None:
             if self._child.returncode != 0 and time.monotonic() - self._started < SHORT_LIFE_SECONDS:
                 self._back_off()
@@ -64,7 +64,8 @@ class Supervisor:
 
         What is not drained then stays in the spool for the drainer of the next server.
         """
-        os.close(self._alive)
+        if self._alive is not None:
+            os.close(self._alive)
         deadline = time.monotonic() + seconds
         if self._others():
             return
@@ -74,6 +75,15 @@ class Supervisor:
             # none is started, and it goes on.
             self._start()
             self._wait_for_drainer(deadline)
+
+    def _join(self) -> bool:
+        """Hold the lock of the server; on a full disk it is tried again."""
+        try:
+            self._alive = _acquire_shared(self._server / SERVER_LOCK)
+        except OSError as error:
+            logger.error("the lock of the server cannot be taken", extra={"error": str(error)})  # noqa: TRY400 - no bug
+            return False
+        return True
 
     def _wait_for_drainer(self, deadline: float) -> None:
         while locks.is_held(self._server / OWN_DRAINER_LOCK):

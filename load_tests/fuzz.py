@@ -181,7 +181,7 @@ class Target:
         self.answers: Counter[str] = Counter()
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
         self._channel = grpc.insecure_channel(grpc_target)
-        self._infer = self._channel.unary_unary(INFER)
+        self._infer: Any = self._channel.unary_unary(INFER)
 
     def send(self, request: Request) -> None:
         """Send a request, and check that the answer is one that is due.

@@ -42,16 +42,16 @@ class Traffic:
         self._draw = np.random.default_rng(seed)
 
     @classmethod
-    def read(cls, dataset: Dataset, directory: Path, seed: int = 0) -> Self:
-        """Read the test split that the pipeline wrote to ``directory/{dataset}/test.parquet``.
+    def read(cls, dataset: Dataset, directory: Path, seed: int = 0, *, split: str = "test") -> Self:
+        """Read the split that the pipeline wrote to ``directory/{dataset}/{split}.parquet``.
 
         Raises:
             LoadTestError: it is missing, or breaks the contract.
         """
-        path = directory / dataset.name / "test.parquet"
+        path = directory / dataset.name / f"{split}.parquet"
         if not path.is_file():
             raise LoadTestError(
-                f"{path} is missing: the load tests send rows of the real test split. Run `make train`."
+                f"{path} is missing: the load tests send rows of the real {split} split. Run `make train`."
             )
         table = pyarrow.parquet.read_table(path)
         missing = [name for name in (*dataset.feature_names, dataset.target.name) if name not in table.column_names]
@@ -63,6 +63,11 @@ class Traffic:
             reason = broken[0].message if broken else "it has no rows."
             raise LoadTestError(f"{path} does not hold the contract: {reason} Run `make train`.")
         return cls(dataset, rows, table[dataset.target.name].to_numpy().astype(np.float64), seed)
+
+    @property
+    def every(self) -> tuple[FloatMatrix, NDArray[np.float64]]:
+        """All rows, ``[N, F]``, and what came true for each, ``[N]``."""
+        return self._rows, self._targets
 
     def rows(self, count: int) -> FloatMatrix:
         """Draw rows that fulfil the contract, ``[count, F]``."""

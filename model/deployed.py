@@ -13,7 +13,9 @@ A directory of models, ``models/`` in the project or ``MODELS_DIR`` of a service
 
 import fcntl
 import json
+import lzma
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -28,10 +30,12 @@ from contract.errors import BundleError
 
 DEPLOYED_FILE = "deployed.json"
 PREVIOUS_FILE = "previous.json"
-DAMAGED = (OSError, EOFError, LZMAError, tarfile.TarError, yaml.YAMLError)
+DAMAGED = (OSError, EOFError, ValueError, LZMAError, tarfile.TarError, yaml.YAMLError)
 """What reading an export raises, if it is incomplete or damaged."""
 _LOCK = ".deployed.lock"
 _DESCRIPTION = "model.yaml"
+_TAG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+"""As BentoML has them; no part of one leads out of a folder."""
 
 
 class DeploymentError(BundleError):
@@ -66,14 +70,23 @@ class Deployment:
             DeploymentError: the file is damaged.
         """
         try:
-            return {name: str(tag) for name, tag in json.loads(self.deployed.read_text(encoding="utf-8")).items()}
+            content = json.loads(self.deployed.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (AttributeError, ValueError) as error:
-            raise DeploymentError(
-                f"{self.deployed} must be a JSON object of model names and tags ({error}). "
-                "Run `dvc repro -f -s import_models`."
-            ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._unreadable(str(error)) from error
+        if not isinstance(content, dict):
+            raise self._unreadable(f"it is {str(content)[:60]!r}")
+        for name, tag in content.items():
+            if not (isinstance(tag, str) and _TAG.fullmatch(tag) and tag.startswith(f"{name}:")):
+                raise self._unreadable(f"{name[:60]!r} has the tag {str(tag)[:60]!r}")
+        return content
+
+    def _unreadable(self, reason: str) -> DeploymentError:
+        return DeploymentError(
+            f"{self.deployed} must be a JSON object of model names and tags ({reason}). "
+            "Run `dvc repro -f -s import_models`."
+        )
 
     def previous(self) -> dict[str, Previous]:
         """What was deployed before, by model.
@@ -83,14 +96,20 @@ class Deployment:
         """
         try:
             content = json.loads(self._previous.read_text(encoding="utf-8"))
-            return {name: Previous(**entry) for name, entry in content.items()}
+            found = {name: Previous(**entry) for name, entry in content.items()}
+            tags = [_TAG.fullmatch(entry.tag) for entry in found.values()]
         except FileNotFoundError:
             return {}
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, OSError, TypeError, ValueError, RecursionError) as error:
             raise DeploymentError(
                 f"{self._previous} must be a JSON object of model names and tags ({error}). Delete it: the next "
                 "promotion writes it anew."
             ) from error
+        if not all(tags):
+            raise DeploymentError(
+                f"{self._previous} has a tag that is none. Delete it: the next promotion writes it anew."
+            )
+        return found
 
     def export_path(self, tag: str) -> Path:
         """Where the export of a tag is; if there is none, where that of the deployed model should be."""
@@ -208,9 +227,9 @@ def unpack(export: Path, folder: Path) -> str:
     """Unpack an exported model into an empty folder, and return its tag.
 
     Raises:
-        OSError, EOFError, LZMAError, tarfile.TarError, yaml.YAMLError: it is damaged; these are ``DAMAGED``.
+        OSError, EOFError, ValueError, LZMAError, tarfile.TarError, yaml.YAMLError: it is damaged; see ``DAMAGED``.
     """
-    with tarfile.open(export, "r:xz") as archive:
+    with lzma.open(export) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         for entry in archive:
             target = folder / entry.name
             if not entry.isfile():
@@ -223,6 +242,8 @@ def unpack(export: Path, folder: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             with content, target.open("wb") as file:
                 shutil.copyfileobj(content, file)
+        while stream.read(1024 * 1024):
+            pass  # To the end, where the checksum is: a truncated file raises here, if not before.
     return _tag((folder / _DESCRIPTION).read_bytes())
 
 

@@ -1,20 +1,37 @@
 """An artifact that answers: ``model.onnx`` and ``card.json`` of one directory, run by onnxruntime."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pydantic
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernel
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from contract.dataset import Dataset, Task
 from contract.errors import BundleError
 from contract.table import FloatMatrix
+from model import signing
 from model.card import CARD_FILE, ONNX_FILE, ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, ModelCard
 from model.row_independence import filled_up, row_multiple
+
+ONNX_ERRORS = (
+    errors.EPFail,
+    errors.EngineError,
+    errors.Fail,
+    errors.InvalidArgument,
+    errors.InvalidGraph,
+    errors.InvalidProtobuf,
+    errors.ModelLoaded,
+    errors.NoModel,
+    errors.NoSuchFile,
+    errors.NotImplemented,
+    errors.RuntimeException,
+    RuntimeError,  # for what its C++ has no name
+)
+"""What onnxruntime raises of a model that it cannot load or run."""
 
 
 class ArtifactError(BundleError):
@@ -37,13 +54,18 @@ class Artifact:
         self._output = output_name(card.task)
 
     @classmethod
-    def read(cls, directory: Path) -> "Artifact":
+    def read(cls, directory: Path, keys: Sequence[bytes] = ()) -> "Artifact":
         """Read a directory and check that the model is the one its card was written for.
+
+        Args:
+            directory: of the artifact.
+            keys: public keys, of which one must have signed it; none: no signature is asked for.
 
         Raises:
             ArtifactError: a file is missing or unreadable, or the checksums differ.
+            UntrustedModel: none of the keys has signed it.
         """
-        card = _read_card(directory / CARD_FILE)
+        card = _read_card(directory, keys)
         path = directory / ONNX_FILE
         try:
             content = path.read_bytes()
@@ -54,14 +76,15 @@ class Artifact:
         return cls(card, open_session(content, str(path)), directory)
 
     @classmethod
-    def verified(cls, directory: Path, dataset: Dataset) -> "Artifact":
+    def verified(cls, directory: Path, dataset: Dataset, keys: Sequence[bytes] = ()) -> "Artifact":
         """Read a directory whose model is to be used: it must be whole, and answer as it did in training.
 
         Raises:
             ArtifactError: as ``read``; or the answers to the golden rows are off by more than the card's tolerance.
             ContractMismatch: it was trained under another contract than the dataset's.
+            UntrustedModel: none of the keys has signed it.
         """
-        artifact = cls.read(directory)
+        artifact = cls.read(directory, keys)
         artifact.card.check(dataset)
         artifact._check_golden_rows(dataset)
         return artifact
@@ -98,8 +121,13 @@ class Artifact:
 
     def _check_golden_rows(self, dataset: Dataset) -> None:
         """Compare the answers to the golden rows with those of the estimator in training."""
-        expected = np.array([one.output for one in self.card.golden])
-        difference = np.abs(self.outputs(self.golden_rows(dataset)) - expected).max()
+        try:
+            expected = np.array([one.output for one in self.card.golden], dtype=np.float64)
+            difference = np.abs(self.outputs(self.golden_rows(dataset)) - expected).max()
+        except KeyError as error:
+            raise ArtifactError(f"Its golden rows have no {error.args[0]!r}.") from error
+        except (*ONNX_ERRORS, ValueError) as error:
+            raise ArtifactError(f"Its golden rows cannot be answered: {_first_line(error)}.") from error
         tolerance = self.card.onnx.tolerance
         if not difference <= tolerance:
             raise ArtifactError(f"Its golden rows are off by {difference:g}, over the tolerance of {tolerance:g}.")
@@ -127,8 +155,8 @@ def open_session(content: bytes, name: str = "the model") -> onnxruntime.Inferen
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, MissingKernel) as error:
-        raise ArtifactError(f"onnxruntime cannot load {name}: {error}") from error
+    except ONNX_ERRORS as error:
+        raise ArtifactError(f"onnxruntime cannot load {name}: {_first_line(error)}.") from error
 
 
 def run_session(session: onnxruntime.InferenceSession, output: str, rows: FloatMatrix) -> FloatMatrix:
@@ -137,11 +165,21 @@ def run_session(session: onnxruntime.InferenceSession, output: str, rows: FloatM
     return np.asarray(outputs, dtype=np.float64).reshape(len(rows), -1)
 
 
-def _read_card(path: Path) -> ModelCard:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+
+
+def _read_card(directory: Path, keys: Sequence[bytes]) -> ModelCard:
+    path = directory / CARD_FILE
     try:
-        return ModelCard.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"The model card {path} cannot be read ({error.strerror}).") from error
+    if keys:
+        # Before anything of the model is parsed.
+        signing.verify(content, directory, keys)
+    try:
+        return ModelCard.model_validate_json(content)
     except pydantic.ValidationError as error:
         raise ArtifactError(
             f"The model card {path} was not written by this code: {error.error_count()} fields do not fit."

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 from types import MappingProxyType
@@ -21,6 +22,11 @@ from serving.settings import Settings
 from serving.telemetry import bulk
 
 logger = logging.getLogger(__name__)
+
+GC_THRESHOLDS = (10_000, 10, 10)
+"""Of ``gc.set_threshold``: new objects, and collections of each generation until the next older one has its turn."""
+SWITCH_SECONDS = 0.0005
+"""Of ``sys.setswitchinterval``."""
 
 
 class Bundle:
@@ -67,6 +73,12 @@ class Bundle:
         # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
         gc.collect()
         gc.freeze()
+        # A connection has some dozens of objects that live for long. With thousands of connections, Python's own
+        # thresholds (700, 10, 10) have it look through all of them twice a second, for a quarter of the time.
+        gc.set_threshold(*GC_THRESHOLDS)
+        # A batch in a thread asks for the interpreter twice. Beside a busy event loop it would get it after 5 ms each
+        # time, seem slow, and stay in the thread for that.
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def open(self) -> None:
         """Be ready from now on."""
@@ -113,12 +125,12 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
     for dataset, reference in models.items():
         started = perf_counter()
         try:
-            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR))
+            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
         except StartupError:
             tag = spare(dataset.name)
             if tag is None:
                 raise
-            model = load(dataset, find(tag, settings.MODELS_DIR))
+            model = load(dataset, find(tag, settings.MODELS_DIR), settings.model_keys())
         loaded[dataset.name] = model
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}

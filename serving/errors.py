@@ -1,11 +1,15 @@
 """Errors of the service, and what a client is told of them over any transport."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bentoml import server_context
 from bentoml.exceptions import BentoMLException
 
 from contract.errors import BundleError, StartupError
+
+logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the reason."
 """The sentence that a client gets if we have a bug."""
@@ -128,8 +132,14 @@ def error_headers(error: BundleError) -> dict[str, str]:
 
 @contextmanager
 def startup_errors() -> Iterator[None]:
-    """Turn a ``StartupError`` into the exception that the ``bentoml`` command prints as one sentence."""
+    """Turn a ``StartupError`` into the exception that the ``bentoml`` command prints as one sentence.
+
+    A worker logs the sentence and ends; BentoML would log the exception twice, with its stack.
+    """
     try:
         yield
     except StartupError as error:
+        if server_context.worker_index is not None:
+            logger.critical("this worker cannot start: %s", error)
+            raise SystemExit(1) from None
         raise BentoMLException(str(error)) from None

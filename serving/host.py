@@ -5,27 +5,39 @@ BentoML 1.4 answers a refused body with a title instead of the field, writes a s
 every request that outlives it, and has the raw path as a label of its metrics.
 """
 
+import atexit
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
+import bentoml.serving
 import click
 from _bentoml_impl.server.app import ContextMiddleware
 from _bentoml_sdk import Service
 from bentoml import server_context
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from bentoml._internal.utils import circus
+from bentoml.exceptions import BentoMLException
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import StartupError
+from ledger import log_output
+from serving import workers
+from serving.errors import startup_errors
 from serving.http import guard, tls
-from serving.http.app import BENTOML_ROUTES
+from serving.http.app import BENTOML_ROUTES, HttpApp
 from serving.http.errors import http_exception_response
 from serving.http.openapi import document
+from serving.http.security import allow_origins
 from serving.settings import Settings
 from serving.telemetry import directory, tracing
 from serving.tls import Tls
@@ -35,10 +47,16 @@ NO_BENTO = "not available"
 
 
 def service_options(settings: Settings, certificate: Tls | None) -> dict[str, Any]:
-    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``."""
+    """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``.
+
+    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties.
+    """
     guard.install(settings)
     if certificate is not None:
         tls.install(certificate)
+    # BentoML imports both when it starts a server, which is after it has imported the service.
+    circus.create_standalone_arbiter = partial(_arbiter, settings)
+    bentoml.serving.ensure_prometheus_dir = lambda *_, **__: _claim_metrics_directory()
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",
@@ -77,11 +95,100 @@ def check_tls_options(certificate: Tls | None) -> None:
 def take_metrics_directory() -> None:
     """Give this server a fresh metrics directory, which its workers find in their environment.
 
-    BentoML would empty the one in its home at every start, and with it what another running server has counted. Call
-    this before the server starts. A directory that the user has set is used as it is.
+    BentoML's is in its home, where running servers would share it. Call this before the server starts. A directory that
+    the user has set is used as it is.
     """
     taken = os.environ.get(directory.VARIABLE)
-    BentoMLContainer.prometheus_multiproc_dir.set(directory.temporary() if taken is None else taken)
+    with startup_errors():
+        BentoMLContainer.prometheus_multiproc_dir.set(directory.temporary() if taken is None else taken)
+
+
+def _claim_metrics_directory() -> str:
+    """Take the metrics directory for the server that is about to start. BentoML would empty it."""
+    name = str(Path(BentoMLContainer.prometheus_multiproc_dir.get()).absolute())
+    with startup_errors():
+        directory.claim(Path(name))
+    os.environ[directory.VARIABLE] = name
+    return name
+
+
+GRACE_SECONDS = 15.0
+"""Time that a worker gets to stop, beside its drain and its longest request; the ledger takes most of it."""
+
+
+def _arbiter(settings: Settings, watchers: Sequence[Any], *, threaded: bool = False, **options: Any) -> Any:
+    """In place of BentoML's function, which opens two TCP ports: any user of the machine could run commands by them."""
+    options.pop("check_delay", None)
+    made = _ThreadedArbiter if threaded else _Arbiter
+    if options.get("plugins"):
+        # `bentoml serve --reload` starts a process that tells the arbiter of changes: by sockets of this user alone.
+        folder = tempfile.mkdtemp(prefix="bentoml-control-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        places = {"endpoint": f"ipc://{folder}/control", "pubsub_endpoint": f"ipc://{folder}/events"}
+    else:
+        # Within this process: nobody outside of it can connect.
+        places = {"endpoint": "inproc://control", "pubsub_endpoint": "inproc://events"}
+    for watcher in watchers:
+        # BentoML waits for a day before it kills a worker that does not stop.
+        watcher.graceful_timeout = settings.DRAIN_SECONDS + settings.TIMEOUT_SECONDS + GRACE_SECONDS
+    return made(watchers, check_delay=workers.LOOK_SECONDS, **places, **options)
+
+
+class _Arbiter(circus.Arbiter):
+    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``."""
+
+    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+        self._served = list(watchers)  # without the plugins, which the arbiter adds
+        super().__init__(watchers, **options)
+        self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in self._served))
+        for watcher in self._served:
+            self._keeper.introduce(watcher.env)
+            watcher.hooks |= {"after_spawn": self._after_spawn, "before_signal": self._before_signal}
+        self._told_to_stop = False
+
+    async def manage_watchers(self) -> None:
+        """Look after the workers, and start those that are missing. Called twice a second."""
+        if self._stopping or self._exclusive_running_command is not None:
+            return
+        self.reap_processes()
+        self._look()
+        if self._keeper.hopeless:
+            self._exception = BentoMLException("No worker could start: the lines above say why.")
+            self.stop()
+        elif self._keeper.may_start:
+            await super().manage_watchers()
+
+    def stop(self) -> Any:
+        """Stop the workers, also while one is being started: the arbiter would drop the request then."""
+        if self._exclusive_running_command is not None and not self._stopping:
+            self.loop.call_later(0.05, self.stop)
+            return None
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            self._look_to_the_end()
+        return super().stop()
+
+    def _look_to_the_end(self) -> None:
+        """A worker that hangs would keep the server from ending."""
+        self._look()
+        self.loop.call_later(workers.LOOK_SECONDS, self._look_to_the_end)
+
+    def _look(self) -> None:
+        self._keeper.look([process.pid for watcher in self._served for process in watcher.processes.values()])
+
+    def _after_spawn(self, *, pid: int, **_: Any) -> bool:
+        """Whether a worker that was just started may go on. It may end before anybody looks."""
+        self._keeper.expect(pid)
+        return True
+
+    def _before_signal(self, *, pid: int, **_: Any) -> bool:
+        """Whether the arbiter may signal a worker; it does so to stop it."""
+        self._keeper.dismiss(pid)
+        return True
+
+
+class _ThreadedArbiter(_Arbiter, circus.ThreadedArbiter):
+    """The same for a server in a thread of its own."""
 
 
 def bento_version() -> str:
@@ -153,13 +260,19 @@ class _Application:
 
         async def send_when_made(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._ours = self._make()
+                self._ours = self._make(scope)
+            elif message["type"] == "lifespan.startup.failed" and message["message"].rstrip().endswith("SystemExit: 1"):
+                message = {"type": message["type"]}  # `startup_errors` has logged the sentence; this is a stack.
+            elif message["type"] == "lifespan.shutdown.complete":
+                log_output.flush()  # uvicorn ends the process by the signal that has stopped it.
             await send(message)
 
         await self._theirs(scope, receive, send_when_made)
 
-    def _make(self) -> ASGIApp:
-        app: ASGIApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+    def _make(self, lifespan: Scope) -> ASGIApp:
+        ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
+        ours.join(lifespan)
+        app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS or ())
         # Those that a user has configured for BentoML, such as CORS, are around ours.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)

@@ -5,12 +5,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import bentoml
+import pydantic
 from bentoml.exceptions import BentoMLException
 from bentoml.exceptions import NotFound as NotInStore
 
@@ -27,6 +28,11 @@ ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Folder of a stored model that holds ``model.onnx`` and the card."""
 _LATEST = "latest"
 _DESCRIPTION = "model.yaml"
+_CONTENT_VERSION = "sha-"
+"""Begins a version that is the checksum of the model card."""
+_REIMPORT = "Run `dvc repro -f -s import_models`"
+_UNREADABLE = (BentoMLException, *DAMAGED, AttributeError, KeyError, TypeError, ExceptionGroup)
+"""What BentoML raises of a ``model.yaml`` that is damaged; the last one is that of its validation."""
 
 
 Spare = Callable[[str], str | None]
@@ -85,15 +91,45 @@ def find(tag: str, directory: Path) -> bentoml.Model:
     """
     name, _, version = tag.partition(":")
     try:
-        return bentoml.models.get(tag)
+        return _of_tag(bentoml.models.get(tag), tag)
     except NotInStore:
         pass
-    except BentoMLException as error:
-        logger.warning("the store has a half-written model", extra={"model": name, "reason": str(error)})
+    except _UNREADABLE as error:
+        logger.warning("the store has a half-written model", extra={"model": name, "reason": _first_line(error)})
     imported = _store() / name / version
     if (imported / _DESCRIPTION).exists():
-        return bentoml.Model.from_path(imported)
+        return _read(imported, tag)
     return _import(tag, directory)
+
+
+def _read(folder: Path, tag: str) -> bentoml.Model:
+    """The model in a folder of the store.
+
+    Raises:
+        StartupError: its description cannot be read, or is of another model.
+    """
+    try:
+        return _of_tag(bentoml.Model.from_path(folder), tag)
+    except _UNREADABLE as error:
+        raise StartupError(
+            f"The stored model {tag} is damaged: {folder / _DESCRIPTION} cannot be read ({_first_line(error)}). Delete "
+            f"{folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
+        ) from None
+
+
+def _of_tag(model: bentoml.Model, tag: str) -> bentoml.Model:
+    """The model, which must be the one that the tag names."""
+    name, _, version = tag.partition(":")
+    if model.tag.name != name or version not in {_LATEST, model.tag.version}:
+        raise StartupError(
+            f"The stored model {tag} is damaged: {model.path} holds {model.tag}. Delete it and start again: it is "
+            "imported anew from models/store, or trained anew by `make train`."
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _import(tag: str, directory: Path) -> bentoml.Model:
@@ -120,13 +156,15 @@ def _import(tag: str, directory: Path) -> bentoml.Model:
                 )
             _put(partial, models / name / version)
     except DAMAGED as error:
+        no_room = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+        way_out = f"Make room in {models}, or set BENTOML_HOME to another folder" if no_room else _REIMPORT
         raise StartupError(
-            f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({error}). "
-            "Run `dvc repro -f -s import_models`."
+            f"The model {tag} is not in the BentoML store, and {exported} cannot be imported ({_first_line(error)}). "
+            f"{way_out}."
         ) from error
     fields = {"model": name, "version": version, "file": exported.name}
     logger.info("model imported into the BentoML store", extra=fields)
-    return bentoml.Model.from_path(models / name / version)
+    return _read(models / name / version, tag)
 
 
 def _put(partial: Path, target: Path) -> None:
@@ -163,18 +201,34 @@ class LoadedModel:
         return self.artifact.card
 
 
-def load(dataset: Dataset, stored: bentoml.Model) -> LoadedModel:
-    """Read a stored model; check its checksum, its contract and its golden rows.
+def load(dataset: Dataset, stored: bentoml.Model, keys: Sequence[bytes] = ()) -> LoadedModel:
+    """Read a stored model; check its signature, its checksums, its contract and its golden rows.
+
+    Args:
+        dataset: whose model it is.
+        stored: the model in the store.
+        keys: public keys, of which one must have signed it; none: no signature is asked for.
 
     Raises:
-        StartupError: the artifact is damaged, of another contract, or answers differently than in training.
+        StartupError: the artifact is damaged, of another contract, not signed, or answers differently than in training.
     """
+    version = str(stored.tag.version)
     try:
-        artifact = Artifact.verified(Path(stored.path_of(ARTIFACT_FOLDER)), dataset)
-    except ArtifactError as error:
-        raise StartupError(
-            f"The stored model {stored.tag} is damaged: {error} Delete it with `bentoml models delete {stored.tag}` "
-            "and start again: it is imported anew from models/store, or trained anew by `make train`."
+        artifact = Artifact.verified(Path(stored.path_of(ARTIFACT_FOLDER)), dataset, keys)
+        run = TrainingRun.model_validate(stored.info.metadata.get(TRAINING_RUN, {}))
+    except pydantic.ValidationError as error:
+        raise _damaged(
+            stored, f"The training run in its {_DESCRIPTION} has {error.error_count()} fields that do not fit."
         ) from error
-    run = TrainingRun.model_validate(stored.info.metadata.get(TRAINING_RUN, {}))
-    return LoadedModel(dataset, artifact, str(stored.tag.version), datetime.now(UTC), run)
+    except (ArtifactError, BentoMLException) as error:
+        raise _damaged(stored, str(error)) from error
+    if version.startswith(_CONTENT_VERSION) and artifact.card.content_version != version:
+        raise _damaged(stored, f"It holds the model {artifact.card.content_version}.")
+    return LoadedModel(dataset, artifact, version, datetime.now(UTC), run)
+
+
+def _damaged(stored: bentoml.Model, reason: str) -> StartupError:
+    return StartupError(
+        f"The stored model {stored.tag} is damaged: {reason} Delete it with `bentoml models delete {stored.tag}` "
+        "and start again: it is imported anew from models/store, or trained anew by `make train`."
+    )

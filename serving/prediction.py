@@ -165,7 +165,7 @@ class Predictor:
         call.version = served.model.version
         if version:
             self.check_version(version)
-        outputs, queue_seconds, inference_seconds = await served.runner.run(rows)
+        outputs, queue_seconds, inference_seconds = await served.runner.run(rows, call.arrived)
         prediction = Prediction(
             new_id(),
             self.dataset.name,

@@ -35,9 +35,6 @@ class Recorder:
 
     Args:
         settings: where the spool is, and what is kept.
-
-    Raises:
-        OSError: the directory of the server cannot be written to.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,7 +54,8 @@ class Recorder:
     def start(self, observers: Observers) -> None:
         """Record from now on."""
         # Made by the server's first worker, and never written to.
-        series.LEDGER_SINCE.set((Path(os.environ[directory.VARIABLE]) / SERVER_LOCK).stat().st_mtime)
+        lock = Path(os.environ[directory.VARIABLE]) / SERVER_LOCK
+        series.LEDGER_SINCE.set(lock.stat().st_mtime if lock.exists() else time.time())
         self._thread.start()
         observers.add(self)
         FAILURES.listeners.append(self.failed)

@@ -72,6 +72,7 @@ class Reloader:
     def __init__(self, bundle: Bundle, settings: Settings, server: Path | None = None) -> None:
         self._bundle = bundle
         self._models = settings.MODELS_DIR
+        self._keys = settings.model_keys
         self._server = server or _server()
         self._refused: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
@@ -82,7 +83,11 @@ class Reloader:
 
     def start(self) -> None:
         """Follow from now on."""
-        _write_status(self._server, self._status(0))
+        try:
+            _write_status(self._server, self._status(0))
+        except OSError as error:
+            # Written again when there is something to tell; until then nobody waits for this worker.
+            logger.error("this worker cannot say what it serves", extra={"error": error.strerror})  # noqa: TRY400 - no bug
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -134,7 +139,7 @@ class Reloader:
         try:
             # Before the pointer moves.
             way_back = deployment.way_back(name)
-            await asyncio.to_thread(lambda: load(dataset, find(way_back, self._models)))
+            await asyncio.to_thread(lambda: load(dataset, find(way_back, self._models), self._keys()))
             tag = await asyncio.to_thread(deployment.roll_back, name)
         except (DeploymentError, StartupError) as error:
             raise Conflict(f"{name} is not rolled back. {error}") from None
@@ -212,7 +217,7 @@ class Reloader:
             StartupError: why it cannot be served.
         """
         stored = find(deployed_tag(dataset.name, self._models), self._models)
-        return load(dataset, stored) if stored.tag.version != served else None
+        return load(dataset, stored, self._keys()) if stored.tag.version != served else None
 
     def _accept(self, name: str) -> None:
         if self._refused.pop(name, None) is not None:

@@ -1,16 +1,27 @@
 """The settings: environment variables, read once into a frozen ``Settings``."""
 
 import ipaddress
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from contract.errors import StartupError
 from ledger.database import default_url
 from ledger.jobs import DEFAULT_COOLDOWN_MINUTES, DEFAULT_MINIMUM_ROWS
+from model import signing
 from serving.keys import Key, Keys, Ring, hashes
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,12 +60,34 @@ def networks_of(text: str) -> str:
     return text
 
 
+def origins_of(text: object) -> object:
+    """Origins of web pages, separated by commas; ``*`` for all.
+
+    Raises:
+        ValueError: one is none.
+    """
+    if not isinstance(text, str):
+        return text
+    origins = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for origin in origins:
+        if origin != "*" and not _ORIGIN(origin):
+            raise ValueError("takes origins, as in https://app.example.com, separated by commas")
+    return origins
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?").fullmatch
 Host = Annotated[str, AfterValidator(address_of)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 Hashes = Annotated[tuple[Key, ...], BeforeValidator(hashes)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(str.lower)]
 OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
+
+
+def _public_keys(text: str) -> str:
+    for key in filter(None, (part.strip() for part in text.split(","))):
+        signing.public_key(key)
+    return text
 
 
 def _database_url(url: SecretStr) -> SecretStr:
@@ -82,6 +115,30 @@ class Settings(BaseModel):
         # be the server: a request on its way would meet a closed connection, and the proxy would answer 502.
         description="Idle time after which an HTTP connection is closed; longer than the proxy's.",
     )
+    HTTP_MAX_HEADER_BYTES: int = Field(
+        default=32 * 1024,
+        ge=1024,
+        le=1024**2,
+        description="Maximum bytes of a request's line and headers; above it, 431.",
+    )
+    HTTP_MAX_HEADERS: int = Field(
+        default=100, ge=10, le=10_000, description="Maximum headers of a request; above it, 431."
+    )
+    HTTP_HEADER_SECONDS: float = Field(
+        default=10, gt=0, le=3600, description="Maximum time for the headers of a request; above it, 408."
+    )
+    HTTP_MAX_CONNECTIONS: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Maximum HTTP connections of a worker; above it, 503. "
+        "Default: three quarters of its file descriptors, at most 10,000.",
+    )
+    MAX_RECEIVING_BYTES: int = Field(
+        default=32 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Maximum bytes of unfinished requests in a worker; above it, 429.",
+    )
     WORKERS: int | None = Field(default=None, ge=1, le=256, description="Worker processes; default: one per core.")
     LOG_LEVEL: LogLevel = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     LOG_FORMAT: LogFormat = Field(
@@ -94,15 +151,28 @@ class Settings(BaseModel):
     MODELS_DIR: Path = Field(
         default=PROJECT / "models", description="Where the pipeline leaves `deployed.json` and the exported models."
     )
+    MODEL_PUBLIC_KEYS: Annotated[str, AfterValidator(_public_keys)] | None = Field(
+        default=None,
+        description="Public keys, between commas, of which one must have signed each model; unset: none is asked for.",
+    )
+    MODEL_PUBLIC_KEYS_FILE: Path | None = Field(
+        default=None, description="File of such keys, one a line, reread when a model is loaded."
+    )
     MAX_BATCH_SIZE: int = Field(default=512, ge=1, le=100_000, description="Maximum rows in one call of the model.")
     MAX_LATENCY_MS: float = Field(
         default=500, gt=0, le=600_000, description="Maximum estimated time to an answer; above it, 429."
     )
     MAX_BODY_BYTES: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Maximum body in bytes, decompressed; above it, 413."
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=2**31 - 1,
+        description="Maximum body in bytes, decompressed; above it, 413.",
     )
     GRPC_MAX_MESSAGE_BYTES: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Maximum gRPC message in bytes; above it, RESOURCE_EXHAUSTED."
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=2**31 - 1,  # what gRPC counts with
+        description="Maximum gRPC message in bytes; above it, RESOURCE_EXHAUSTED.",
     )
     GRPC_KEEPALIVE_SECONDS: float = Field(
         default=10,
@@ -117,10 +187,16 @@ class Settings(BaseModel):
         default=0, ge=0, le=600, description="After SIGTERM, time to go on serving while not ready."
     )
     RETRAIN_COOLDOWN_MINUTES: float = Field(
-        default=DEFAULT_COOLDOWN_MINUTES, ge=0, description="Least time between two retrainings of a model, in minutes."
+        default=DEFAULT_COOLDOWN_MINUTES,
+        ge=0,
+        le=10**7,
+        description="Least time between two retrainings of a model, in minutes.",
     )
     RETRAIN_MINIMUM_ROWS: int = Field(
-        default=DEFAULT_MINIMUM_ROWS, ge=0, description="Labelled rows since its last retraining that a model needs."
+        default=DEFAULT_MINIMUM_ROWS,
+        ge=0,
+        le=10**9,
+        description="Labelled rows since its last retraining that a model needs.",
     )
     LEDGER: OnOff = Field(default="on", description="on: every answered prediction is recorded; or off.")
     STATE_DIR: Path = Field(
@@ -135,18 +211,24 @@ class Settings(BaseModel):
     LEDGER_SPOOL_BYTES: int = Field(
         default=1024**3,
         ge=1024**2,
+        le=1024**5,
         description="Maximum size of the spool in bytes; above it, the oldest records are dropped.",
     )
     LEDGER_KEEP_DAYS: float = Field(
         default=90, gt=0, le=36_500, description="Age at which records are deleted, in days."
     )
     LEDGER_KEEP_BYTES: int | None = Field(
-        default=None, ge=1024**2, description="Maximum size of the ledger's records in bytes; unset: no limit."
+        default=None,
+        ge=1024**2,
+        le=1024**5,
+        description="Maximum size of the ledger's records in bytes; unset: no limit.",
     )
     LEDGER_FEATURES: OnOff = Field(
         default="on", description="off: records have no features, only ids, outputs and times."
     )
-    LEDGER_MIN_LABELS: int = Field(default=30, ge=1, description="Labelled rows below which no live quality is shown.")
+    LEDGER_MIN_LABELS: int = Field(
+        default=30, ge=1, le=10**9, description="Labelled rows below which no live quality is shown."
+    )
     OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
         default=None,
         pattern=r"^https?://",
@@ -191,6 +273,18 @@ class Settings(BaseModel):
         description="Addresses or networks of proxies whose `X-Forwarded-For` is believed; `*`: all.",
     )
 
+    CORS_ORIGINS: Annotated[tuple[str, ...], BeforeValidator(origins_of)] | None = Field(
+        default=None,
+        description="Origins whose pages may call the API, as in https://app.example.com, between commas; `*`: all; "
+        "unset: none.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.MAX_BODY_BYTES > self.MAX_RECEIVING_BYTES:
+            raise ValueError(f"MAX_RECEIVING_BYTES must be at least MAX_BODY_BYTES, which is {self.MAX_BODY_BYTES}")
+        return self
+
     def keys(self) -> Keys:
         """The keys of all rings, those of files as they are now.
 
@@ -200,6 +294,29 @@ class Settings(BaseModel):
         given = {ring: keys for ring in Ring if (keys := getattr(self, ring.value)) is not None}
         files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
         return Keys(given, files)
+
+    def model_keys(self) -> tuple[bytes, ...]:
+        """The public keys that models must be signed with, those of the file as they are now; none: they need not be.
+
+        Raises:
+            StartupError: the file cannot be used.
+        """
+        words = (self.MODEL_PUBLIC_KEYS or "").split(",")
+        if (file := self.MODEL_PUBLIC_KEYS_FILE) is not None:
+            try:
+                lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+                found = [signing.public_key(line) for line in lines if line]
+            except OSError as error:
+                raise StartupError(
+                    f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error.strerror}."
+                ) from None
+            except ValueError as error:
+                raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error}.") from None
+            if not found:
+                raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which has no key.")
+        else:
+            found = []
+        return (*(signing.public_key(word.strip()) for word in words if word.strip()), *found)
 
     @property
     def spool(self) -> Path:
@@ -235,12 +352,15 @@ class Settings(BaseModel):
             return cls.model_validate(known)
         except ValidationError as error:
             problems = "; ".join(
-                cls._told(str(problem["loc"][0]), problem["input"], problem["msg"].removeprefix("Value error, "))
+                cls._told(problem["loc"], problem["input"], problem["msg"].removeprefix("Value error, "))
                 for problem in error.errors()
             )
             raise StartupError(f"The environment does not parse: {problems}. Correct or unset it.") from None
 
     @classmethod
-    def _told(cls, name: str, value: object, problem: str) -> str:
+    def _told(cls, location: Sequence[int | str], value: object, problem: str) -> str:
+        if not location:  # It is about several.
+            return problem
+        name = str(location[0])
         shown = f"{name}={value!r}" if cls.model_fields[name].repr else name
         return f"{shown}: {problem[0].lower()}{problem[1:]}"

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import socket
 from collections.abc import Mapping
 
@@ -17,8 +18,12 @@ from ledger import database, spool
 from ledger.errors import LedgerError
 from serving.models import find, load
 from serving.settings import Settings
+from serving.telemetry import directory
 
 logger = logging.getLogger(__name__)
+
+LEAST_FILES = 128
+"""An idle worker has 50 files open; the ledger's pages and a reload need more."""
 
 
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
@@ -29,8 +34,9 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     Raises:
         StartupError: what is wrong, and what to do about it.
     """
+    _check_process()
     for dataset, reference in models.items():
-        load(dataset, find(str(reference.tag), settings.MODELS_DIR))
+        load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
     rings = settings.keys().rings
     logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
     context = click.get_current_context(silent=True)
@@ -50,6 +56,16 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     os.environ["API_HOST"] = host
     if context and context.get_parameter_source("timeout_keep_alive") is ParameterSource.COMMANDLINE:
         os.environ["HTTP_KEEP_ALIVE_SECONDS"] = str(options["timeout_keep_alive"])
+
+
+def _check_process() -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < LEAST_FILES:  # -1 is no limit
+        raise StartupError(
+            f"This process may open {soft} files, and a worker needs {LEAST_FILES} and one for each connection. Raise "
+            "the limit, as with `ulimit -n 4096`."
+        )
+    directory.check_temporary()
 
 
 def _check_ledger(settings: Settings) -> None:

@@ -254,7 +254,7 @@ def _context(files: Mapping[str, Path], texts: Mapping[str, str]) -> ssl.SSLCont
         raise Unusable(f"{_named(files, CERTIFICATE)} with {KEY}={files[KEY]} is refused: {_reason(error)}.") from None
     if CLIENT_CA in files:
         context.verify_mode = ssl.CERT_REQUIRED
-        # A client that shows a ticket of an earlier connection would not be asked for its certificate.
+        # By a ticket of an earlier connection, a client would get in for hours after its certificate has expired.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         try:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from model import signing
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
 from model.deployed import Deployment, DeploymentError
 from training import console, files, tracking
@@ -65,8 +66,9 @@ def import_models(
             ):
                 folder = Path(temporary) / "model"
                 _write_model(folder, champion)
+                signature = _sign(folder)
                 archives.write_tar(folder, partial / f"{name}.bentomodel")
-                if not _is_whole(tag):
+                if not _is_whole(tag, signature):
                     _add_run(folder, champion)
                     bentoml.models.import_model(str(folder), input_format="folder")
             tags[name] = tag
@@ -133,13 +135,25 @@ def _read_card(folder: Path) -> ModelCard:
     return ModelCard.model_validate_json((folder / PACKAGE / tracking.EXTRA_FILES / CARD_FILE).read_bytes())
 
 
-def _is_whole(tag: str) -> bool:
-    """Whether the store has a model. One that an interrupted import left half-written is removed."""
+def _sign(folder: Path) -> bytes | None:
+    """Sign a model, if there is a key in the environment; return the signature."""
+    key = os.environ.get(signing.PRIVATE_KEY_VARIABLE)
+    if not key:
+        return None
+    extra = folder / PACKAGE / tracking.EXTRA_FILES
+    signature = signing.sign((extra / CARD_FILE).read_bytes(), Path(key))
+    (extra / signing.SIGNATURE_FILE).write_bytes(signature)
+    return signature
+
+
+def _is_whole(tag: str, signature: bytes | None = None) -> bool:
+    """Whether the store has a model, signed as it is now. One that is not, or is half-written, is removed."""
     try:
         folder = Path(bentoml.models.get(tag).path)
         card, extra = _read_card(folder), folder / PACKAGE / tracking.EXTRA_FILES
         expected = {ONNX_FILE: card.onnx.sha256, REFERENCE_FILE: card.reference.sha256}
-        if all(files.sha256(extra / name) == checksum for name, checksum in expected.items()):
+        signed = signature is None or (extra / signing.SIGNATURE_FILE).read_bytes() == signature
+        if signed and all(files.sha256(extra / name) == checksum for name, checksum in expected.items()):
             return True
     except NotFound:
         return False

@@ -16,13 +16,15 @@ from serving.telemetry import request_id
 class QueuedRows:
     """The rows ``[N, F]`` of one call, and how far they are.
 
-    ``arrived`` is a time of ``perf_counter``. ``behind``: True if other rows were already queued. ``missing`` rows
-    have no output yet. ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
+    ``arrived`` and ``queued_at`` are times of ``perf_counter``: when the request had arrived at the worker, and when
+    its rows came here. ``behind``: True if other rows were already queued. ``missing`` rows have no output yet.
+    ``queue_seconds`` and ``inference_seconds`` are filled in while its batches run.
     """
 
     rows: FloatMatrix
     future: asyncio.Future[FloatMatrix]
     arrived: float
+    queued_at: float
     behind: bool
     missing: int
     request_id: str = field(default_factory=request_id.CURRENT.get)

@@ -102,8 +102,12 @@ class Runner:
             self._call(batch)
             self.timer.observe(len(batch), perf_counter() - started)
 
-    async def run(self, rows: FloatMatrix) -> Batched:
+    async def run(self, rows: FloatMatrix, arrived: float | None = None) -> Batched:
         """Run rows ``[N, F]``, N at least 1, and answer their outputs in the same order.
+
+        Args:
+            rows: of one call.
+            arrived: when it had arrived, by ``perf_counter``: ``max_latency_ms`` counts from then. Default: now.
 
         Raises:
             Overloaded: the answer would take longer than ``max_latency_ms``; nothing was run.
@@ -115,10 +119,11 @@ class Runner:
             raise NotReady(f"The model {self._name} is shutting down.")
         now = perf_counter()
         busy = bool(self._queue.rows) or self._running_until is not None
-        if busy and (latency := self.estimated_latency(len(rows), now)) > self._max_latency:
+        arrived = now if arrived is None else arrived
+        if busy and (latency := now - arrived + self.estimated_latency(len(rows), now)) > self._max_latency:
             raise self._overloaded("an answer is estimated to take", latency)
         loop = asyncio.get_running_loop()
-        request = QueuedRows(rows, loop.create_future(), now, behind=busy, missing=len(rows))
+        request = QueuedRows(rows, loop.create_future(), arrived, now, behind=busy, missing=len(rows))
         self._queue.append(request)
         self._schedule(loop)
         try:
@@ -175,9 +180,9 @@ class Runner:
 
     def _refusal(self, request: QueuedRows, now: float) -> DeadlineExceeded | Overloaded | None:
         """Why a request has waited too long to be run, or None."""
-        age = now - request.arrived
-        if age > self._timeout:
+        if now - request.queued_at > self._timeout:
             return self._late()
+        age = now - request.arrived
         if age > self._max_latency and request.behind and not request.taken:
             return self._overloaded("the request has waited", age)
         return None
@@ -187,10 +192,10 @@ class Runner:
         now = perf_counter()
         waiting = dict.fromkeys([part.request for part in batch] + list(self._queue))
         for request in waiting:
-            if request.arrived <= now - self._timeout:
+            if request.queued_at <= now - self._timeout:
                 self._queue.forget(request)
                 request.fail(self._late())
-        first = min((request.arrived for request in waiting if not request.future.done()), default=now)
+        first = min((request.queued_at for request in waiting if not request.future.done()), default=now)
         self._watcher = loop.call_later(first + self._timeout - now, self._watch, loop, batch)
 
     def _run_batch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -219,7 +224,7 @@ class Runner:
         else:
             started = perf_counter()
             self._running_until = started + predicted
-            oldest = min(part.request.arrived for part in batch)
+            oldest = min(part.request.queued_at for part in batch)
             self._watcher = loop.call_later(max(oldest + self._timeout - started, 0), self._watch, loop, batch)
             future = loop.run_in_executor(self._thread, self._call, rows)
             future.add_done_callback(lambda done: self._finish(loop, batch, rows, started, done))
@@ -270,7 +275,7 @@ class Runner:
         position = 0
         for request, start, count in batch:
             if not start:
-                request.queue_seconds = started - request.arrived
+                request.queue_seconds = started - request.queued_at
             request.inference_seconds += seconds
             part = outputs[position : position + count]
             position += count

@@ -4,6 +4,7 @@ It does so itself, not with Starlette's middlewares, routes and response classes
 prediction's time. BentoML's application is behind it, and gets only the requests of the routes in ``BENTOML_ROUTES``.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,14 +15,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import BundleError, cut
+from serving import receiving
 from serving.access import HEADER, Access, Gate
 from serving.actions import ActionLog
 from serving.draining import DRAINING
 from serving.errors import INTERNAL_ERROR, NotFound, Unauthenticated, error_headers
 from serving.http.body import check_method, header
+from serving.http.door import LEFT, STATE, Door
 from serving.http.errors import flat_error
 from serving.telemetry import UNKNOWN, request_id
-from serving.telemetry.call import CLIENT_CLOSED_REQUEST, Call, Endpoint, http_counter
+from serving.telemetry.call import ARRIVED, CLIENT_CLOSED_REQUEST, Call, Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 
 JSON = "application/json"
@@ -29,6 +32,7 @@ BENTOML_ROUTES = ("/livez", "/healthz", "/readyz", "/schema.json")
 """Routes that BentoML's application answers: the probes, and the schema that its clients read."""
 PROBES = ("/livez", "/healthz", "/readyz")
 _REQUEST_ID = request_id.HEADER.encode()
+_NO_STATE: Mapping[str, Any] = MappingProxyType({})
 _AUTHORIZATION = HEADER.encode()
 _BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="any name, and a key as the password", charset="UTF-8"')
 """Makes a browser ask; in a header of its own, since browsers do not take a list apart."""
@@ -100,6 +104,7 @@ class HttpApp:
         log: writes a line for each request that is worth one.
         gate: decides who may call what.
         actions: records who called admin routes.
+        door: has refused some requests before they came here; they are counted here.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class HttpApp:
         log: RequestLog,
         gate: Gate,
         actions: ActionLog,
+        door: Door,
     ) -> None:
         self.routes = {**routes, **{path: _of_bentoml(path) for path in BENTOML_ROUTES}}
         self._find_route = find_route
@@ -117,15 +123,22 @@ class HttpApp:
         self._log = log
         self._gate = gate
         self._actions = actions
+        self.door = door
+        door.exempt = frozenset(
+            path.encode() for path, route in self.routes.items() if route.access in {Access.PUBLIC, Access.METRICS}
+        )
+        door.listener = self._count_refused
         self._unknown = Route(Endpoint(UNKNOWN, "http", counter=http_counter(UNKNOWN)), not_found, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; everything that is not HTTP goes to BentoML's application."""
         if scope["type"] != "http":
+            self.join(scope)
             await self._behind(scope, receive, send)
             return
         route = self.route(scope["path"])
-        with Call(route.endpoint, header(scope, _REQUEST_ID), self._log) as call:
+        arrived = scope.get("state", _NO_STATE).get(ARRIVED)
+        with Call(route.endpoint, header(scope, _REQUEST_ID), self._log, arrived) as call:
             call.scope = scope
             # Before the body is read, and before a wrong method or an unknown path is told from a right one.
             if self._gate.needs_key(route.access) and (refused := self._refused(route, call, scope)):
@@ -158,6 +171,21 @@ class HttpApp:
             return await _answer(route, handler, request)
         finally:
             await self._actions.record(request.call, holder.key, client_of(scope))
+
+    def join(self, lifespan: Scope) -> None:
+        """Have the connections of a server use the door of this application, by the scope of its lifespan."""
+        lifespan["state"].update({STATE: self.door, receiving.STATE: self.door.receiving})
+
+    def _count_refused(self, refused: Mapping[tuple[str, int], int]) -> None:
+        """Count and log requests that the door has refused, by path and status."""
+        by_route = Counter[tuple[Endpoint, int]]()
+        for (path, status), requests in refused.items():
+            by_route[self.route(path).endpoint, status] += requests
+        for (endpoint, status), requests in by_route.items():
+            endpoint.count_refused(status, requests)
+            fields = {"route": endpoint.name, "status": status, "requests": requests}
+            if self._log.wants(status, 0):
+                self._log.write(status, 0, None, fields)
 
     def route(self, path: str) -> Route:
         """The route of a path; all paths that are not served have one."""
@@ -203,6 +231,8 @@ async def _send(send: Send, response: HttpResponse, call: Call, extra: Sequence[
     headers = [(b"content-type", response.media_type.encode()), (b"content-length", b"%d" % len(content))]
     headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
     headers += [*extra, *_call_headers(call)]
+    if LEFT in (call.scope or {}).get("state", _NO_STATE):
+        call.status = CLIENT_CLOSED_REQUEST
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
@@ -215,7 +245,8 @@ def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
 
 
 def _error(error: BundleError, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
-    call.error = error
+    # Its frames have the body and the call, which has the error: that ring would wait for the garbage collector.
+    call.error = error.with_traceback(None)
     call.status = error.status
     return HttpResponse(to_json(body(error)), headers=error_headers(error), status=error.status)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from time import perf_counter
 from typing import Any
 
 from pydantic_core import from_json
@@ -11,6 +12,8 @@ from starlette.types import Receive, Scope
 from contract.dataset import MAXIMUM_BATCH_ROWS
 from contract.errors import ErrorDetail, InvalidInput, cut
 from serving.errors import DeadlineExceeded, MethodNotAllowed, PayloadTooLarge, UnsupportedEncoding
+from serving.receiving import STATE, ReceiveBudget
+from serving.telemetry.call import ARRIVED
 
 SMALL_BYTES = 64 * 1024
 """A body up to this size is parsed within 5 ms, whatever it holds."""
@@ -66,6 +69,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         UnsupportedEncoding: the body is compressed with something other than gzip.
         InvalidInput: the body is not valid gzip, although its ``Content-Encoding`` says so.
         PayloadTooLarge: the body exceeds the limit. If its ``Content-Length`` says so, nothing is read.
+        Overloaded: the bytes of unfinished bodies exceed the worker's budget.
         DeadlineExceeded: the body did not arrive in time.
         ClientDisconnect: the client left before it had sent the whole body.
     """
@@ -96,21 +100,35 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
     chunks = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk if gunzip is None else gunzip.decompress(chunk))
-        if not message.get("more_body", False):
-            break
+    size = taken = 0
+    budget: ReceiveBudget | None = scope.get("state", {}).get(STATE)
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk if gunzip is None else gunzip.decompress(chunk))
+            if not message.get("more_body", False):
+                break
+            if budget is not None:
+                if not budget.take(len(chunks[-1])):
+                    raise budget.refusal()
+                taken += len(chunks[-1])
+    finally:
+        if budget is not None and taken:
+            budget.give_back(taken)
     if gunzip is not None:
         gunzip.check_end()
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if len(chunks) == 1:
+        return chunks[0]
+    if ARRIVED in scope.get("state", {}):
+        # What the client took to send it counts for nobody.
+        scope["state"][ARRIVED] = perf_counter()
+    return b"".join(chunks)
 
 
 def _is_gzip(encoding: bytes) -> bool:

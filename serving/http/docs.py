@@ -4,8 +4,12 @@ The files are those of swagger-ui, from the package fastapi-swagger. BentoML has
 with its feature ``new_index``. The package's code is not used, and so neither is FastAPI.
 """
 
+import base64
+import hashlib
 from importlib import metadata
 from pathlib import Path
+
+from serving.http.security import NO_SNIFF, page_headers
 
 _PACKAGE = metadata.distribution("fastapi-swagger")
 _VERSION = _PACKAGE.version
@@ -17,10 +21,13 @@ FILES = {
     "favicon-32x32.png": "image/png",
 }
 """Media type of each file."""
-FILE_HEADERS = {"cache-control": "public, max-age=31536000, immutable"}
+FILE_HEADERS = {**NO_SNIFF, "cache-control": "public, max-age=31536000, immutable"}
 """A browser never has to ask again: the page asks for the files of its version."""
 
 # Every address is relative: a proxy may serve the page under a path of its own.
+_SCRIPT = """
+SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true});
+"""
 PAGE = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -33,12 +40,15 @@ PAGE = f"""<!doctype html>
 <body>
 <div id="swagger-ui"></div>
 <script src=".{STATIC}/swagger-ui-bundle.js?v={_VERSION}"></script>
-<script>
-SwaggerUIBundle({{url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true}});
-</script>
+<script>{_SCRIPT}</script>
 </body>
 </html>
 """
+_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+# swagger-ui has styles in its elements, and its icons in the style sheet.
+PAGE_HEADERS = page_headers(
+    scripts=f"'self' 'sha256-{_DIGEST}'", styles="'self' 'unsafe-inline'", images="'self' data:"
+)
 
 
 def read_file(name: str) -> bytes:

@@ -24,6 +24,7 @@ from serving.http import charts
 from serving.http.app import HttpRequest, HttpResponse, Route, quiet_route
 from serving.http.docs import STATIC
 from serving.http.logs import MAXIMUM_VALUES, RecentFilters, parse, shown_output, shown_value
+from serving.http.security import NO_SNIFF, page_headers
 from serving.ledger_database import LedgerDatabase
 
 PATH = "/logs"
@@ -36,12 +37,8 @@ MAXIMUM_TRAIL = 40
 MAXIMUM_VERSIONS = 12
 """Versions whose distribution is drawn: those with the most rows."""
 _MINUTE = 60_000_000
-_HEADERS = {
-    # Whatever is in a request id: nothing but our files is loaded, and nothing in the page runs.
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
-    "cache-control": "no-store",
-}
+# Whatever is in a request id, nothing in the page runs.
+_HEADERS = {**page_headers(), "cache-control": "no-store"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class LogsPage:
 
 def _file(name: str) -> Route:
     content = resources.files("serving.http").joinpath("static", name).read_bytes()
-    response = HttpResponse(content, FILES[name], {"cache-control": "no-cache"})
+    response = HttpResponse(content, FILES[name], {**NO_SNIFF, "cache-control": "no-cache"})
 
     async def answer(_: HttpRequest) -> HttpResponse:
         return response

@@ -1,6 +1,7 @@
 """Every HTTP route of the service: predictions, the protocol, operations and pages."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -9,6 +10,7 @@ from serving.access import Access, Gate
 from serving.actions import ActionLog
 from serving.http import docs
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.door import Door
 from serving.http.drift import DriftApp
 from serving.http.feedback import FeedbackApp
 from serving.http.logs import LogsApp
@@ -19,6 +21,7 @@ from serving.http.retrain import RetrainApp
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
+from serving.receiving import ReceiveBudget
 from serving.reload import Reloader
 from serving.settings import Settings
 from serving.telemetry import scrape
@@ -33,6 +36,7 @@ def http_app(
     behind: ASGIApp,
     gate: Gate,
     reloader: Reloader,
+    budget: ReceiveBudget,
 ) -> HttpApp:
     """The HTTP application of a worker.
 
@@ -43,6 +47,7 @@ def http_app(
         behind: BentoML's application.
         gate: decides who may call what.
         reloader: follows what is deployed.
+        budget: for the bytes of unfinished bodies.
     """
     bundle = inference.bundle
     predictions = [
@@ -55,7 +60,7 @@ def http_app(
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def page(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8")
+        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8", docs.PAGE_HEADERS)
 
     def file(name: str, media_type: str) -> Handler:
         response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
@@ -65,8 +70,12 @@ def http_app(
 
         return answer
 
-    async def openapi(_: HttpRequest) -> HttpResponse:
+    @cache
+    def rendered() -> HttpResponse:
         return json_response(document())
+
+    async def openapi(_: HttpRequest) -> HttpResponse:
+        return rendered()
 
     async def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
@@ -103,4 +112,5 @@ def http_app(
     def find(path: str) -> Route | None:
         return retraining.find(path) or protocol.find(path)
 
-    return HttpApp({route.endpoint.name: route for route in routes}, find, behind, log, gate, actions)
+    by_path = {route.endpoint.name: route for route in routes}
+    return HttpApp(by_path, find, behind, log, gate, actions, Door(settings, budget))

@@ -186,7 +186,8 @@ class GrpcServer:
                 call.status = 200
             except BundleError as error:
                 code, details, headers = _status_code(error), sentence(error), error_headers(error)
-                call.status, call.error = error.status, error
+                # Its frames have the message and the call, which has the error: a ring.
+                call.status, call.error = error.status, error.with_traceback(None)
             except asyncio.CancelledError:
                 expired = context.time_remaining() == 0
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

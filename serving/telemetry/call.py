@@ -21,6 +21,9 @@ from serving.telemetry.request_log import RequestLog
 CallProtocol = Literal["http", "v2", "grpc"]
 
 INTERNAL = BundleError.status
+OVERLOADED = 429
+ARRIVED = "arrived"
+"""In the state of an HTTP request, as ASGI has it: when it had arrived, by ``perf_counter``."""
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered. Only metrics and logs show it."""
 
@@ -58,6 +61,12 @@ class CallCounter:
         """Count its answer, with its status and the seconds since its arrival."""
         self._in_progress -= 1
         self._seconds[status].append(seconds)
+        bulk.note(self)
+
+    def count_refused(self, status: Any, calls: int) -> None:
+        """Count calls that were refused in the moment they arrived."""
+        self._any_begun = True
+        self._seconds[status] += [0.0] * calls
         bulk.note(self)
 
     def write(self) -> None:
@@ -128,6 +137,15 @@ class Endpoint:
     dataset: Dataset | None = None
     counter: CallCounter | None = None
 
+    def count_refused(self, status: int, calls: int) -> None:
+        """Count calls that were refused with a status of HTTP before they were looked at."""
+        if self.counter is not None:
+            self.counter.count_refused(status, calls)
+        model = self.dataset.name if self.dataset else ""
+        FAILURES.note(model, self.protocol, status, calls)
+        if model and status == OVERLOADED:
+            series.SHED.labels(model).inc(calls)
+
 
 class Failures:
     """Requests that were refused or failed, by model ("" for none), protocol and status of HTTP.
@@ -139,10 +157,10 @@ class Failures:
         self.listeners: list[Callable[[Mapping[tuple[str, CallProtocol, int], int]], None]] = []
         self._counts: Counts[tuple[str, CallProtocol, int]] = Counts()
 
-    def note(self, model: str, protocol: CallProtocol, status: int) -> None:
-        """Count a request that was not answered with success."""
+    def note(self, model: str, protocol: CallProtocol, status: int, requests: int = 1) -> None:
+        """Count requests that were not answered with success."""
         if self.listeners:
-            self._counts[model, protocol, status] += 1
+            self._counts[model, protocol, status] += requests
             bulk.note(self)
 
     def write(self) -> None:
@@ -193,6 +211,14 @@ class Call:
         """Of HTTP, as ASGI has it; None for gRPC."""
         self._log = log
         self.started = perf_counter() if started is None else started
+
+    @property
+    def arrived(self) -> float:
+        """When all of it had arrived, by ``perf_counter``; waiting for the client counts for nobody."""
+        if self.scope is None:
+            return self.started
+        found: float = self.scope.get("state", {}).get(ARRIVED, self.started)
+        return found
 
     def __enter__(self) -> Self:
         counter = self.endpoint.counter

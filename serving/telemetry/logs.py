@@ -17,6 +17,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from contract.errors import StartupError
+from ledger import log_output
 from serving.settings import Settings
 from serving.telemetry import request_id
 
@@ -36,16 +37,13 @@ def configure(settings: Settings) -> None:
     style = settings.LOG_FORMAT
     if style == "auto":
         style = "console" if sys.stdout.isatty() else "json"
-    handlers: dict[str, dict[str, Any]] = {
-        "output": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": style}
-    }
+    handlers: dict[str, dict[str, Any]] = {"output": {"()": log_output.OutputHandler, "formatter": style}}
     if settings.LOG_FILE is not None:
         handlers["file"] = {
-            "class": "logging.handlers.RotatingFileHandler",
-            "filename": file_of_process(settings.LOG_FILE, server_context.worker_index),
-            "maxBytes": FILE_BYTES,
-            "backupCount": FILE_BACKUPS,
-            "encoding": "utf-8",
+            "()": log_output.FileHandler,
+            "file": file_of_process(settings.LOG_FILE, server_context.worker_index),
+            "most_bytes": FILE_BYTES,
+            "backups": FILE_BACKUPS,
             "formatter": "json",
         }
     for handler in handlers.values():

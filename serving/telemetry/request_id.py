@@ -16,10 +16,15 @@ _TAKEN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 
 
 def begin(asked: str | None) -> str:
-    """Start a request and return its identifier: the one asked for, or a new one if it is unusable."""
-    identifier = asked if asked is not None and _TAKEN(asked) else new()
+    """Start a request and return its identifier, as ``choose`` has it."""
+    identifier = choose(asked)
     CURRENT.set(identifier)
     return identifier
+
+
+def choose(asked: str | None) -> str:
+    """The identifier that was asked for, or a new one if it is unusable."""
+    return asked if asked is not None and _TAKEN(asked) else new()
 
 
 def new() -> str:

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from serving.telemetry import bulk
+from serving.telemetry.files import ReservedFile
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,14 @@ async def latest() -> bytes:
 
 def join() -> None:
     """Take part in the scrapes of the other workers. Call it once, on the event loop of a worker that starts."""
-    with _alone():
-        # Also where nobody scrapes: this worker may replace one that keeps dying.
-        bury_dead(_directory())
-    _peer()
+    try:
+        with _alone():
+            # Also where nobody scrapes: this worker may replace one that keeps dying.
+            bury_dead(_directory())
+        _peer()
+    except OSError as error:
+        # On a full disk: the next scrape tries again.
+        logger.error("the metrics directory fails: scrapes are less exact", extra={"error": error.strerror})  # noqa: TRY400 - no bug
 
 
 def bury_dead(directory: Path) -> None:
@@ -61,14 +66,14 @@ def bury_dead(directory: Path) -> None:
     for path in directory.glob(f"*{FOLDED}"):
         _finish(path)
     for path in directory.glob(f"*{FOLDING}"):
-        _fold(path)
+        _fold_if_room(path)
     for path in sorted(directory.glob("*.db")):
         match = _FILE.fullmatch(path.name)
         if match is None or is_alive(int(match[2])):
             continue
         if match[1] in KEPT_KINDS:
             # A new worker may get the same pid: from here on, its file is another.
-            _fold(path.rename(path.with_suffix(FOLDING)))
+            _fold_if_room(path.rename(path.with_suffix(FOLDING)))
         else:
             path.unlink()
     for path in directory.glob("flush_*.sock"):
@@ -189,6 +194,17 @@ def _collect() -> bytes:
         return generate_latest(registry)
 
 
+def _fold_if_room(source: Path) -> None:
+    """Fold a file; on a full disk, leave it as it was, so that scrapes go on reading it by itself."""
+    try:
+        _fold(source)
+    except OSError:
+        source.with_suffix(COPY).unlink(missing_ok=True)
+        unfolded = source.with_suffix(".db")
+        if source.exists() and not unfolded.exists():
+            source.rename(unfolded)
+
+
 def _fold(source: Path) -> None:
     """Fold ``<kind>_<pid>.folding`` into ``<kind>_dead.db``.
 
@@ -220,7 +236,7 @@ def _dead(path: Path) -> Path:
 
 def _add(source: Path, target: Path, *, larger: bool) -> None:
     """Add each value of ``source`` to the one in ``target``, or keep the larger of both."""
-    sums = MmapedDict(str(target))
+    sums = ReservedFile(str(target))
     try:
         for key, value, _, _ in MmapedDict.read_all_values_from_file(str(source)):
             known, _ = sums.read_value(key)

@@ -14,6 +14,21 @@ WITHDRAWN = -math.inf
 It is below every other, so that with ``livemax`` a series is there as long as one worker means it."""
 
 WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, replacements included.")
+WORKER_EXITS = Counter(
+    "ml_worker_exits", "Workers that have ended while the server was running, by reason.", ["reason"]
+)
+DISK_FREE = Gauge(
+    "ml_disk_free_bytes",
+    "Bytes that are free where the service writes.",
+    ["place"],
+    multiprocess_mode="livemostrecent",
+)
+METRICS_WAITING = Gauge(
+    "ml_metrics_waiting", "Series that wait for room in the metrics directory.", multiprocess_mode="livesum"
+)
+LOG_DROPPED = Counter(
+    "ml_log_dropped_lines", "Lines of the log that were dropped: what they are written to is full, closed or too slow."
+)
 
 # HTTP, under the names that BentoML gives its series, with bounded labels.
 _SERVICE = ["service_name", "service_version", "runner_name"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_service import PROJECT, free_port
+from tests.integration.small_project import SmallProject
 from tests.waiting import answers, wait_until
 
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
@@ -20,6 +21,8 @@ INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CER
 
 LOAD = ("test_pipeline", "test_monitoring", "test_load", "test_tutorial")
 """Files that one process runs, one after the other: under the load of one, the others would miss their latencies."""
+RETRAINING = ("test_retraining", "test_story", "test_demo")
+"""Files that one process runs, since they begin with the same trained project."""
 FIRST = (*LOAD, "test_protocol_clients", "test_access", "test_docs_page", "test_kubernetes", "test_monitoring_files")
 """Files in the order of their start: while the pipeline trains, others run that need no trained models."""
 
@@ -30,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in ours:
         name = item.path.stem
         item.add_marker(pytest.mark.integration)
-        item.add_marker(pytest.mark.xdist_group("load" if name in LOAD else name))
+        group = "load" if name in LOAD else "retraining" if name in RETRAINING else name
+        item.add_marker(pytest.mark.xdist_group(group))
     ours.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
     others = [item for item in items if Path(__file__).parent not in item.path.parents]
     items[:] = others + ours
@@ -147,3 +151,11 @@ def served_once(trained: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> 
         print(".venv", file=exclude)  # .gitignore names the folder, not a link to it
     own.run("git status")  # git knows files by their place, too
     return own
+
+
+@pytest.fixture(scope="session")
+def small_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallProject]:
+    """The project with small models that are trained. Tests change copies of it."""
+    made = SmallProject.trained(tmp_path_factory.mktemp("small"))
+    yield made
+    made.engine.dispose()

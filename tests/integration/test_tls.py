@@ -23,7 +23,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.iris import IRIS
-from local_service import PROJECT, free_port, running_service
+from local_service import METRICS_DIRECTORY, PROJECT, free_port, running_service
 from serving import healthcheck
 from serving.tls import HANDSHAKE_SECONDS
 from tests.integration.test_protocol_clients import BIN
@@ -248,7 +248,11 @@ def test_bentoml_s_own_options_are_refused(service: Service, set_too: bool) -> N
     ended = subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", f"--ssl-certfile={files['TLS_CERT_FILE']}"],
         cwd=PROJECT,
-        env={**os.environ, **(files if set_too else {}), "MODELS_DIR": service.environment["MODELS_DIR"]},
+        env={
+            **{name: text for name, text in os.environ.items() if name != METRICS_DIRECTORY},
+            **(files if set_too else {}),
+            "MODELS_DIR": service.environment["MODELS_DIR"],
+        },
         capture_output=True,
         text=True,
         timeout=120,

@@ -25,6 +25,7 @@ PRIVATE = {
     "_bentoml_sdk.Service",
     "bentoml._internal.configuration.containers.BentoMLContainer",
     "bentoml._internal.server.http.traffic.TimeoutMiddleware",
+    "bentoml._internal.utils.circus",
 }
 """Every private name that serving/host.py uses."""
 

@@ -43,6 +43,13 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("TIMEOUT_SECONDS", "soon"),
         ("HTTP_KEEP_ALIVE_SECONDS", "0"),
         ("HTTP_KEEP_ALIVE_SECONDS", "for ever"),
+        ("HTTP_MAX_HEADER_BYTES", "1"),
+        ("HTTP_MAX_HEADERS", "0"),
+        ("HTTP_HEADER_SECONDS", "0"),
+        ("HTTP_MAX_CONNECTIONS", "0"),
+        ("MAX_RECEIVING_BYTES", "1000"),
+        ("CORS_ORIGINS", "app.example.com"),
+        ("CORS_ORIGINS", "https://app.example.com/"),
         ("API_HOST", "host.invalid"),
         ("API_HOST", "127.0.0.1:8000"),
         ("API_HOST", "a" * 70),
@@ -92,3 +99,16 @@ def test_the_password_of_the_database_is_not_shown_with_the_settings() -> None:
 def test_the_settings_of_the_ledger_are_checked(variable: str, text: str) -> None:
     with pytest.raises(StartupError, match=f"{variable}.*Correct or unset it"):
         Settings.from_environment({variable: text})
+
+
+def test_origins_are_read_as_a_list() -> None:
+    origins = "https://app.example.com, http://[::1]:3000"
+    assert tuple(origins.split(", ")) == Settings.from_environment({"CORS_ORIGINS": origins}).CORS_ORIGINS
+    assert Settings.from_environment({"CORS_ORIGINS": "*"}).CORS_ORIGINS == ("*",)
+    assert Settings.from_environment({}).CORS_ORIGINS is None
+
+
+def test_a_body_of_the_largest_size_must_fit_into_what_a_worker_receives() -> None:
+    with pytest.raises(StartupError, match="MAX_RECEIVING_BYTES"):
+        Settings.from_environment({"MAX_BODY_BYTES": "50000000"})
+    Settings.from_environment({"MAX_BODY_BYTES": "50000000", "MAX_RECEIVING_BYTES": "60000000"})

@@ -25,6 +25,7 @@ from serving.http.tls import LiveContext
 from serving.models import LoadedModel
 from serving.protocol.grpc import GrpcServer
 from serving.protocol.inference import Inference
+from serving.receiving import ReceiveBudget
 from serving.reload import Reloader
 from serving.settings import Settings
 from serving.tls import Tls
@@ -50,7 +51,10 @@ class LocalWorker:
         inference = Inference(self.bundle, "test", "1")
         self.gate = Gate(settings.keys())
         self.reloader = Reloader(self.bundle, settings, server)
-        self.app: HttpApp = http_app(inference, settings, lambda: self.document, Starlette(), self.gate, self.reloader)
+        self.budget = ReceiveBudget(settings.MAX_RECEIVING_BYTES)
+        self.app: HttpApp = http_app(
+            inference, settings, lambda: self.document, Starlette(), self.gate, self.reloader, self.budget
+        )
         self.tls = tls = Tls.of(settings)
         self.grpc = GrpcServer(inference, settings, self.gate, tls)
         config = uvicorn.Config(
@@ -58,7 +62,6 @@ class LocalWorker:
             host="127.0.0.1",
             port=settings.API_PORT,
             http=Guard,
-            lifespan="off",
             log_config=None,
             forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
             ssl_context_factory=None if tls is None else lambda *_: LiveContext(tls),

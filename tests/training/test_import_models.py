@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from contract.errors import StartupError
 from contract.iris import IRIS
+from model import signing
 from model.card import TrainingRun
-from serving.models import load
+from serving.models import find, load
 from tests.serving import tiny_models
 from tests.training.conftest import tiny_splits, tiny_train_params
 from tests.training.workspace import train, write_features
@@ -51,6 +53,27 @@ def test_the_champion_is_served_with_the_run_that_made_it(champion: RegisteredMo
     assert model.run == champion.training_run
     assert model.run.run_id == champion.run_id
     assert model.run.trained_at is not None
+
+
+def test_with_a_key_in_the_environment_models_are_signed(
+    champion: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that the store has already, without a signature or with that of another key; the tag stays the same."""
+    (unsigned,) = import_models({"iris": champion}, tmp_path / "unsigned").values()
+    for name in ("first", "second"):
+        private, public = signing.new_key_pair()
+        (tmp_path / f"{name}.key").write_text(private)
+        monkeypatch.setenv(signing.PRIVATE_KEY_VARIABLE, str(tmp_path / f"{name}.key"))
+        (tag,) = import_models({"iris": champion}, tmp_path / name).values()
+        assert tag == unsigned
+        keys = [signing.public_key(public)]
+        load(IRIS, stored(tag), keys)
+        bentoml.models.delete(tag)
+        load(IRIS, find(tag, tmp_path / name), keys)  # the export is signed, too
+    monkeypatch.setenv(signing.PRIVATE_KEY_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(StartupError, match=r"MODEL_SIGNING_KEY_FILE=.*cannot be read"):
+        import_models({"iris": champion}, tmp_path / "third")
+    bentoml.models.delete(tag)  # It came from an export, which does not tell the run.
 
 
 def test_equal_models_have_equal_exports_and_one_tag(champion: RegisteredModel, tmp_path: Path) -> None:

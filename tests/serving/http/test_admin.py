@@ -17,6 +17,7 @@ from ledger.schema import ACTIONS
 from serving.access import Access, Gate
 from serving.actions import ActionLog
 from serving.http.app import HttpApp, HttpRequest, HttpResponse, Route, json_response
+from serving.http.door import Door
 from serving.keys import Keys, Ring, digest
 from serving.ledger_database import LedgerDatabase
 from serving.settings import Settings
@@ -47,7 +48,7 @@ ROUTES = {
 
 
 def app(keys: Keys, ledger: LedgerDatabase | None = None) -> HttpApp:
-    return HttpApp(ROUTES, lambda _: None, Starlette(), RequestLog(60), Gate(keys), ActionLog(ledger))
+    return HttpApp(ROUTES, lambda _: None, Starlette(), RequestLog(60), Gate(keys), ActionLog(ledger), Door(Settings()))
 
 
 def ask(app: HttpApp, key: str | None, path: str = "/models/reload", client: str = "192.0.2.7") -> httpx.Response:
@@ -167,7 +168,13 @@ def test_a_key_that_is_revoked_while_it_works_is_still_on_record(tmp_path: Path,
     gate = Gate(Keys({}, {Ring.ADMIN: file}))
     route = Route(Endpoint("/revoke", "http"), revoke, "POST", access=Access.ADMIN)
     served = HttpApp(
-        {"/revoke": route}, lambda _: None, Starlette(), RequestLog(60), gate, ActionLog(database(tmp_path))
+        {"/revoke": route},
+        lambda _: None,
+        Starlette(),
+        RequestLog(60),
+        gate,
+        ActionLog(database(tmp_path)),
+        Door(Settings()),
     )
     assert ask(served, ADMIN, "/revoke").status_code == 200
     assert [(row[0], row[1]) for row in actions(engine)] == [("/revoke", LABEL)]

@@ -10,7 +10,9 @@ from serving.access import Gate
 from serving.actions import ActionLog
 from serving.http import docs, retrain
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response
+from serving.http.door import Door
 from serving.keys import Keys
+from serving.settings import Settings
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 from tests.serving.worker import LocalWorker
@@ -42,6 +44,7 @@ APP = HttpApp(
     RequestLog(slow_seconds=60),
     Gate(Keys({}, {})),
     ActionLog(None),
+    Door(Settings()),
 )
 
 

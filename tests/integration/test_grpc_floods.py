@@ -1,0 +1,94 @@
+"""What a hostile client of gRPC sends, frame by frame: memory stays, and others are answered."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from contract import DATASETS
+from contract.iris import IRIS
+from tests.serving import tiny_models
+from tests.serving.protocol.frames import Frames
+from tests.serving.protocol.wire import message, rows_of, tensor
+from tests.serving.running import Running, running
+
+pytestmark = pytest.mark.integration
+
+SIZE = 4_190_000
+"""Of a message, in bytes; the most that is taken is 4 MiB."""
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory: Path = tmp_path_factory.mktemp("floods")
+    versions = {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
+    tiny_models.pin(directory / "pinned", versions)
+    with running(directory / "pinned", directory / "service.log", WORKERS="1", LEDGER="off") as started:
+        yield started
+
+
+def memory() -> int:
+    """Bytes in the memory of the service."""
+    return sum(process.memory_info().rss for process in psutil.Process().children(recursive=True))
+
+
+def answered(service: Running) -> bool:
+    call = service.stub.ModelInfer(message("iris", tensor("x", rows_of(IRIS, 1))), timeout=20)
+    return bool(call.outputs)
+
+
+def pour(connection: Frames) -> int:
+    streams = {}
+    for stream in range(1, 51, 2):
+        connection.call(stream)
+        streams[stream] = connection.message(SIZE, SIZE - 90_000)
+    return connection.pour(streams, 5)
+
+
+def test_a_hundred_half_messages_take_little_memory(service: Running) -> None:
+    before = memory()
+    connections = [Frames(service.grpc_port) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(pour, connections))
+    assert answered(service)
+    assert memory() - before < 100 * MEGABYTE
+    for connection in connections:
+        connection.socket.close()
+    assert answered(service)
+
+
+def test_calls_that_are_reset_at_once_harm_nobody(service: Running) -> None:
+    connection = Frames(service.grpc_port)
+    try:
+        for number in range(20_000):
+            connection.call(2 * number + 1)
+            connection.reset(2 * number + 1)
+            if number % 500 == 0:
+                connection.listen(0)
+    except ConnectionError:
+        pass  # the server may close it
+    assert answered(service)
+    connection.socket.close()
+
+
+def test_more_calls_than_can_wait_are_refused_at_once_and_the_others_answered(service: Running) -> None:
+    request = message("iris", tensor("x", rows_of(IRIS, 1)))
+    # Many channels: each keeps to itself what is over the streams of a connection.
+    channels = [
+        grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}", [("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(16)
+    ]
+    stubs = [type(service.stub)(channel) for channel in channels]
+    calls = [stubs[number % 16].ModelInfer.future(request, timeout=30) for number in range(4_000)]
+    codes = {call.code() for call in calls}
+    assert grpc.StatusCode.OK in codes
+    # gRPC's core refuses what Python never sees, and chooses the code.
+    refused = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes <= {grpc.StatusCode.OK, *refused}
+    assert answered(service)
+    for channel in channels:
+        channel.close()
