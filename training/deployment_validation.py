@@ -69,7 +69,7 @@ def validate(
                 rows = pd.read_parquet(tests / dataset.name / "test.parquet")[list(dataset.feature_names)]
                 checks.append(_serves(client, dataset, tags[dataset.name]))
                 checks.append(_golden(client, dataset, rows.head(params.golden_rows), tags[dataset.name]))
-                checks += [_refuses(client, dataset, *bad) for bad in _bad_rows(dataset)]
+                checks += [_refuses(client, dataset, *bad) for bad in bad_rows(dataset)]
                 percentiles[dataset.name] = _p95(client, dataset, rows, params.requests)
                 checks.append(_fast(dataset, percentiles[dataset.name], params))
     files.write_json(latency, {name: {"p95_ms": round(value, 3)} for name, value in percentiles.items()})
@@ -107,7 +107,7 @@ def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str
     return Check(dataset.name, "golden rows", difference <= allowed, message)
 
 
-def _bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
+def bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
     """Bodies to refuse: what is wrong with each, the field that the answer must name, and the body itself."""
     good = dataset.example
     bad = [("unknown field", "no_such_feature", {**good, "no_such_feature": 1.0})]

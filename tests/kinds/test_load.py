@@ -5,8 +5,10 @@ import httpx
 import numpy as np
 import pytest
 from open_inference.grpc.service import GRPCInferenceServiceStub
+from pydantic import ValidationError
 
 from contract.dataset import Dataset
+from contract.housing import HOUSING
 from load_tests.answers import Asked
 from load_tests.grpc_protocol import check_response, infer_request
 from load_tests.http_protocols import Batch, HttpAnswer, HttpProtocol, InferBinary, InferJson, SingleRow
@@ -14,6 +16,7 @@ from load_tests.traffic import Traffic
 from tests.kinds import models
 from tests.kinds.datasets import KINDS
 from tests.serving.worker import LocalWorker
+from training import deployment_validation
 
 PROTOCOLS = [SingleRow(), Batch(), InferJson(), InferBinary()]
 EVERY = pytest.mark.parametrize("dataset", KINDS.values(), ids=lambda dataset: dataset.name)
@@ -52,3 +55,13 @@ def test_over_grpc(worker: LocalWorker, dataset: Dataset) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             stub.ModelInfer(infer_request(dataset, bad.rows))
     assert bad.feature in str(refused.value.details())
+
+
+@pytest.mark.parametrize("dataset", [*KINDS.values(), HOUSING], ids=lambda dataset: dataset.name)
+def test_the_validation_of_a_deployment_has_bad_rows_that_no_row_of_the_contract_is(dataset: Dataset) -> None:
+    bad = deployment_validation.bad_rows(dataset)
+    assert {"unknown field", "missing field", "NaN", "out of range"} <= {what for what, _, _ in bad}
+    for _, field, body in bad:
+        with pytest.raises(ValidationError) as refused:
+            dataset.row.model_validate(body)
+        assert [problem["loc"] for problem in refused.value.errors()] == [(field,)]
