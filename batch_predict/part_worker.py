@@ -14,7 +14,7 @@ from batch_predict.output import Done, PartFiles, write
 from batch_predict.parts import Part, Reader, ReadPart
 from batch_predict.source import Layout
 from contract.dataset import Dataset, Task
-from contract.table import FloatMatrix, check_features, good_rows
+from contract.table import FloatMatrix, check_features, encode_cells, good_rows
 from model.session import Artifact
 
 MODEL_ROWS = 4096
@@ -138,9 +138,18 @@ def check(dataset: Dataset, table: pa.Table, rows: NDArray[np.int64]) -> Checked
     contract, cell by cell, which decides and gives the reasons.
     """
     features = np.empty((len(table), len(dataset.features)), dtype=np.float64)
-    for index, name in enumerate(dataset.feature_names):
-        features[:, index] = _quick_numbers(table[name])
-    good = good_rows(dataset, features)
+    unread = np.zeros(len(table), dtype=np.bool_)
+    for index, feature in enumerate(dataset.features):
+        column = table[feature.name]
+        if feature.numeric:
+            features[:, index] = _quick_numbers(column)
+            if feature.optional:
+                # NaN where it is missing, but also where only the contract can read what is there.
+                unread |= np.isnan(features[:, index]) & pc.is_valid(column).to_numpy()
+        else:
+            features[:, index], broken = encode_cells(feature, column.to_pylist(), range(len(table)))
+            unread[[violation.row or 0 for violation in broken]] = True
+    good = good_rows(dataset, features) & ~unread
     doubtful = np.flatnonzero(~good)
     if not len(doubtful):
         return Checked(np.arange(len(table)), features, doubtful, [], Counter())

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
@@ -13,18 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from contract.feature import Feature, Kind, Unknown, Value
+from contract.row import Row, features
+
 
 class Task(StrEnum):
     """What a model predicts: a number, or one class of several."""
 
     REGRESSION = "regression"
     CLASSIFICATION = "classification"
-
-
-class Row(BaseModel):
-    """One row of features. Unknown fields, NaN, infinities, strings and booleans for numbers are refused."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 RowT = TypeVar("RowT", bound=Row)
@@ -41,36 +38,6 @@ class Rows(BaseModel, Generic[RowT]):
     rows: list[RowT] = Field(
         min_length=1, max_length=MAXIMUM_BATCH_ROWS, description="The rows; predictions come in the same order."
     )
-
-
-def feature(*, unit: str, minimum: float, maximum: float, description: str, example: float) -> Any:
-    """A feature of a ``Row``.
-
-    Args:
-        unit: unit of the value, for people and for the OpenAPI page.
-        minimum, maximum: the plausible range, both ends included; a value outside is refused.
-        description: one line that says what was measured.
-        example: a value that works.
-    """
-    return Field(
-        ge=minimum,
-        le=maximum,
-        description=f"{description} Unit: {unit}.",
-        examples=[example],
-        json_schema_extra={"unit": unit},
-    )
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A feature as its ``Row`` field declares it."""
-
-    name: str
-    unit: str
-    minimum: float
-    maximum: float
-    description: str
-    example: float
 
 
 @dataclass(frozen=True)
@@ -121,18 +88,7 @@ class Dataset:
     @cached_property
     def features(self) -> tuple[Feature, ...]:
         """The features, in the order of the model's input columns."""
-        properties = self.row.model_json_schema()["properties"]
-        return tuple(
-            Feature(
-                name=name,
-                unit=schema["unit"],
-                minimum=schema["minimum"],
-                maximum=schema["maximum"],
-                description=schema["description"],
-                example=schema["examples"][0],
-            )
-            for name, schema in properties.items()
-        )
+        return tuple(features(self.row).values())
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -148,32 +104,98 @@ class Dataset:
         )
 
     @cached_property
-    def example(self) -> dict[str, float]:
-        """A row that works, by feature name."""
+    def plain(self) -> bool:
+        """Whether all features are numbers that are never missing."""
+        return all(feature.plain for feature in self.features)
+
+    @cached_property
+    def has_optional(self) -> bool:
+        """Whether a feature may be missing."""
+        return any(feature.optional for feature in self.features)
+
+    @cached_property
+    def all_numeric(self) -> bool:
+        """Whether all features are numbers, so that rows can be one tensor ``[N, F]``."""
+        return all(feature.numeric for feature in self.features)
+
+    @cached_property
+    def example(self) -> dict[str, Any]:
+        """A row that works, as JSON has it, by feature name."""
         return {feature.name: feature.example for feature in self.features}
 
     @cached_property
-    def contract_version(self) -> str:
-        """A fingerprint of all that a trained model depends on: task, feature order, units, target, classes.
+    def json_fields(self) -> int:
+        """How many fields a row has in JSON, at most, where two of the characters ``,:[{`` in names and texts count as
+        one more. It bounds what is parsed.
+        """
+        return len(self.features) + -(-sum(_tokens(feature) for feature in self.features) // 2)
 
-        Plausible ranges and descriptions are left out: a model stays valid when they change.
+    @cached_property
+    def contract_version(self) -> str:
+        """A fingerprint of all that a trained model depends on: task, features and their order, target, classes.
+
+        Of a feature: name and unit, and what distinguishes it from a number that is never missing. Plausible ranges
+        and descriptions are left out: a model stays valid when they change.
         """
         essence = {
             "name": self.name,
             "task": self.task,
-            "features": [(feature.name, feature.unit) for feature in self.features],
+            "features": [feature.essence for feature in self.features],
             "target": (self.target.name, self.target.unit, self.target.classes),
         }
         return hashlib.sha256(json.dumps(essence).encode()).hexdigest()[:12]
 
     @cached_property
-    def _values(self) -> Callable[[Row], tuple[float, ...]]:
-        return attrgetter(*self.feature_names)
+    def _values(self) -> Callable[[Row], Sequence[Any]]:
+        """Gives the values of a row, encoded where numpy does not do it."""
+        names = tuple(features(self.row))
+        values = attrgetter(*names)
+        encoders = [
+            (column, feature.encode_valid)
+            for column, feature in enumerate(self.features)
+            if feature.encode_valid is not None
+        ]
+        if not encoders and len(names) > 1:
+            return values
+
+        def encoded(row: Row) -> list[Any]:
+            # Of one name, attrgetter gives the value itself.
+            found = [*values(row)] if len(names) > 1 else [values(row)]
+            for column, encode in encoders:
+                found[column] = encode(found[column])
+            return found
+
+        return encoded
 
     def matrix(self, rows: Iterable[Row]) -> NDArray[np.float64]:
-        """Validated rows as the model's input, of shape ``[N, F]``."""
+        """Validated rows as the model's input, encoded, of shape ``[N, F]``."""
         return np.array([self._values(row) for row in rows], dtype=np.float64)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """The features as plain data, for pages and JSON."""
-        return [asdict(feature) for feature in self.features]
+    def decode(self, values: Iterable[float]) -> dict[str, Value]:
+        """An encoded row ``[F]`` as JSON has it, by feature name."""
+        return {feature.name: feature.decode(value) for feature, value in zip(self.features, values, strict=True)}
+
+    def encode(self, row: Mapping[str, Value]) -> list[float]:
+        """A row that ``decode`` gave, encoded again. Its values may be outside of the plausible ranges.
+
+        Raises:
+            KeyError: it lacks a feature.
+            Refusal: a value is of another kind.
+        """
+        return [feature.encode_any(row[feature.name]) for feature in self.features]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: not what was computed, of which functions are a part."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_IN_DATETIME, _IN_UNKNOWN = 3, 8
+"""Tokens in 2024-05-31T12:00:00+02:00, and in a category that is not known."""
+
+
+def _tokens(feature: Feature) -> int:
+    """How many of JSON's tokens name and text of a feature have, at most."""
+    name, *categories = (sum(map(text.count, ",:[{")) for text in (feature.name, *feature.vocabulary))
+    if feature.kind is Kind.DATETIME:
+        return name + _IN_DATETIME
+    return name + (max(categories, default=0) if feature.unknown is Unknown.REFUSE else _IN_UNKNOWN)

@@ -71,6 +71,8 @@ class Reason(StrEnum):
 
     MISSING = "missing"
     NOT_A_NUMBER = "not_a_number"
+    WRONG_TYPE = "wrong_type"
+    UNKNOWN_CATEGORY = "unknown_category"
     OUT_OF_RANGE = "out_of_range"
     UNKNOWN_FIELD = "unknown_field"
     MALFORMED = "malformed"

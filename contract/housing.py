@@ -1,6 +1,7 @@
 """California Housing: one block group of the 1990 U.S. census a row (Pace & Barry, 1997)."""
 
-from contract.dataset import Dataset, Row, Target, feature
+from contract.dataset import Dataset, Target
+from contract.row import Row, feature
 
 
 class HousingRow(Row):

@@ -1,6 +1,7 @@
 """Iris: one flower a row (Fisher, 1936, The use of multiple measurements in taxonomic problems)."""
 
-from contract.dataset import Dataset, Row, Target, feature
+from contract.dataset import Dataset, Target
+from contract.row import Row, feature
 
 
 class IrisRow(Row):

@@ -14,6 +14,7 @@ class Rule(StrEnum):
     NAN = "nan"
     INFINITE = "infinite"
     RANGE = "range"
+    CATEGORY = "category"
     CLASS = "class"
     DUPLICATE = "duplicate"
     TOO_FEW_ROWS = "too_few_rows"

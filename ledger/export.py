@@ -1,13 +1,14 @@
 """The rows of a model as a CSV or a Parquet file."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from contract.feature import Feature
 from contract.table import FloatMatrix
 from ledger.errors import LedgerError
 from ledger.reader import ModelVersion, Rows
@@ -25,7 +26,7 @@ def export(path: Path, models: Sequence[ModelVersion], chunks: Iterable[Rows]) -
     """Write chunks of rows to a file, which is there when it is whole; the number of rows.
 
     Columns: ``prediction_id``, ``row``, ``time``, ``request_id``, ``version``, ``protocol``, the features by name,
-    ``prediction``, ``probability_<class>`` and ``actual``. Classes are named.
+    ``prediction``, ``probability_<class>`` and ``actual``. Classes and categories are named, times are ISO 8601.
 
     Args:
         path: ends with ``.csv`` or ``.parquet``; an older file is replaced.
@@ -35,18 +36,22 @@ def export(path: Path, models: Sequence[ModelVersion], chunks: Iterable[Rows]) -
     Raises:
         LedgerError: the format is not known, its library is not installed, or there are no rows.
     """
-    writers: dict[str, Callable[[Path], AbstractContextManager[Write]]] = {".csv": _csv, ".parquet": _parquet}
+    writers: dict[str, Callable[[Path, Collection[str]], AbstractContextManager[Write]]] = {
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }
     if path.suffix not in writers:
         raise LedgerError(f"{path.name} ends with neither .csv nor .parquet: the ending decides the format.")
     # A feature that a version does not have is empty in its rows.
-    features = list(dict.fromkeys(name for model in models for name in model.features))
+    features = {feature.name: feature for model in models for feature in model.kinds}
     classes = list(dict.fromkeys(name for model in models if model.edges is None for name in model.outputs))
+    texts = {_column_name(feature.name) for model in models for feature in model.kinds if not feature.numeric}
     unfinished = path.with_name(f".{path.name}.unfinished")
     total = 0
     try:
-        with writers[path.suffix](unfinished) as write:
+        with writers[path.suffix](unfinished, texts) as write:
             for rows in chunks:
-                write(_columns(rows, features, classes))
+                write(_columns(rows, list(features), classes, texts))
                 total += len(rows)
         if not total:
             raise LedgerError(f"There are no such rows: {path} was not written.")
@@ -56,9 +61,12 @@ def export(path: Path, models: Sequence[ModelVersion], chunks: Iterable[Rows]) -
     return total
 
 
-def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str]) -> Columns:
+def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str], texts: Collection[str]) -> Columns:
     model = rows.model
-    by_feature = dict(zip(model.features, rows.features.T, strict=True))
+    by_feature = {
+        feature.name: _values(feature, column, as_text=_column_name(feature.name) in texts)
+        for feature, column in zip(model.kinds, rows.features.T, strict=True)
+    }
     columns: Columns = {
         "prediction_id": rows.ids,
         "row": rows.index.tolist(),
@@ -69,8 +77,7 @@ def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str]) -> Col
     }
     for name in features:
         # The ledger's own columns come first, whatever a table calls its features.
-        column = by_feature.get(name, np.full(len(rows), np.nan))
-        columns[f"feature_{name}" if name in RESERVED else name] = _numbers(column)
+        columns[_column_name(name)] = by_feature.get(name, [None] * len(rows))
     if model.edges is None:
         columns["prediction"] = [model.outputs[number] for number in rows.outputs.argmax(axis=1).tolist()]
         columns["actual"] = [
@@ -88,12 +95,23 @@ def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str]) -> Col
 RESERVED = {"prediction_id", "row", "time", "request_id", "version", "protocol", "prediction", "actual"}
 
 
+def _column_name(feature: str) -> str:
+    return f"feature_{feature}" if feature in RESERVED else feature
+
+
+def _values(feature: Feature, column: FloatMatrix, *, as_text: bool) -> list[Any]:
+    """The values of a feature: numbers, or text; None where there is none, or it is not on record."""
+    if not as_text:
+        return _numbers(column)
+    return [None if number != number else feature.show(number) for number in column.tolist()]
+
+
 def _numbers(column: FloatMatrix) -> list[float | None]:
     return [None if number != number else number for number in column.tolist()]
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Write]:
+def _csv(path: Path, _: Collection[str]) -> Iterator[Write]:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         header: list[str] = []
@@ -109,7 +127,7 @@ def _csv(path: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
+def _parquet(path: Path, of_text: Collection[str]) -> Iterator[Write]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -118,7 +136,7 @@ def _parquet(path: Path) -> Iterator[Write]:
             "Parquet needs pyarrow, which the service's image does not have: `pip install pyarrow`, or write a .csv."
         ) from None
     types = {"row": pa.int32(), "time": pa.timestamp("us", tz="UTC")}
-    texts = {"prediction_id", "request_id", "version", "protocol"}
+    texts = {"prediction_id", "request_id", "version", "protocol", *of_text}
     file: Any = None
     waiting: list[Any] = []
 

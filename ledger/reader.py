@@ -31,13 +31,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from contract.dataset import Dataset
 from contract.errors import ErrorDetail, InvalidInput
+from contract.feature import Feature
 from contract.table import FloatMatrix
 from ledger import times
 from ledger.histogram import LATENCY_BUCKETS, latency_quantiles, sum_counts
 from ledger.schema import ERRORS, FEEDBACK, LABELS, MINUTES, MODELS, PREDICTIONS
 from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
-from ledger.values import columns_of, unpack
+from ledger.values import columns_of, describe, described, unpack
 
 MAXIMUM_LIMIT = 1000
 """Most predictions of one page."""
@@ -59,6 +61,7 @@ class ModelVersion:
     Args:
         id: in the database.
         features: their names, in order.
+        kinds: what they are, in order.
         outputs: the names of the classes, in order; for regression, the name of the target alone.
         edges: of the bins of predicted values; None for classes.
     """
@@ -69,6 +72,11 @@ class ModelVersion:
     features: tuple[str, ...]
     outputs: tuple[str, ...]
     edges: tuple[float, ...] | None
+    kinds: tuple[Feature, ...]
+
+    def has_features_of(self, dataset: Dataset) -> bool:
+        """Whether its values are encoded as those of a dataset are now."""
+        return [describe(feature) for feature in self.kinds] == [describe(feature) for feature in dataset.features]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -538,9 +546,9 @@ def _read_cursor(cursor: str) -> str:
 
 def _model_version(row: Row[Any]) -> ModelVersion:
     edges = None if row.bins is None else tuple(json.loads(row.bins))
-    return ModelVersion(
-        row.id, row.model, row.version, tuple(json.loads(row.features)), tuple(json.loads(row.outputs)), edges
-    )
+    kinds = tuple(map(described, json.loads(row.features)))
+    names = tuple(feature.name for feature in kinds)
+    return ModelVersion(row.id, row.model, row.version, names, tuple(json.loads(row.outputs)), edges, kinds)
 
 
 def _of(connection: Connection, column: Column[Any], value: object, first: str, last: str) -> ColumnElement[bool]:

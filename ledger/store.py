@@ -18,6 +18,7 @@ from ledger.record import ErrorCount, Record
 from ledger.retention import RECORD_BYTES, Forgotten, Pruned
 from ledger.schema import FORGOTTEN, MODELS, PREDICTIONS, SEGMENTS
 from ledger.times import now_us
+from ledger.values import describe
 
 COLUMNS = ", ".join(column.name for column in PREDICTIONS.columns)
 INSERT = f"INSERT INTO predictions ({COLUMNS}) VALUES ({', '.join('?' * len(PREDICTIONS.columns))})"  # noqa: S608
@@ -153,7 +154,7 @@ def _described(record: Record) -> dict[str, Any]:
     """
     dataset = DATASETS.get(record.model)
     outputs, rows = record.outputs.shape[1], record.rows
-    names: Sequence[str] = dataset.feature_names if dataset else ()
+    names: Sequence[str | dict[str, Any]] = [describe(feature) for feature in dataset.features] if dataset else ()
     if rows is not None and rows.shape[1] != len(names):
         names = [str(number) for number in range(rows.shape[1])]
     target = dataset.target if dataset else None

@@ -7,15 +7,16 @@ from contract.dataset import Dataset
 from contract.table import FloatMatrix
 from load_tests.answers import check_tensors, well_formed
 from load_tests.http_protocols import DTYPES
-from model.card import ONNX_INPUT
+from load_tests.tensors import tensors
 
 
 def infer_request(dataset: Dataset, rows: FloatMatrix) -> pb.ModelInferRequest:
-    """One tensor of all features, as raw bytes; ``rows`` is ``[N, F]``."""
-    tensor = pb.ModelInferRequest.InferInputTensor(name=ONNX_INPUT, datatype="FP64", shape=rows.shape)
-    return pb.ModelInferRequest(
-        model_name=dataset.name, inputs=[tensor], raw_input_contents=[rows.astype("<f8").tobytes()]
-    )
+    """One tensor of all features, or one for each, as raw bytes; ``rows`` is ``[N, F]``."""
+    sent = tensors(dataset, rows)
+    inputs = [
+        pb.ModelInferRequest.InferInputTensor(name=one.name, datatype=one.datatype, shape=one.shape) for one in sent
+    ]
+    return pb.ModelInferRequest(model_name=dataset.name, inputs=inputs, raw_input_contents=[one.raw for one in sent])
 
 
 def check_response(rows: int, response: pb.ModelInferResponse) -> None:
@@ -25,9 +26,9 @@ def check_response(rows: int, response: pb.ModelInferResponse) -> None:
         WrongAnswer: what is wrong with it.
     """
     with well_formed():
-        tensors = [
+        found = [
             (output.name, list(output.shape), np.frombuffer(raw, DTYPES[output.datatype]))
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
             if output.datatype in DTYPES
         ]
-    check_tensors(tensors, rows)
+    check_tensors(found, rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from contract.dataset import Dataset
+from contract.feature import Value
 from contract.table import FloatMatrix
 from load_tests.answers import (
     Asked,
@@ -19,7 +20,7 @@ from load_tests.answers import (
     shortened,
     well_formed,
 )
-from model.card import ONNX_INPUT
+from load_tests.tensors import tensors
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 DTYPES = {"FP64": "<f8", "INT64": "<i8"}
@@ -107,9 +108,12 @@ class InferJson(HttpProtocol):
     """``POST /v2/models/{dataset}/infer``, tensors as JSON."""
 
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
-        """One tensor of all features, nested like its shape."""
-        tensor = {"name": ONNX_INPUT, "datatype": "FP64", "shape": list(rows.shape), "data": rows.tolist()}
-        return _json_request(f"/v2/models/{dataset.name}/infer", {"inputs": [tensor]})
+        """One tensor of all features, nested like its shape; or one for each."""
+        inputs = [
+            {"name": one.name, "datatype": one.datatype, "shape": one.shape, "data": one.data}
+            for one in tensors(dataset, rows)
+        ]
+        return _json_request(f"/v2/models/{dataset.name}/infer", {"inputs": inputs})
 
     def _check_content(self, asked: Asked, answer: HttpAnswer) -> None:
         outputs = _outputs(answer.json())
@@ -120,39 +124,43 @@ class InferBinary(HttpProtocol):
     """``POST /v2/models/{dataset}/infer``, tensors as raw bytes behind the JSON."""
 
     def request(self, dataset: Dataset, rows: FloatMatrix) -> HttpRequest:
-        """One tensor of all features; asks for the answer as bytes too."""
-        raw = rows.astype("<f8").tobytes()
-        tensor = {
-            "name": ONNX_INPUT,
-            "datatype": "FP64",
-            "shape": list(rows.shape),
-            "parameters": {"binary_data_size": len(raw)},
-        }
-        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        """One tensor of all features, or one for each; asks for the answer as bytes too."""
+        sent = tensors(dataset, rows)
+        inputs = [
+            {
+                "name": one.name,
+                "datatype": one.datatype,
+                "shape": one.shape,
+                "parameters": {"binary_data_size": len(one.raw)},
+            }
+            for one in sent
+        ]
+        head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+        raw = b"".join(one.raw for one in sent)
         headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(head))}
         return HttpRequest(f"/v2/models/{dataset.name}/infer", head + raw, headers)
 
     def _check_content(self, asked: Asked, answer: HttpAnswer) -> None:
         position = int(answer.headers[JSON_LENGTH])
-        tensors = []
+        found = []
         for output in _outputs(_object(answer.content[:position])):
             size = output["parameters"]["binary_data_size"]
             raw = answer.content[position : position + size]
             position += size
             if output["datatype"] in DTYPES:
                 values = np.frombuffer(raw, DTYPES[output["datatype"]])
-                tensors.append((output["name"], output["shape"], values))
+                found.append((output["name"], output["shape"], values))
         if position != len(answer.content):
             raise WrongAnswer("the bytes of the outputs are not as many as it says")
-        check_tensors(tensors, asked.rows)
+        check_tensors(found, asked.rows)
 
 
 def _json_request(path: str, content: object) -> HttpRequest:
     return HttpRequest(path, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
-def _named(dataset: Dataset, rows: FloatMatrix) -> list[dict[str, float]]:
-    return [dict(zip(dataset.feature_names, row, strict=True)) for row in rows.tolist()]
+def _named(dataset: Dataset, rows: FloatMatrix) -> list[dict[str, Value]]:
+    return [dataset.decode(row) for row in rows.tolist()]
 
 
 def _outputs(content: dict[str, Any]) -> list[dict[str, Any]]:

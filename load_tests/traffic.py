@@ -9,6 +9,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
+from contract.feature import Unknown
 from contract.table import FloatMatrix, check_matrix
 from load_tests.errors import LoadTestError
 
@@ -80,8 +81,11 @@ class Traffic:
     def bad_rows(self, count: int) -> BadRows:
         """Draw ``count`` rows and set one value to NaN, too small or too large."""
         rows = self.rows(count)
-        row, column = self._draw.integers(count), self._draw.integers(len(self.dataset.features))
+        # Of an open vocabulary, nothing is bad.
+        columns = [column for column, one in enumerate(self.dataset.features) if one.unknown is Unknown.REFUSE]
+        row, column = self._draw.integers(count), columns[self._draw.integers(len(columns))]
         feature = self.dataset.features[column]
-        width = feature.maximum - feature.minimum
-        rows[row, column] = self._draw.choice([np.nan, feature.minimum - width, feature.maximum + width])
+        width = max(feature.maximum - feature.minimum, 1)
+        bad = [feature.minimum - width, feature.maximum + width]
+        rows[row, column] = self._draw.choice(bad if feature.optional else [np.nan, *bad])
         return BadRows(rows, feature.name)

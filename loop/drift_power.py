@@ -97,7 +97,7 @@ class Bench:
             shift: in standard deviations of the training split. The answers stay as they are: only the feature tells.
         """
         column = self.dataset.feature_names.index(name)
-        std = self.detector.card.features[column].std
+        std = self.detector.card.features[column].std or 0.0
         named = []
         for features, outputs in self.windows(count, rows, seed=seed):
             features[:, column] += shift * std

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
-from contract.table import FloatMatrix
+from contract.table import FloatMatrix, good_rows
 from ledger.reader import Reader
 from training.splits import WEIGHT, Split, Splits, row_keys
 
@@ -67,7 +67,7 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
     for chunk in reader.rows_for(dataset.name, since_us=since_us, until_us=until_us, labelled=True):
         known = np.isfinite(chunk.actuals)
         found += int(known.sum())
-        if chunk.model.features != dataset.feature_names:
+        if not chunk.model.has_features_of(dataset):
             continue
         known &= hold_the_contract(dataset, chunk.features)
         if dataset.task is Task.CLASSIFICATION:
@@ -85,8 +85,7 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
 
 def hold_the_contract(dataset: Dataset, features: FloatMatrix) -> NDArray[np.bool_]:
     """Which rows ``[N, F]`` the contract of today takes; none whose features are not kept."""
-    low, high = dataset.bounds
-    return np.asarray(((features >= low) & (features <= high)).all(axis=1))
+    return good_rows(dataset, features) & ~np.isnan(features).all(axis=1)
 
 
 def divide(labelled: Labelled, splits: Splits, held_back: float) -> Division:

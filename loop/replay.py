@@ -21,6 +21,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
+from contract.feature import Value
 from contract.table import FloatMatrix
 from ledger.reader import Reader, Rows
 from ledger.times import iso, now_us
@@ -71,7 +72,7 @@ class Case:
     prediction_id: str
     row: int
     time: str
-    features: dict[str, float]
+    features: dict[str, Value]
     recorded: float | str
     new: float | str
     difference: float
@@ -146,7 +147,7 @@ def replay(
     counts: defaultdict[str, int] = defaultdict(int)
     refused = 0
     for chunk in reader.rows_for(dataset.name, since_us=since_us, until_us=until_us):
-        if chunk.model.features != dataset.feature_names:
+        if not chunk.model.has_features_of(dataset):
             refused += len(chunk)
             continue
         good = hold_the_contract(dataset, chunk.features)
@@ -189,7 +190,7 @@ def replay(
             chosen[row][0].ids[chosen[row][1]],
             int(chosen[row][0].index[chosen[row][1]]),
             iso(int(chosen[row][0].time_us[chosen[row][1]])),
-            dict(zip(dataset.feature_names, features[row].tolist(), strict=True)),
+            dataset.decode(features[row].tolist()),
             _answer(dataset, recorded[row]),
             _answer(dataset, new[row]),
             float(differences[row]),

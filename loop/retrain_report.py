@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from contract.dataset import Dataset, Task
+from contract.feature import MISSING, Value
 from loop.gate import Comparison, Finding, Rows, Verdict, metric
 from loop.replay import Case, Replay
 from training.evaluation import page
@@ -179,8 +180,14 @@ def _case(one: Case) -> tuple[str, ...]:
         _value(one.new),
         _number(one.difference),
         "" if one.actual is None else _value(one.actual),
-        *(f"{value:g}" for value in one.features.values()),
+        *map(_feature, one.features.values()),
     )
+
+
+def _feature(value: Value) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _changes(dataset: Dataset, comparisons: Sequence[Comparison]) -> _Picture:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contract.dataset import Dataset, Task
 from contract.deciles import DECILES
 from contract.errors import StartupError
+from contract.feature import Value
 
 CARD_FILE = "card.json"
 ONNX_FILE = "model.onnx"
@@ -42,6 +43,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Buckets = Annotated[list[float], Field(min_length=1)]
+"""The share of rows in each bucket of a feature: ``contract.buckets``."""
 Edges = Annotated[list[float], Field(min_length=DECILES + 1, max_length=DECILES + 1)]
 Shares = Annotated[list[float], Field(min_length=DECILES, max_length=DECILES)]
 Nothing = Annotated[list[float], Field(max_length=0)]
@@ -51,9 +54,11 @@ Nothing = Annotated[list[float], Field(max_length=0)]
 class FeatureCard(_Part):
     """A feature as the model saw it in training.
 
-    ``deciles`` are the 0 %, 10 %, …, 100 % quantiles of the training split: 11 values. ``decile_shares`` are the shares
-    of the training split in the ten buckets between them, as ``contract.deciles`` counts: where values are tied, as the
-    ages of houses are, they are not a tenth each.
+    ``deciles`` are the 0 %, 10 %, …, 100 % quantiles of the training split: 11 values; none for flags and categories.
+    ``decile_shares`` are the shares of the training split in the feature's buckets, as ``contract.buckets`` counts: the
+    ten between the quantiles, or one each category, and one for missing values. Where values are tied, as the ages of
+    houses are, those of the deciles are not a tenth each. ``minimum`` to ``std`` are of encoded values, without those
+    that are missing; there is no ``mean`` and no ``std`` of categories.
     """
 
     name: str
@@ -61,19 +66,20 @@ class FeatureCard(_Part):
     description: str
     minimum: float
     maximum: float
-    deciles: Edges
-    decile_shares: Shares
-    mean: float
-    std: float
+    deciles: Edges | Nothing
+    decile_shares: Buckets
+    mean: float | None
+    std: float | None
 
 
 class GoldenRow(_Part):
     """A row of the test split and the estimator's own answer: checked when the service starts.
 
-    ``output`` is one number for regression and the class probabilities for classification.
+    ``row`` has the values as JSON has them. ``output`` is one number for regression and the class probabilities for
+    classification.
     """
 
-    row: dict[str, float]
+    row: dict[str, Value]
     output: list[float]
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from contract import deciles
+from contract import buckets, deciles
 from contract.dataset import Task
 from contract.table import FloatMatrix
 from model import statistics
-from model.card import ModelCard
+from model.card import FeatureCard, ModelCard
 from model.reference import Reference
-from model.statistics import Outcome
+from model.statistics import Counts, Outcome
 
 LEVEL = 0.01
 """Probability of a false alarm among all tests of a window without drift, at most."""
@@ -80,11 +80,14 @@ class Change(_Frozen):
     statistic: float
     p_value: float = Field(description="Probability of such a statistic without drift, in this test alone.")
     adjusted_p_value: float = Field(description="By Holm's correction, for all tests of the window.")
-    psi: float | None = Field(description="Population stability index, over the deciles of training or the classes.")
-    shift: float | None = Field(description="Of the mean, in standard deviations of training; null for classes.")
-    recent: float | None = Field(description="Mean, or share of the refused, in the window; null for classes.")
+    psi: float | None = Field(description="Population stability index, over the deciles of training or the categories.")
+    shift: float | None = Field(description="Of the mean, in standard deviations of training; null for categories.")
+    recent: float | None = Field(description="Mean, or share of the refused, in the window; null for categories.")
     reference: float | None = Field(description="The same in training; of the refused, the expected share.")
-    recent_shares: list[float] = Field(description="Shares of the deciles of training, or of the classes, in order.")
+    recent_shares: list[float] = Field(
+        description="Shares of the deciles of training, or of the categories or classes, in order; the last is of "
+        "missing values, where a feature may be missing."
+    )
     reference_shares: list[float]
     since: str | None = Field(
         default=None, description="Start of the part of the window in which it began; null where no part has it alone."
@@ -137,8 +140,7 @@ class Detector:
         self.card = card
         self.reference = reference
         self._features = [
-            _Numbers(feature.name, reference.features[:, column], feature.deciles, feature.decile_shares, feature.std)
-            for column, feature in enumerate(card.features)
+            _of_feature(feature, reference.features[:, column]) for column, feature in enumerate(card.features)
         ]
         self._prediction: _Numbers | _Classes
         if card.task is Task.REGRESSION:
@@ -272,8 +274,14 @@ def _iso(microseconds: np.int64) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _of_feature(feature: FeatureCard, values: FloatMatrix) -> "_Numbers | _Categories":
+    if not feature.deciles:
+        return _Categories(feature, values)
+    return _Numbers(feature.name, values, feature.deciles, feature.decile_shares, feature.std or 0.0)
+
+
 class _Numbers:
-    """The reference of a column of numbers.
+    """The reference of a column of numbers. A missing one is as if it were less than all others.
 
     Args:
         name: of the column.
@@ -286,21 +294,22 @@ class _Numbers:
         self, name: str, values: FloatMatrix, edges: Sequence[float], shares: Sequence[float], std: float
     ) -> None:
         self._name = name
-        self._values = np.sort(values)
-        self._mean = float(values.mean())
+        self._values = _sorted(values)
+        self._mean = _mean(values)
         self._edges = edges
         self._shares = shares
         self._std = std
 
     def compare(self, values: FloatMatrix) -> dict[str, Any]:
         """Values ``[N]`` or ``[N, 1]``, as fields of a ``Change``."""
-        values = np.sort(values.reshape(-1))
-        outcome = statistics.kolmogorov_smirnov(values, self._values)
-        counts = deciles.count(self._edges, values)
+        values = values.reshape(-1)
+        outcome = statistics.kolmogorov_smirnov(_sorted(values), self._values)
+        counts = buckets.recount(self._edges, len(self._shares), values)
         psi = statistics.population_stability_index(counts, self._shares)
-        mean = float(values.mean())
-        # A constant of training has no deviation: the index tells then.
-        shift = (mean - self._mean) / self._std if self._std > 0 else 0.0
+        mean = _mean(values)
+        # A constant of training has no deviation, and where all are missing there is no mean: the index tells then.
+        known = self._std > 0 and mean is not None and self._mean is not None
+        shift = (mean - self._mean) / self._std if known else 0.0  # type: ignore[operator]  # known
         return {
             **_tested(self._name, len(values), Method.KOLMOGOROV_SMIRNOV, outcome),
             "effect": max(psi / PSI_LIMIT, abs(shift) / SHIFT_LIMIT),
@@ -313,6 +322,30 @@ class _Numbers:
         }
 
 
+def _sorted(values: FloatMatrix) -> FloatMatrix:
+    return np.sort(np.where(np.isnan(values), -np.inf, values))
+
+
+def _mean(values: FloatMatrix) -> float | None:
+    """Of the values that are there."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else None
+
+
+class _Categories:
+    """The reference of a column of flags or categories, by the buckets of the card."""
+
+    def __init__(self, feature: FeatureCard, values: FloatMatrix) -> None:
+        self._name = feature.name
+        self._shares = feature.decile_shares
+        self._counts = buckets.recount([], len(self._shares), values)
+
+    def compare(self, values: FloatMatrix) -> dict[str, Any]:
+        """Codes ``[N]``, as fields of a ``Change``."""
+        counts = buckets.recount([], len(self._shares), values)
+        return _compared(self._name, counts, self._counts, self._shares)
+
+
 class _Classes:
     """The reference of predicted classes, from probabilities ``[M, C]``."""
 
@@ -323,18 +356,22 @@ class _Classes:
     def compare(self, probabilities: FloatMatrix) -> dict[str, Any]:
         """Probabilities ``[N, C]``, as fields of a ``Change``."""
         counts = _count_classes(probabilities)
-        shares = (self._counts / self._counts.sum()).tolist()
-        psi = statistics.population_stability_index(counts, shares)
-        return {
-            **_tested(self._name, len(probabilities), Method.CHI_SQUARE, statistics.chi_square(counts, self._counts)),
-            "effect": psi / PSI_LIMIT,
-            "psi": psi,
-            "shift": None,
-            "recent": None,
-            "reference": None,
-            "recent_shares": (counts / counts.sum()).tolist(),
-            "reference_shares": shares,
-        }
+        return _compared(self._name, counts, self._counts, (self._counts / self._counts.sum()).tolist())
+
+
+def _compared(name: str, counts: Counts, reference: Counts, shares: Sequence[float]) -> dict[str, Any]:
+    """Counts ``[K]`` of categories beside those of the reference sample, and the shares in training."""
+    psi = statistics.population_stability_index(counts, shares)
+    return {
+        **_tested(name, int(counts.sum()), Method.CHI_SQUARE, statistics.chi_square(counts, reference)),
+        "effect": psi / PSI_LIMIT,
+        "psi": psi,
+        "shift": None,
+        "recent": None,
+        "reference": None,
+        "recent_shares": (counts / counts.sum()).tolist(),
+        "reference_shares": list(shares),
+    }
 
 
 def _count_classes(probabilities: FloatMatrix) -> NDArray[np.intp]:

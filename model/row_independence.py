@@ -25,10 +25,14 @@ def row_multiple(predict: Predict, card: ModelCard) -> int:
 
     It is 1 if rows drawn from the training ranges have the same bits in odd batches as all together.
     """
-    deciles = np.array([feature.deciles for feature in card.features])
+    low = np.array([feature.deciles[0] if feature.deciles else feature.minimum for feature in card.features])
+    high = np.array([feature.deciles[-1] if feature.deciles else feature.maximum for feature in card.features])
+    codes = [column for column, feature in enumerate(card.features) if not feature.deciles]
     draw = np.random.default_rng(0)
     # A percent of the answers differs, where any do: among this many rows some will.
-    rows = draw.uniform(deciles[:, 0], deciles[:, -1], (600, len(deciles)))
+    rows = draw.uniform(low, high, (600, len(low)))
+    # Flags and categories have no deciles, and are whole.
+    rows[:, codes] = rows[:, codes].round()
     together = predict(rows)
     independent = all(
         np.array_equal(predict(rows[start : start + size]), together[start : start + size])

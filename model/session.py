@@ -86,7 +86,7 @@ class Artifact:
         """
         artifact = cls.read(directory, keys)
         artifact.card.check(dataset)
-        artifact._check_golden_rows()
+        artifact._check_golden_rows(dataset)
         return artifact
 
     @cached_property
@@ -94,11 +94,9 @@ class Artifact:
         """The model is given its rows in a multiple of this number, so that a row's answer never depends on others."""
         return row_multiple(self._run, self.card)
 
-    @cached_property
-    def golden_rows(self) -> FloatMatrix:
-        """The rows of the card whose answers are known, ``[N, F]``."""
-        names = [feature.name for feature in self.card.features]
-        return np.array([[one.row[name] for name in names] for one in self.card.golden], dtype=np.float64)
+    def golden_rows(self, dataset: Dataset) -> FloatMatrix:
+        """The rows of the card whose answers are known, ``[N, F]``; the dataset's contract is the card's."""
+        return np.array([dataset.encode(one.row) for one in self.card.golden], dtype=np.float64)
 
     def outputs(self, rows: FloatMatrix) -> FloatMatrix:
         """The answers to rows ``[N, F]``, N at least 1. A row's answer has the same bits whatever rows are beside it.
@@ -121,11 +119,11 @@ class Artifact:
             return answer.reshape(-1)
         return np.asarray(answer / answer.sum(axis=1, keepdims=True))
 
-    def _check_golden_rows(self) -> None:
+    def _check_golden_rows(self, dataset: Dataset) -> None:
         """Compare the answers to the golden rows with those of the estimator in training."""
         try:
             expected = np.array([one.output for one in self.card.golden], dtype=np.float64)
-            difference = np.abs(self.outputs(self.golden_rows) - expected).max()
+            difference = np.abs(self.outputs(self.golden_rows(dataset)) - expected).max()
         except KeyError as error:
             raise ArtifactError(f"Its golden rows have no {error.args[0]!r}.") from error
         except (*ONNX_ERRORS, ValueError) as error:

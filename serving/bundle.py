@@ -14,6 +14,7 @@ from bentoml.models import BentoModel
 
 from contract.dataset import Dataset
 from contract.errors import StartupError
+from contract.feature import Kind
 from serving.batching.turns import Turns
 from serving.models import LoadedModel, Spare, find, load, no_spare
 from serving.prediction import Observers, Predictor
@@ -49,6 +50,11 @@ class Bundle:
 
     def __getitem__(self, name: str) -> Predictor:
         return self.predictors[name]
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """The datasets whose models are served."""
+        return [predictor.dataset for predictor in self.predictors.values()]
 
     @property
     def opened(self) -> bool:
@@ -134,9 +140,15 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
 
 def _info(model: LoadedModel) -> dict[str, Any]:
     card = model.card.model_dump(mode="json", exclude={"golden"})
-    ranges = {feature["name"]: feature for feature in model.dataset.describe()}
-    for feature in card["features"]:
+    for feature, described in zip(model.dataset.features, card["features"], strict=True):
         # The range that is enforced is the one of the code that serves.
-        feature |= {key: ranges[feature["name"]][key] for key in ("minimum", "maximum")}
+        described |= {"minimum": feature.decode(feature.minimum), "maximum": feature.decode(feature.maximum)}
+        if not feature.plain:
+            described |= {"kind": feature.kind, "optional": feature.optional}
+            # A quantile of dates may be between two.
+            edges = map(round, described["deciles"]) if feature.kind is Kind.DATE else described["deciles"]
+            described["deciles"] = [feature.decode(edge) for edge in edges]
+        if feature.vocabulary:
+            described |= {"categories": feature.vocabulary, "unknown": feature.unknown}
     card |= model.run.model_dump(mode="json")
     return {"name": model.dataset.name, "version": model.version, "loaded_at": model.loaded_at.isoformat(), **card}

@@ -212,7 +212,7 @@ class Predictor:
         Calls that were taken before are answered by the version that took them. Returns when the last one is.
         """
         replacement = self._serve(model)
-        await asyncio.to_thread(replacement.runner.warm_up, model.artifact.golden_rows)
+        await asyncio.to_thread(replacement.runner.warm_up, model.artifact.golden_rows(model.dataset))
         former, self._served = self._served, replacement
         self._metrics.serve(model)
         if self._closed:
@@ -221,7 +221,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Run the model on its golden rows, so that the first caller does not pay for it."""
-        self._served.runner.warm_up(self.model.artifact.golden_rows)
+        self._served.runner.warm_up(self.model.artifact.golden_rows(self.dataset))
 
     async def close(self) -> None:
         """Refuse what comes, finish what was taken. A replacement that is under way will refuse too."""

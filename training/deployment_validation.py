@@ -23,6 +23,7 @@ import pandas as pd
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
+from contract.feature import Kind
 from local_service import running_service
 from model.card import CARD_FILE, ModelCard
 from model.deployed import Deployment
@@ -68,7 +69,7 @@ def validate(
                 rows = pd.read_parquet(tests / dataset.name / "test.parquet")[list(dataset.feature_names)]
                 checks.append(_serves(client, dataset, tags[dataset.name]))
                 checks.append(_golden(client, dataset, rows.head(params.golden_rows), tags[dataset.name]))
-                checks += [_refuses(client, dataset, *bad) for bad in _bad_rows(dataset)]
+                checks += [_refuses(client, dataset, *bad) for bad in bad_rows(dataset)]
                 percentiles[dataset.name] = _p95(client, dataset, rows, params.requests)
                 checks.append(_fast(dataset, percentiles[dataset.name], params))
     files.write_json(latency, {name: {"p95_ms": round(value, 3)} for name, value in percentiles.items()})
@@ -92,7 +93,7 @@ def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str
     model = Path(bentoml.models.get(tag).path_of("mlflow_model"))
     card = ModelCard.model_validate_json((model / EXTRA_FILES / CARD_FILE).read_bytes())
     estimator = load_estimator(model / MODEL_SKOPS)
-    body = {"rows": rows.to_dict(orient="records")}
+    body = {"rows": [dataset.decode(row) for row in rows.to_numpy().tolist()]}
     answers = client.post(f"/predict/{dataset.name}/batch", json=body).raise_for_status().json()["predictions"]
     if dataset.task is Task.REGRESSION:
         served = np.array([answer["prediction"] for answer in answers])
@@ -106,20 +107,27 @@ def _golden(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, tag: str
     return Check(dataset.name, "golden rows", difference <= allowed, message)
 
 
-def _bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
+def bad_rows(dataset: Dataset) -> list[tuple[str, str, dict[str, Any]]]:
     """Bodies to refuse: what is wrong with each, the field that the answer must name, and the body itself."""
     good = dataset.example
-    first = dataset.features[0]
-    without = {name: value for name, value in good.items() if name != first.name}
-    return [
-        ("missing field", first.name, without),
-        ("NaN", first.name, {**good, first.name: math.nan}),
-        ("infinity", first.name, {**good, first.name: math.inf}),
-        ("out of range", first.name, {**good, first.name: first.maximum + 1}),
-        ("text for a number", first.name, {**good, first.name: "many"}),
-        ("boolean for a number", first.name, {**good, first.name: True}),
-        ("unknown field", "no_such_feature", {**good, "no_such_feature": 1.0}),
-    ]
+    bad = [("unknown field", "no_such_feature", {**good, "no_such_feature": 1.0})]
+    required = next((feature.name for feature in dataset.features if not feature.optional), None)
+    if required is not None:
+        bad.append(("missing field", required, {name: good[name] for name in good if name != required}))
+    number = next((feature for feature in dataset.features if feature.numeric), None)
+    if number is not None:
+        values = {
+            "NaN": math.nan,
+            "infinity": math.inf,
+            "out of range": number.maximum + 1,
+            "text for a number": "many",
+            "boolean for a number": True,
+        }
+        bad += [(what, number.name, {**good, number.name: value}) for what, value in values.items()]
+    category = next((feature for feature in dataset.features if feature.kind is Kind.CATEGORY), None)
+    if category is not None:
+        bad.append(("number for a category", category.name, {**good, category.name: 1}))
+    return bad
 
 
 def _refuses(client: httpx.Client, dataset: Dataset, name: str, field: str, body: dict[str, Any]) -> Check:
@@ -133,7 +141,8 @@ def _refuses(client: httpx.Client, dataset: Dataset, name: str, field: str, body
 
 def _p95(client: httpx.Client, dataset: Dataset, rows: pd.DataFrame, requests: int) -> float:
     """The 95th percentile of the latency of single requests, in ms."""
-    bodies = [row.to_dict() for _, row in rows.sample(requests, replace=True, random_state=0).iterrows()]
+    drawn = rows.sample(requests, replace=True, random_state=0)
+    bodies = [dataset.decode(row) for row in drawn.to_numpy().tolist()]
     seconds = []
     for body in bodies:
         started = time.perf_counter()

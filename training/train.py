@@ -228,12 +228,7 @@ def golden_rows(dataset: Dataset, rows: FloatMatrix, answers: FloatMatrix, count
     """Rows spread evenly over the estimator's answers: sorted by value, or by class and then by probability."""
     order = np.lexsort((answers.max(axis=1), answers.argmax(axis=1)))
     picked = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
-    return [
-        GoldenRow(
-            row=dict(zip(dataset.feature_names, rows[index].tolist(), strict=True)), output=answers[index].tolist()
-        )
-        for index in picked
-    ]
+    return [GoldenRow(row=dataset.decode(rows[index].tolist()), output=answers[index].tolist()) for index in picked]
 
 
 def git_revision() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import bentoml
 
+from contract import DATASETS
 from contract.errors import BundleError
 from serving.http.predictions import PredictionApi, prediction_apis
 from serving.telemetry.call import Call, Endpoint
@@ -44,6 +45,6 @@ def _method(api: PredictionApi) -> Any:
 
 def with_prediction_methods(service: type[S]) -> type[S]:
     """Add a method for each prediction route to the class of the service."""
-    for api in prediction_apis():
+    for api in prediction_apis(DATASETS.values()):
         setattr(service, api.name, _method(api))
     return service

@@ -2,13 +2,13 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Engine
 
-from contract import DATASETS
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset
 from contract.errors import cut
 from ledger import windows
@@ -31,7 +31,6 @@ PATH = "/drift/detect"
 DEFAULT_HOURS = 24
 MAXIMUM_WAITING = 4
 """Most requests with rows that are at work or wait; one of 10,000 rows takes a fifth of a second."""
-_MOST_TOKENS = max(most_tokens(len(dataset.features)) for dataset in DATASETS.values())
 _HOUR_US = 3600 * 1_000_000
 
 
@@ -55,7 +54,9 @@ class DriftRequest(BaseModel):
         return self
 
 
-def _request_of(dataset: Dataset) -> type[DriftRequest]:
+@cache
+def request_of(dataset: Dataset) -> type[DriftRequest]:
+    """The body of a request about a model."""
     rows: Any = list[dataset.row]  # type: ignore[name-defined]  # a class at run time
     name: Any = Literal[dataset.name]
     body: Any = create_model(
@@ -72,16 +73,6 @@ def _request_of(dataset: Dataset) -> type[DriftRequest]:
     return cast(type[DriftRequest], body)
 
 
-REQUESTS = {dataset.name: _request_of(dataset) for dataset in DATASETS.values()}
-"""The body of the request, by model."""
-
-
-class _OfModel(BaseModel):
-    """What tells by which of ``REQUESTS`` a body is read."""
-
-    model: Literal[*DATASETS]  # type: ignore[valid-type]  # names are known at run time
-
-
 class DriftApp:
     """Answers the requests of the route.
 
@@ -93,6 +84,9 @@ class DriftApp:
 
     def __init__(self, bundle: Bundle, ledger: LedgerDatabase, settings: Settings) -> None:
         self._bundle = bundle
+        self._most_tokens = max(most_tokens(dataset.json_fields) for dataset in bundle.datasets)
+        name: Any = Literal[tuple(bundle.predictors)]
+        self._of_model = create_model("OfModel", model=(name, ...))
         self._ledger = ledger
         self._limit = settings.MAX_BODY_BYTES
         self._seconds = settings.TIMEOUT_SECONDS
@@ -133,15 +127,15 @@ class DriftApp:
 
     def _of_rows(self, body: bytes) -> Drift | tuple[LoadedModel, DriftRequest]:
         """The drift of rows that were sent; without any, what is to be compared instead."""
-        content = parse_json(body, _MOST_TOKENS)
-        name = checked(_OfModel, content).model
+        content = parse_json(body, self._most_tokens)
+        name = checked(self._of_model, content).model
         model, reasons, matrix = self._bundle[name].model, Reasons(), None
         rows = content.get("rows")
         if rows is not None:
             matrix = finished(checked_rows(model.dataset, rows, reasons, ("rows",)))
             # They count as sent, and are checked already.
             content = {**content, "rows": [model.dataset.example]}
-        asked = reasons.check(REQUESTS[name], content)
+        asked = reasons.check(request_of(model.dataset), content)
         if reasons:
             raise reasons.refusal()
         if matrix is None:
@@ -157,7 +151,7 @@ class DriftApp:
             window = windows.last_hours(reader, name, model.version, since_us=max(since, 0), until_us=now)
         detector = self._detector(model)
         if window is None:
-            return detector.detect(model.version, None, model.artifact.golden_rows[:0])
+            return detector.detect(model.version, None, model.artifact.golden_rows(model.dataset)[:0])
         requests = Requests(window.requests, window.refused)
         return detector.detect_window(model.version, window.time_us, window.features, window.outputs, requests)
 

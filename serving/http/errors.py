@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from contract.errors import OTHER, BundleError, ErrorDetail, InvalidInput, Reason, cut, shown
+from contract.row import NOT_A_TIME, UNKNOWN_CATEGORY
 from serving.errors import sentence
 
 MAXIMUM_DETAILS = 100
@@ -77,7 +78,8 @@ class Reasons:
         if not isinstance(content, dict):
             self.add(loc, "input should be an object", "model_type")
             return None
-        known = {name: content[name] for name in model.model_fields if name in content}
+        names = (field.alias or name for name, field in model.model_fields.items())
+        known = {name: content[name] for name in names if name in content}
         valid = None
         try:
             valid = model.model_validate(known)
@@ -151,6 +153,8 @@ def _reason(problem: Any) -> tuple[str, Reason]:
     if problem["type"] == "extra_forbidden":
         return OTHER, Reason.UNKNOWN_FIELD
     if loc and isinstance(loc[-1], str):
+        if problem["input"] is None and problem["type"] in _REASONS:
+            return loc[-1], Reason.MISSING
         return loc[-1], _REASONS.get(problem["type"], Reason.NOT_A_NUMBER)
     return OTHER, Reason.MALFORMED
 
@@ -159,8 +163,14 @@ _REASONS = {
     "missing": Reason.MISSING,
     "greater_than_equal": Reason.OUT_OF_RANGE,
     "less_than_equal": Reason.OUT_OF_RANGE,
+    "int_type": Reason.WRONG_TYPE,
+    "bool_type": Reason.WRONG_TYPE,
+    "string_type": Reason.WRONG_TYPE,
+    "string_too_short": Reason.MISSING,
+    NOT_A_TIME: Reason.WRONG_TYPE,
+    UNKNOWN_CATEGORY: Reason.UNKNOWN_CATEGORY,
 }
-"""By pydantic's type of error; all other types mean that the value is not a finite number."""
+"""By type of error, pydantic's or ours; all other types mean that the value is not a finite number."""
 _UNKNOWN = "unknown field"
 
 
@@ -172,7 +182,11 @@ def _what(problem: Any) -> str:
     what = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
     if problem["type"] == "json_invalid" or isinstance(problem["input"], dict | list):
         return what
-    return f"{what}, not {shown(problem['input'])}"
+    value = problem["input"]
+    return f"{what}, not {_JSON[value] if value is None or isinstance(value, bool) else shown(value)}"
+
+
+_JSON = {None: "null", True: "true", False: "false"}
 
 
 def _path(loc: Sequence[str | int]) -> str:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError, to_json
 from sqlalchemy import Engine
 
 from contract.errors import ErrorDetail, InvalidInput
+from contract.feature import Value
 from contract.table import FloatMatrix
 from ledger.feedback import canonical_id
 from ledger.reader import MAXIMUM_LIMIT, SHOWN_ROWS, Bin, Logged, ModelVersion, Page, Reader, Stats
@@ -155,7 +156,7 @@ class LoggedRow(BaseModel):
     """One row of a prediction."""
 
     row: int = Field(description="Its index in the prediction.")
-    features: dict[str, float] = Field(
+    features: dict[str, Value] = Field(
         default={}, description="What was sent, by feature; left out where it is not on record (`LEDGER_FEATURES=off`)."
     )
     prediction: float | str = Field(description="The predicted value, or the name of the likeliest class.")
@@ -304,7 +305,8 @@ def logged(one: Logged) -> dict[str, Any]:
 def _row(one: Logged, index: int) -> dict[str, Any]:
     row: dict[str, Any] = {"row": index}
     if one.features is not None:
-        row["features"] = dict(zip(one.model.features, one.features[index].tolist(), strict=True))
+        values = zip(one.model.kinds, one.features[index].tolist(), strict=True)
+        row["features"] = {feature.name: feature.decode(value) for feature, value in values}
     names = one.model.outputs
     row["prediction"] = shown_output(one.model, one.outputs, index)
     if len(names) > 1:

@@ -13,6 +13,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from contract.errors import BundleError
+from contract.feature import Feature
 from ledger import quality
 from ledger.quality import Quality
 from ledger.reader import Bin, Logged, ModelVersion, Page, Reader, Slot, Stats, VersionStats
@@ -383,14 +384,15 @@ def _call(one: Logged, *, opened: bool) -> str:
 def _values(one: Logged) -> str:
     names = one.model.outputs
     shares = names if len(names) > 1 else ()
-    features = one.model.features if one.features is not None else ()
-    head = "".join(f'<th class="n">{_text(name)}</th>' for name in features)
+    features = one.model.kinds if one.features is not None else ()
+    head = "".join(f'<th class="n">{_text(feature.name)}</th>' for feature in features)
     head += "".join(f'<th class="n">P({_text(name)})</th>' for name in shares)
     rows = "".join(
         f'<tr><td class="n">{index}</td><td>{_shown(shown_output(one.model, one.outputs, index))}</td>'
         f"<td>{_came_true(one, index)}</td>"
         + "".join(
-            f'<td class="n">{value:.7g}</td>' for value in (one.features[index] if one.features is not None else ())
+            _feature(feature, value)
+            for feature, value in zip(features, one.features[index] if one.features is not None else (), strict=True)
         )
         + "".join(f'<td class="n">{value:.4f}</td>' for value in (one.outputs[index] if shares else ()))
         + "</tr>"
@@ -402,6 +404,12 @@ def _values(one: Logged) -> str:
     return f"""<div class="scroll"><table>
 <thead><tr><th class="n">Row</th><th>Predicted</th><th>Came true</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>{more}{kept}"""
+
+
+def _feature(feature: Feature, value: float) -> str:
+    if feature.numeric and not math.isnan(value):
+        return f'<td class="n">{value:.7g}</td>'
+    return f"<td>{_text(feature.show(value))}</td>"
 
 
 def _came_true(one: Logged, row: int) -> str:

@@ -1,13 +1,13 @@
 """The OpenAPI document."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from contract import DATASETS
-from contract.housing import HOUSING
+from contract.dataset import Dataset
 from model.drift import Drift
 from serving.http import drift, feedback, logs, logs_page, models, retrain
 from serving.http.errors import Error, ErrorReason
@@ -153,17 +153,21 @@ GET_ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(title: str, version: str, description: str) -> dict[str, Any]:
+def document(
+    title: str, version: str, description: str, datasets: Collection[Dataset] = tuple(DATASETS.values())
+) -> dict[str, Any]:
     """The OpenAPI 3.1 document of the service, from the datasets and the protocol.
 
     Args:
         title, description: of the service.
         version: of the Bento.
+        datasets: whose models are served.
     """
     bodies: list[type[BaseModel]] = [Error, ErrorReason]
     lenient_bodies: list[type[BaseModel]] = [ProtocolError, *logs.ANSWERS]
     paths: dict[str, Any] = {}
-    for api in prediction_apis():
+    first = next(iter(datasets))
+    for api in prediction_apis(datasets):
         bodies += [api.takes, api.gives]
         paths[api.path] = {
             "post": {
@@ -233,7 +237,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
         "models_rollback",
         "Deploy what was deployed before, in all workers",
         ("400", "404", "409", "413", "415", "503", "504"),
-        {"required": True, "content": _content(RollbackRequest, {"model": next(iter(DATASETS))})},
+        {"required": True, "content": _content(RollbackRequest, {"model": first.name})},
     )
     paths[drift.PATH] = {
         "post": {
@@ -245,8 +249,8 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
                 "required": True,
                 "content": {
                     "application/json": {
-                        "schema": {"anyOf": [_reference(body) for body in drift.REQUESTS.values()]},
-                        "example": {"model": HOUSING.name, "rows": [HOUSING.example] * 2},
+                        "schema": {"anyOf": [_reference(drift.request_of(dataset)) for dataset in datasets]},
+                        "example": {"model": first.name, "rows": [first.example] * 2},
                     }
                 },
             },
@@ -259,8 +263,8 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
             },
         }
     }
-    bodies += [Drift, *drift.REQUESTS.values()]
-    paths |= _retrain_paths()
+    bodies += [Drift, *map(drift.request_of, datasets)]
+    paths |= _retrain_paths(first)
     bodies += [retrain.RetrainRequest]
     lenient_bodies += retrain.ANSWERS
     for path, protocol_route in PROTOCOL_ROUTES.items():
@@ -290,7 +294,7 @@ def document(title: str, version: str, description: str) -> dict[str, Any]:
     }
 
 
-def _retrain_paths() -> dict[str, Any]:
+def _retrain_paths(first: Dataset) -> dict[str, Any]:
     def errors(*statuses: str) -> dict[str, Any]:
         return {status: _error(status, Error, _RETRAIN_ERRORS, detail=[]) for status in statuses}
 
@@ -308,7 +312,7 @@ def _retrain_paths() -> dict[str, Any]:
             },
         }
 
-    alert = {"alerts": [{"status": "firing", "labels": {"alertname": "FeatureDrift", "model": HOUSING.name}}]}
+    alert = {"alerts": [{"status": "firing", "labels": {"alertname": "FeatureDrift", "model": first.name}}]}
     identifier = {"description": "The number of the job.", "schema": {"type": "integer", "minimum": 1}}
     told = {"description": (retrain.JobStatus.__doc__ or "").strip(), "content": _content(retrain.JobStatus)}
     return {
@@ -318,7 +322,7 @@ def _retrain_paths() -> dict[str, Any]:
                 "Ask for a retraining (admin key): a job, which the worker of the loop runs",
                 "202",
                 retrain.RetrainRequest,
-                {"model": HOUSING.name},
+                {"model": first.name},
                 retrain.Taken,
             )
         },

@@ -1,6 +1,7 @@
 """The prediction routes, ``/predict/{model}`` and ``/predict/{model}/batch``: flat JSON in, flat JSON out."""
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from contract import DATASETS
 from contract.dataset import Dataset, Task
 from contract.errors import cut
 from contract.table import FloatMatrix
@@ -135,9 +135,9 @@ class PredictionApi:
         }
 
 
-def prediction_apis() -> list[PredictionApi]:
-    """The prediction routes of all datasets."""
-    return [PredictionApi(dataset, batch=batch) for dataset in DATASETS.values() for batch in (False, True)]
+def prediction_apis(datasets: Iterable[Dataset]) -> list[PredictionApi]:
+    """The prediction routes of datasets."""
+    return [PredictionApi(dataset, batch=batch) for dataset in datasets for batch in (False, True)]
 
 
 class PredictionApp:
@@ -155,7 +155,7 @@ class PredictionApp:
         self._predictor = predictor
         self._limit = settings.MAX_BODY_BYTES if api.batch else min(settings.MAX_BODY_BYTES, MAXIMUM_ROW_BYTES)
         self._seconds = settings.TIMEOUT_SECONDS
-        self._most_tokens = most_tokens(len(api.dataset.features))
+        self._most_tokens = most_tokens(api.dataset.json_fields)
 
     @property
     def route(self) -> Route:

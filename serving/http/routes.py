@@ -50,7 +50,9 @@ def http_app(
         budget: for the bytes of unfinished bodies.
     """
     bundle = inference.bundle
-    predictions = [PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis()]
+    predictions = [
+        PredictionApp(api, bundle[api.dataset.name], settings).route for api in prediction_apis(bundle.datasets)
+    ]
     protocol = RestProtocol(inference, settings)
     ledger = LedgerDatabase(settings)
     actions = ActionLog(ledger if settings.LEDGER == "on" else None)

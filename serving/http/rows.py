@@ -72,14 +72,25 @@ def checked_rows(dataset: Dataset, rows: Any, reasons: Reasons, loc: Location) -
 def _fill(dataset: Dataset, rows: Sequence[Any], matrix: FloatMatrix) -> bool:
     """Write rows that hold the contract into a matrix ``[N, F]``; False if one does not."""
     try:
-        if set(map(len, rows)) != {len(dataset.features)}:
-            return False
-        for index, name in enumerate(dataset.feature_names):
-            column = [row[name] for row in rows]
-            if not _NUMBERS.issuperset(map(type, column)):
+        if dataset.has_optional:
+            known = {*dataset.feature_names}
+            if not all(map(known.issuperset, rows)):
                 return False
-            matrix[:, index] = column
-    except (KeyError, TypeError, OverflowError):  # a field is missing, a row is no object, a number is no double
+        elif set(map(len, rows)) != {len(dataset.features)}:
+            return False
+        for index, feature in enumerate(dataset.features):
+            name = feature.name
+            column = [row.get(name) for row in rows] if feature.optional else [row[name] for row in rows]
+            if feature.plain:
+                if not _NUMBERS.issuperset(map(type, column)):
+                    return False
+                matrix[:, index] = column
+            elif (encoded := feature.encode_column(column)) is None:
+                return False
+            else:
+                matrix[:, index] = encoded
+    # A field is missing, a row is no object, a number is no double.
+    except (AttributeError, KeyError, TypeError, OverflowError):
         return False
     return bool(good_rows(dataset, matrix).all())
 

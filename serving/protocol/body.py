@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from contract.dataset import Dataset
 from contract.errors import InvalidInput, cut, shown
 from serving.http.body import SPARE_TOKENS, most_tokens, parse_json
 from serving.protocol.infer_request import InferRequest, check_counts, check_parameters
@@ -31,19 +32,19 @@ def read_object(body: bytes | memoryview, most: int = SPARE_TOKENS) -> dict[str,
     return content
 
 
-def read_request(body: bytes, json_length: str | None, features: int) -> InferRequest:
+def read_request(body: bytes, json_length: str | None, dataset: Dataset) -> InferRequest:
     """Read a body.
 
     Args:
         body: the whole body.
-        features: how many the model has.
+        dataset: of the model.
         json_length: the header ``Inference-Header-Content-Length``, if it was sent.
 
     Raises:
         InvalidInput: what is wrong, and in which tensor.
     """
     raw: memoryview | None = None
-    most = most_tokens(features)
+    most = most_tokens(dataset.json_fields)
     if json_length is not None:
         # Python refuses to read a number of thousands of digits.
         if not (json_length.isascii() and json_length.isdecimal() and len(json_length) < 20) or (
@@ -66,7 +67,7 @@ def read_request(body: bytes, json_length: str | None, features: int) -> InferRe
     }
     documents, wanted = _objects(content.get("inputs"), "inputs"), content.get("outputs")
     wanted = [] if wanted is None else _objects(wanted, "outputs")
-    check_counts(len(documents), len(wanted), features)
+    check_counts(len(documents), len(wanted), len(dataset.features))
     return InferRequest(identifier, _inputs(documents, raw), _outputs(wanted, binary), binary)
 
 
@@ -110,7 +111,7 @@ def _inputs(documents: list[dict[str, Any]], raw: memoryview | None) -> list[Inp
         size = parameters.get("binary_data_size")
         if size is None:
             if not isinstance(values, list):
-                raise InvalidInput(f"The input {cut(name)!r} needs data: a list of numbers.")
+                raise InvalidInput(f"The input {cut(name)!r} needs data: a list of values.")
         elif values is not None:
             raise InvalidInput(f"The input {cut(name)!r} has data and binary_data_size: send only one.")
         elif raw is None:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset, Task
 from contract.errors import OTHER, InvalidInput, Reason, cut, shown
+from contract.feature import Feature, Kind, Refusal, Value
 from contract.table import FloatMatrix, first_violation, refused
 from model.card import ONNX_INPUT
-from serving.protocol.tensors import BYTES, InputTensor, OutputTensor, Place, numbers
+from serving.protocol.tensors import BOOL, BYTES, NUMBERS, InputTensor, OutputTensor, Place, flags, numbers, texts
 
 PLATFORM = "onnxruntime_onnx"
 """The protocol's name for an ONNX model run by onnxruntime."""
@@ -41,17 +42,16 @@ class TensorSpec:
 class Codec:
     """Converts tensors to rows of one dataset, and its model's outputs to tensors.
 
-    ``input`` describes the tensor that holds whole rows; its parameters name the features in order. ``outputs``
-    describes the outputs by name; a vector is a column ``[N, 1]``, as MLServer's runtimes answer.
+    ``inputs`` describes the tensors that it takes: one that holds whole rows, whose parameters name the features in
+    order, where all features are numbers; else one for each feature. ``outputs`` describes the outputs by name; a
+    vector is a column ``[N, 1]``, as MLServer's runtimes answer.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._position = {name: column for column, name in enumerate(dataset.feature_names)}
         self._labels: NDArray[Any] = np.array(dataset.target.classes, dtype=object)
-        self.input = TensorSpec(
-            ONNX_INPUT, "FP64", (-1, len(self._position)), {"feature_names": list(dataset.feature_names)}
-        )
+        self.inputs = input_specs(dataset)
         if dataset.task is Task.REGRESSION:
             outputs = [TensorSpec(PREDICT, "FP64", (-1, 1), {"unit": dataset.target.unit})]
         else:
@@ -66,7 +66,8 @@ class Codec:
     def rows(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
         """The rows of a request, ``[N, F]``, checked against the contract.
 
-        A request has one tensor ``[N, F]`` of any name, or one ``[N]`` or ``[N, 1]`` for each feature, in any order.
+        A request has one tensor ``[N]`` or ``[N, 1]`` for each feature, in any order; that of an optional feature may
+        be left out. Where all features are numbers it may have one tensor ``[N, F]`` of any name.
 
         Raises:
             InvalidInput: names the tensor, or the feature and the row (counted from 0).
@@ -74,7 +75,8 @@ class Codec:
         if not tensors:
             raise InvalidInput(f"There is no input tensor; {self._takes()}.")
         width = len(self._position)
-        if len(tensors) == 1 and len(tensors[0].shape) == 2 and tensors[0].shape[1] == width:
+        one = len(tensors) == 1 and self.dataset.all_numeric
+        if one and len(tensors[0].shape) == 2 and tensors[0].shape[1] == width:
             matrix = self._from_matrix(tensors[0])
         else:
             matrix = self._from_columns(tensors)
@@ -114,7 +116,8 @@ class Codec:
     def _from_matrix(self, tensor: InputTensor) -> FloatMatrix:
         _check_count(tensor.shape[0])
         names = self.dataset.feature_names
-        flat = numbers(tensor, lambda index: Place(names[index % len(names)], index // len(names)))
+        optional = self.dataset.has_optional
+        flat = numbers(tensor, lambda index: Place(names[index % len(names)], index // len(names)), optional=optional)
         return flat.reshape(tensor.shape)
 
     def _from_columns(self, tensors: Sequence[InputTensor]) -> FloatMatrix:
@@ -122,14 +125,15 @@ class Codec:
         first = tensors[0]
         count = first.shape[0]
         _check_count(count)
-        matrix = np.empty((count, len(self._position)), dtype=np.float64)
+        matrix = np.full((count, len(self._position)), np.nan)
         for tensor in tensors:
             if tensor.shape not in {(count,), (count, 1)}:
                 raise InvalidInput(
                     f"The input {cut(tensor.name)!r} has shape {shown(list(tensor.shape))}; a tensor of one feature "
                     f"is [N] or [N, 1], and {cut(first.name)!r} has {count} rows."
                 )
-            matrix[:, self._position[tensor.name]] = numbers(tensor, partial(Place, tensor.name))
+            column = self._position[tensor.name]
+            matrix[:, column] = _column(self.dataset.features[column], tensor)
         return matrix
 
     def _check_names(self, tensors: Sequence[InputTensor]) -> None:
@@ -147,17 +151,104 @@ class Codec:
         if len(set(names)) < len(names):
             repeated = next(name for index, name in enumerate(names) if name in names[:index])
             raise InvalidInput(f"{repeated}: there are two inputs of this name.")
-        missing = next((name for name in self._position if name not in names), None)
+        required = (feature.name for feature in self.dataset.features if not feature.optional)
+        missing = next((name for name in required if name not in names), None)
         if missing is not None:
             raise InvalidInput(
                 f"{missing}: the input is missing; {self._takes()}.", refused={(missing, Reason.MISSING): 1}
             )
 
     def _takes(self) -> str:
-        return (
-            f"{self.dataset.name} takes one tensor [N, {len(self._position)}], or one tensor [N] or [N, 1] for each of "
-            f"{', '.join(self._position)}"
-        )
+        whole = f"one tensor [N, {len(self._position)}], or " if self.dataset.all_numeric else ""
+        return f"{self.dataset.name} takes {whole}one tensor [N] or [N, 1] for each of {', '.join(self._position)}"
+
+
+def input_specs(dataset: Dataset) -> list[TensorSpec]:
+    """The tensors that a model takes, in their best form."""
+    if dataset.all_numeric:
+        names = list(dataset.feature_names)
+        return [TensorSpec(ONNX_INPUT, "FP64", (-1, len(names)), {"feature_names": names})]
+    return [TensorSpec(feature.name, _datatype(feature), (-1, 1), _described(feature)) for feature in dataset.features]
+
+
+def _datatype(feature: Feature) -> str:
+    if feature.kind is Kind.BOOLEAN and not feature.optional:
+        return BOOL
+    if feature.kind is Kind.INTEGER and not feature.optional:
+        return "INT64"
+    # What has no NaN has "" where it is missing.
+    return "FP64" if feature.numeric else BYTES
+
+
+def _described(feature: Feature) -> dict[str, Any]:
+    described: dict[str, Any] = {"kind": feature.kind, "optional": feature.optional}
+    if feature.unit:
+        described["unit"] = feature.unit
+    if feature.vocabulary:
+        described |= {"categories": list(feature.vocabulary), "unknown": feature.unknown}
+    return described
+
+
+def example_tensors(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
+    """Tensors of JSON that work, with the example of the dataset in each row."""
+    if dataset.all_numeric:
+        (spec,) = input_specs(dataset)
+        data: list[Any] = [list(dataset.example.values())] * rows
+        return [{"name": spec.name, "datatype": spec.datatype, "shape": [rows, len(dataset.features)], "data": data}]
+    return [
+        {"name": spec.name, "datatype": spec.datatype, "shape": [rows, 1], "data": [_example(feature)] * rows}
+        for spec, feature in zip(input_specs(dataset), dataset.features, strict=True)
+    ]
+
+
+def _example(feature: Feature) -> Value:
+    is_text = feature.kind is Kind.BOOLEAN and _datatype(feature) == BYTES
+    return feature.show(float(feature.example)) if is_text else feature.example
+
+
+_DATATYPES = {
+    Kind.BOOLEAN: "BOOL, BYTES or a number",
+    Kind.CATEGORY: BYTES,
+    Kind.DATE: BYTES,
+    Kind.DATETIME: BYTES,
+}
+
+
+def _column(feature: Feature, tensor: InputTensor) -> Any:
+    """The elements of a feature's tensor, encoded, ``[N]``."""
+    place = partial(Place, feature.name)
+    if feature.numeric:
+        return numbers(tensor, place, optional=feature.optional)
+    if tensor.datatype == BYTES:
+        return _encoded(feature, texts(tensor, place))
+    if feature.kind is Kind.BOOLEAN and tensor.datatype == BOOL:
+        return _encoded(feature, flags(tensor))
+    if feature.kind is Kind.BOOLEAN and tensor.datatype in NUMBERS:
+        return numbers(tensor, place, optional=feature.optional)
+    raise InvalidInput(
+        f"The input {cut(tensor.name)!r} is {cut(tensor.datatype)}; of a {feature.kind} it must be "
+        f"{_DATATYPES[feature.kind]}.",
+        refused={(feature.name, Reason.WRONG_TYPE): 1},
+    )
+
+
+def _encoded(feature: Feature, values: Sequence[Any]) -> list[float]:
+    """Texts or flags, encoded."""
+    encode = feature.read if feature.kind is Kind.BOOLEAN else feature.encode
+    known: dict[str, float] = {}
+    encoded = []
+    for index, value in enumerate(values):
+        try:
+            if not isinstance(value, str):
+                encoded.append(encode(value))
+                continue
+            if value not in known:
+                known[value] = encode(value)
+            encoded.append(known[value])
+        except Refusal as refusal:
+            told = "the value" if refusal.reason is Reason.MISSING else shown(value)
+            raise Place(feature.name, index).refusal(refusal.reason, f"{told} {refusal}.") from None
+    return encoded
 
 
 def _check_count(count: int) -> None:

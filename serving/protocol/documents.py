@@ -8,29 +8,32 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, RootModel
 
 from contract import DATASETS
-from model.card import ONNX_INPUT
-from serving.protocol.tensors import BYTES, NUMBERS
+from serving.protocol.codec import example_tensors
+from serving.protocol.tensors import BOOL, BYTES, NUMBERS
 
 EXAMPLE = next(iter(DATASETS.values()))
 """The model that the examples ask."""
 
 _PARAMETERS = Field(default=None, description="Parameters of the protocol's extensions.")
 _DATATYPE = Field(
-    description="FP64, FP32 or an integer datatype.", json_schema_extra={"enum": list(NUMBERS)}, examples=["FP64"]
+    description="Of numbers FP64, FP32 or an integer datatype; of flags BOOL; of categories and times BYTES.",
+    json_schema_extra={"enum": [*NUMBERS, BOOL, BYTES]},
+    examples=["FP64"],
 )
 _SHAPE = Field(description="Dimensions; the first is the rows.", examples=[[2, len(EXAMPLE.features)]])
 _OUTPUT_DATATYPE = Field(json_schema_extra={"enum": ["FP64", "INT64", BYTES]})
 
 
 class RequestInput(BaseModel):
-    """A tensor: all features `[N, F]` under any name, or one feature `[N]` or `[N, 1]` under the feature's."""
+    """A tensor: one feature `[N]` or `[N, 1]` under its name; where all are numbers, all of them `[N, F]` under any."""
 
     name: str
     shape: list[int] = _SHAPE
     datatype: str = _DATATYPE
     parameters: dict[str, Any] | None = _PARAMETERS
     data: list[Any] | None = Field(
-        default=None, description="Row-major, flat or nested; left out where `binary_data_size` is given."
+        default=None,
+        description="Row-major, flat or nested; null is a missing value; left out where `binary_data_size` is given.",
     )
 
 
@@ -78,7 +81,9 @@ class TensorMetadata(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    parameters: dict[str, Any] | None = Field(default=None, description="Names of features or classes; the unit.")
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="Names of features or classes; the unit; of one feature, its kind and categories."
+    )
 
 
 class ModelMetadata(BaseModel):
@@ -147,12 +152,11 @@ class ProtocolRoute(NamedTuple):
     errors: tuple[str, ...] = ()
 
 
-_ROWS = [list(EXAMPLE.example.values())] * 2
 _INFER = ProtocolRoute(
     "Predictions for the rows of tensors, in JSON or with raw bytes behind it",
     InferenceResponse,
     InferenceRequest,
-    {"inputs": [{"name": ONNX_INPUT, "datatype": "FP64", "shape": [2, len(EXAMPLE.features)], "data": _ROWS}]},
+    {"inputs": example_tensors(EXAMPLE, 2)},
     ("400", "404", "413", "415", "429", "503", "504"),
 )
 _INDEX = ProtocolRoute("Every model with its state", RepositoryIndex, IndexRequest, {}, ("400", "413", "415", "504"))

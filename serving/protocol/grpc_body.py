@@ -11,7 +11,15 @@ from open_inference.grpc import protocol as pb
 from contract.dataset import MAXIMUM_BATCH_ROWS
 from contract.errors import InvalidInput, cut
 from serving.protocol.infer_request import InferRequest, check_counts, check_parameters
-from serving.protocol.tensors import BYTES, MAXIMUM_DIMENSIONS, InputTensor, OutputTensor, check_size, checked_shape
+from serving.protocol.tensors import (
+    BOOL,
+    BYTES,
+    MAXIMUM_DIMENSIONS,
+    InputTensor,
+    OutputTensor,
+    check_size,
+    checked_shape,
+)
 
 CONTENTS = {
     "FP64": "fp64_contents",
@@ -24,6 +32,8 @@ CONTENTS = {
     "UINT32": "uint_contents",
     "UINT16": "uint_contents",
     "UINT8": "uint_contents",
+    BOOL: "bool_contents",
+    BYTES: "bytes_contents",
 }
 """The field of typed contents that holds the elements of a datatype."""
 MAXIMUM_FIELDS = 10_000
@@ -45,7 +55,8 @@ def check_fields(data: bytes, descriptor: Any) -> None:
     """
     if _fields_left(data, 0, len(data), descriptor, MAXIMUM_FIELDS) < 0:
         raise InvalidInput(
-            f"The message has more than {MAXIMUM_FIELDS} fields: send all rows in one tensor, and its numbers packed."
+            f"The message has more than {MAXIMUM_FIELDS} fields: send all rows in one tensor or one for each feature, "
+            "numbers packed, and text as raw_input_contents."
         )
 
 

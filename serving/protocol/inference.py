@@ -104,7 +104,7 @@ class Inference:
             "name": predictor.dataset.name,
             "versions": [predictor.version],
             "platform": PLATFORM,
-            "inputs": [codec.input.document()],
+            "inputs": [spec.document() for spec in codec.inputs],
             "outputs": [output.document() for output in codec.outputs.values()],
         }
 

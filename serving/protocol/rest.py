@@ -93,7 +93,7 @@ class RestProtocol:
         body = await self._body(request)
         async with predictor.turn(len(body)):
             length = header(request.scope, b"inference-header-content-length")
-            asked = read_request(body, length, len(predictor.dataset.features))
+            asked = read_request(body, length, predictor.dataset)
             prediction, outputs = await inference.infer(predictor, asked, call, version)
             answer: dict[str, Any] = {"model_name": model, "model_version": prediction.version}
             if asked.id is not None:

@@ -30,6 +30,7 @@ NUMBERS: dict[str, np.dtype[Any]] = {
 }
 """The numeric datatypes that convert to a feature exactly, by their name in the protocol."""
 
+BOOL = "BOOL"
 BYTES = "BYTES"
 LARGEST_EXACT_INTEGER = 2**53
 """Every integer up to here is exact as a double."""
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 class InputTensor(NamedTuple):
     """A tensor of a request.
 
-    ``values`` are numbers, flat or nested as ``shape`` says, or their raw bytes.
+    ``values`` are numbers, flags or texts, flat or nested as ``shape`` says, or their raw bytes.
     """
 
     name: str
@@ -113,12 +114,13 @@ def check_size(name: str, count: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
+def numbers(tensor: InputTensor, place: Callable[[int], Place], *, optional: bool = False) -> FloatMatrix:
     """All elements of a tensor as doubles, row-major.
 
     Args:
         tensor: the tensor to read.
         place: gives the place of the element at an index, for error messages.
+        optional: whether null stands for NaN in JSON, whatever the datatype.
 
     Raises:
         InvalidInput: the datatype is not in ``NUMBERS``, the elements do not fit the shape, or one is out of range.
@@ -128,19 +130,80 @@ def numbers(tensor: InputTensor, place: Callable[[int], Place]) -> FloatMatrix:
         raise InvalidInput(
             f"The input {cut(tensor.name)!r} is {cut(tensor.datatype)}; it must be FP64, FP32 or an integer datatype."
         )
+    missing: list[int] = []
     if isinstance(tensor.values, bytes | memoryview):
         array = _from_raw(tensor, tensor.values, dtype)
     else:
-        array = _from_values(tensor, _flat(tensor, tensor.values), dtype, place)
+        values = _flat(tensor, tensor.values)
+        if optional and None in values:
+            missing = [index for index, value in enumerate(values) if value is None]
+            values = [0 if value is None else value for value in values]
+        array = _from_values(tensor, values, dtype, place)
     if dtype.kind == "f":
         # A copy is aligned, whatever the offset of the raw bytes was.
-        return array.astype(np.float64)
-    doubles = array.astype(np.float64)
-    inexact = np.abs(doubles) > LARGEST_EXACT_INTEGER
-    if inexact.any():
-        index = int(inexact.argmax())
-        raise place(index).refusal(Reason.OUT_OF_RANGE, f"{int(array[index])} is too large to be an exact FP64.")
+        doubles = array.astype(np.float64)
+    else:
+        doubles = array.astype(np.float64)
+        inexact = np.abs(doubles) > LARGEST_EXACT_INTEGER
+        if inexact.any():
+            index = int(inexact.argmax())
+            raise place(index).refusal(Reason.OUT_OF_RANGE, f"{int(array[index])} is too large to be an exact FP64.")
+    if missing:
+        doubles[missing] = np.nan
     return doubles
+
+
+def flags(tensor: InputTensor) -> Sequence[Any]:
+    """The elements of a BOOL tensor: true, false, or whatever JSON has there.
+
+    Raises:
+        InvalidInput: the elements do not fit the shape.
+    """
+    if isinstance(tensor.values, bytes | memoryview):
+        flat: Sequence[Any] = _from_raw(tensor, tensor.values, np.dtype(np.bool_)).tolist()
+        return flat
+    return _flat(tensor, tensor.values)
+
+
+def texts(tensor: InputTensor, place: Callable[[int], Place]) -> list[Any]:
+    """The elements of a BYTES tensor as text, or whatever JSON has there; None where it is empty.
+
+    Args:
+        tensor: the tensor to read.
+        place: gives the place of the element at an index, for error messages.
+
+    Raises:
+        InvalidInput: the elements do not fit the shape, or one is not UTF-8.
+    """
+    elements: Sequence[Any]
+    if isinstance(tensor.values, bytes | memoryview):
+        elements = _split(tensor, bytes(tensor.values))
+    else:
+        elements = _flat(tensor, tensor.values)
+    found: list[Any] = []
+    for index, element in enumerate(elements):
+        try:
+            text = element.decode() if isinstance(element, bytes) else element
+        except UnicodeDecodeError:
+            raise place(index).refusal(Reason.WRONG_TYPE, f"{shown(element)} is not UTF-8.") from None
+        found.append(None if text == "" else text)
+    return found
+
+
+def _split(tensor: InputTensor, raw: bytes) -> list[bytes]:
+    """Raw BYTES: each element behind its length."""
+    elements: list[bytes] = []
+    position, count = 0, math.prod(tensor.shape)
+    while position + 4 <= len(raw) and len(elements) < count:
+        size = int.from_bytes(raw[position : position + 4], "little")
+        position += 4 + size
+        elements.append(raw[position - size : position])
+    if position != len(raw) or len(elements) != count:
+        raise InvalidInput(
+            f"The {len(raw)} bytes of the input {cut(tensor.name)!r} are not {shown(count)} elements, each behind its "
+            "length in 4 bytes."
+        )
+    return elements
 
 
 def _from_raw(tensor: InputTensor, raw: bytes | memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """What a model predicts, as series: an observer of its predictions, and of its runner's batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
-from contract import deciles
+from contract import buckets, deciles
 from contract.dataset import Dataset, Task
 from contract.deciles import DECILES
 from contract.errors import OTHER, Reason, Refused
+from contract.feature import Kind
 from contract.table import FloatMatrix
 from serving.telemetry import bulk, series
 from serving.telemetry.bulk import observe_all
@@ -82,8 +83,10 @@ class _Version:
 
     def __init__(self, model: "LoadedModel") -> None:
         name, version, card, run = model.dataset.name, model.version, model.card, model.run
+        features = model.dataset.features
         self._features = [
-            (feature.deciles, _decile_counters(series.FEATURE_DECILE, name, feature.name)) for feature in card.features
+            (feature, described.deciles, _counters(series.FEATURE_DECILE, buckets.labels(feature), name, feature.name))
+            for feature, described in zip(features, card.features, strict=True)
         ]
         self._outputs = _Values(model) if model.dataset.task is Task.REGRESSION else _Classes(model)
         self._predictions = series.PREDICTIONS.labels(name, version)
@@ -96,14 +99,14 @@ class _Version:
             gauge = series.TEST_METRIC.labels(name, version, metric)
             gauge.set(value)
             self._described.append(gauge)
-        for feature in card.features:
-            for decile, share in enumerate(feature.decile_shares):
-                series.FEATURE_REFERENCE.labels(name, feature.name, decile).set(share)
+        for feature, described in zip(features, card.features, strict=True):
+            for bucket, share in zip(buckets.labels(feature), described.decile_shares, strict=True):
+                series.FEATURE_REFERENCE.labels(name, feature.name, bucket).set(share)
 
     def count(self, rows: FloatMatrix, outputs: FloatMatrix) -> None:
         """Count predicted rows ``[N, F]`` and their outputs ``[N, K]``."""
-        for (edges, counters), column in zip(self._features, rows.T, strict=True):
-            _add(counters, deciles.count(edges, column))
+        for (feature, edges, counters), column in zip(self._features, rows.T, strict=True):
+            _add(counters, buckets.count(feature, edges, column))
         self._outputs.count(outputs)
         self._predictions.inc(len(rows))
 
@@ -119,7 +122,7 @@ class _Values:
     def __init__(self, model: "LoadedModel") -> None:
         name, card = model.dataset.name, model.card
         self._edges = card.prediction_deciles
-        self._deciles = _decile_counters(series.PREDICTION_DECILE, name)
+        self._deciles = _counters(series.PREDICTION_DECILE, range(DECILES), name)
         self._values = series.predicted_value(name, model.version, tuple(card.prediction_deciles))
         for decile, share in enumerate(card.prediction_decile_shares):
             series.PREDICTION_REFERENCE.labels(name, decile).set(share)
@@ -147,14 +150,21 @@ class _Classes:
         observe_all(self._confidence, outputs.max(axis=1))
 
 
+_REASONS = {
+    Kind.NUMBER: (Reason.MISSING, Reason.NOT_A_NUMBER, Reason.OUT_OF_RANGE),
+    Kind.INTEGER: (Reason.MISSING, Reason.NOT_A_NUMBER, Reason.WRONG_TYPE, Reason.OUT_OF_RANGE),
+    Kind.BOOLEAN: (Reason.MISSING, Reason.NOT_A_NUMBER, Reason.WRONG_TYPE, Reason.OUT_OF_RANGE),
+    Kind.CATEGORY: (Reason.MISSING, Reason.WRONG_TYPE, Reason.UNKNOWN_CATEGORY),
+    Kind.DATE: (Reason.MISSING, Reason.WRONG_TYPE, Reason.OUT_OF_RANGE),
+    Kind.DATETIME: (Reason.MISSING, Reason.WRONG_TYPE, Reason.OUT_OF_RANGE),
+}
+"""Why a value may be refused."""
+
+
 @cache
 def refusals(dataset: Dataset) -> Mapping[tuple[str, Reason], Counter]:
     """The counters of refused rows by feature and reason; each starts at 0."""
-    found = [
-        (feature, reason)
-        for feature in dataset.feature_names
-        for reason in (Reason.MISSING, Reason.NOT_A_NUMBER, Reason.OUT_OF_RANGE)
-    ]
+    found = [(feature.name, reason) for feature in dataset.features for reason in _REASONS[feature.kind]]
     found += [(OTHER, Reason.UNKNOWN_FIELD), (OTHER, Reason.MALFORMED)]
     return {(feature, reason): series.REFUSED.labels(dataset.name, feature, reason) for feature, reason in found}
 
@@ -166,8 +176,9 @@ def count_refused(dataset: Dataset, refused: Refused) -> None:
         counters.get(key, counters[OTHER, Reason.MALFORMED]).inc(count)
 
 
-def _decile_counters(metric: Counter, *labels: str) -> list[Counter]:
-    return [metric.labels(*labels, decile) for decile in range(DECILES)]
+def _counters(metric: Counter, names: Iterable[object], *labels: str) -> list[Counter]:
+    """The counters of buckets, by their names."""
+    return [metric.labels(*labels, name) for name in names]
 
 
 def _add(counters: Sequence[Counter], counts: NDArray[np.intp]) -> None:

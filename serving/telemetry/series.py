@@ -163,7 +163,7 @@ CONFIDENCE = Histogram(
 )
 FEATURE_DECILE = Counter(
     "ml_feature_decile",
-    "Rows predicted, by the decile of the training split that a feature's value is in.",
+    "Rows predicted, by the decile of the training split that a feature's value is in, by category, or missing.",
     ["model", "feature", "decile"],
 )
 PREDICTION_DECILE = Counter(
@@ -192,7 +192,7 @@ TEST_METRIC = Gauge(
 )
 FEATURE_REFERENCE = Gauge(
     "ml_feature_reference_share",
-    "Share of the training split in a decile of a feature.",
+    "Share of the training split in a decile of a feature, of a category, or missing.",
     ["model", "feature", "decile"],
     multiprocess_mode="livemostrecent",
 )

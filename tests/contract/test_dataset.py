@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contract import DATASETS
-from contract.dataset import Dataset, Row, Task, feature
+from contract.dataset import Dataset, Task
 from contract.housing import HOUSING
 from contract.iris import IRIS
+from contract.row import Row, feature
 from contract.table import check_matrix
 
 every_dataset = pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)

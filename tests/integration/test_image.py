@@ -238,8 +238,8 @@ def test_it_predicts_what_the_store_does(
     container: Container, stored: dict[str, LoadedModel], name: str, ask: Any
 ) -> None:
     model = stored[name]
-    answers = ask(container, DATASETS[name], model.artifact.golden_rows)
-    np.testing.assert_array_equal(answers, model.artifact.outputs(model.artifact.golden_rows))
+    answers = ask(container, DATASETS[name], model.artifact.golden_rows(model.dataset))
+    np.testing.assert_array_equal(answers, model.artifact.outputs(model.artifact.golden_rows(model.dataset)))
 
 
 def workers(container: Container) -> set[int]:

@@ -5,7 +5,7 @@ Tests reach into it, which they cannot with ``bentoml serve``.
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import uvicorn
 from starlette.applications import Starlette
 
+from contract import DATASETS
+from contract.dataset import Dataset
 from serving.access import Gate
 from serving.bundle import Bundle
 from serving.http.app import HttpApp
@@ -37,9 +39,15 @@ class LocalWorker:
     With a ``server``, the directory of a server, it follows what is deployed.
     """
 
-    def __init__(self, models: Mapping[str, LoadedModel], settings: Settings, server: Path | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        settings: Settings,
+        server: Path | None = None,
+        datasets: Collection[Dataset] = tuple(DATASETS.values()),
+    ) -> None:
         self.bundle = Bundle(models, settings)
-        self.document = document("test", "1", "A test.")
+        self.document = document("test", "1", "A test.", datasets)
         inference = Inference(self.bundle, "test", "1")
         self.gate = Gate(settings.keys())
         self.reloader = Reloader(self.bundle, settings, server)

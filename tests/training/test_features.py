@@ -9,7 +9,8 @@ from skl2onnx.common.data_types import DoubleTensorType
 from sklearn.base import TransformerMixin, clone
 
 from contract import DATASETS
-from contract.dataset import Dataset, Row, Target, feature
+from contract.dataset import Dataset, Target
+from contract.row import Row, feature
 from contract.table import FloatMatrix
 from local_service import PROJECT
 from tests.training.conftest import tiny_splits

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.dataset import Dataset, Row, Target, Task, feature
+from contract.dataset import Dataset, Target, Task
+from contract.row import Row, feature
 from contract.table import FloatMatrix
 from model.card import (
     CARD_FILE,

@@ -109,7 +109,7 @@ ID = "0" * 32
         ({"prediction_id": ID}, ["actual"], "actual: the field is missing"),
         ({"prediction_id": "7", "actual": 1}, ["prediction_id"], "32 hexadecimal digits, not '7'"),
         ({"prediction_id": 7, "actual": 1}, ["prediction_id"], "should be a valid string"),
-        ({"prediction_id": ID, "actual": True}, ["actual"], "a finite number, or the name of a class, not True"),
+        ({"prediction_id": ID, "actual": True}, ["actual"], "a finite number, or the name of a class, not true"),
         ({"prediction_id": ID, "actual": None}, ["actual"], "a finite number, or the name of a class"),
         ({"prediction_id": ID, "actual": [1]}, ["actual"], "a finite number, or the name of a class"),
         ({"prediction_id": ID, "actual": "x" * 201}, ["actual"], "a finite number, or the name of a class"),
