@@ -124,7 +124,9 @@ INFERENCE = Histogram(
 )
 SHED = Counter("ml_shed_requests", "Requests refused because an answer would have taken too long.", ["model"])
 REFUSED = Counter(
-    "ml_refused_rows", "Rows refused, once for each broken feature and reason; at most 100 of a request.", ["model", "feature", "reason"]
+    "ml_refused_rows",
+    "Rows refused, once for each broken feature and reason; at most 100 of a request.",
+    ["model", "feature", "reason"],
 )
 LAST_PREDICTION = Gauge(
     "ml_last_prediction_timestamp_seconds", "Unix time of the last prediction.", ["model"], multiprocess_mode="max"
