@@ -21,6 +21,7 @@ def verify(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, VERIFY, *options], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.integration
 def test_it_verifies_the_real_service(tmp_path: Path) -> None:
     tiny_models.pin(tmp_path, {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()})
     port = free_port()
