@@ -155,6 +155,7 @@ class Reloader:
         seen: Signature | None = None
         heeded: Signature | None = None
         number = -1
+        failing = False
         while True:
             try:
                 signature, asked = await asyncio.to_thread(self._look)
@@ -162,8 +163,15 @@ class Reloader:
                     heeded, number = signature, asked
                     await self._follow(asked)
                 seen = signature
+                failing = False
+            except OSError as error:
+                # A full disk, most likely: it is tried again at each look, and told once.
+                number = -1
+                if not failing:
+                    logger.warning("what is deployed cannot be followed for now", extra={"error": str(error)})
+                failing = True
             except Exception:
-                # A bug, or a full disk: the next change is followed all the same.
+                # A bug: the next change is followed all the same.
                 logger.exception("what is deployed was not followed")
             await asyncio.sleep(POLL_SECONDS)
 
