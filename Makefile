@@ -72,6 +72,11 @@ coverage: lint ## The same, and measure which code the tests run: 90 % at least
 integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, commands of the documentation, pages, clients, monitoring (takes minutes)
 	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=2 --dist=loadgroup)
 
+.PHONY: chaos
+chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)
+	$(call step,Break things,pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
+		tests/integration/test_tls.py tests/integration/test_reload.py)
+
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=
 
