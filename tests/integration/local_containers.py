@@ -148,6 +148,11 @@ class Containers:
             for link in ("bin", "sbin", "lib", "lib64"):
                 tar.addfile(_member(link, tarfile.SYMTYPE, link=f"usr/{link}"))
             tar.addfile(_member("var/run", tarfile.SYMTYPE, link="/run"))
+            # Where the service's own image has its environment and the Bento.
+            for folder in ("app", "app/bento"):
+                tar.addfile(_member(folder, tarfile.DIRTYPE))
+            tar.addfile(_member("app/.venv", tarfile.SYMTYPE, link=sys.prefix))
+            tar.addfile(_member("app/bento/src", tarfile.SYMTYPE, link="/bundle"))
             for file in ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/nsswitch.conf"):
                 tar.add(file)
             if image.own:
