@@ -70,7 +70,7 @@ coverage: lint ## The same, and measure which code the tests run: 90 % at least
 
 .PHONY: integration
 integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, commands of the documentation, pages, clients, monitoring (takes minutes)
-	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=2 --dist=loadgroup)
+	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=3 --dist=loadscope --no-loadscope-reorder)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)

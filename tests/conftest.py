@@ -4,10 +4,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from local_service import bypass_proxies
+from tests.grouping import ByGroup
 
 TESTS = Path(__file__).parent
 HOME = tempfile.TemporaryDirectory(prefix="tests-")  # removed when the process ends
@@ -31,6 +33,11 @@ if sys.dont_write_bytecode:
 
 LONG = ("serving", "load_tests", "batch_predict", "training")
 """Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | None:
+    return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ drops a call for a fiftieth of one. Its client sees CANCELLED.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -24,8 +25,6 @@ A server accepts one call at a time, and waits for its thread before the next. O
 """
 FEWEST_CALLS = 4
 """Calls that may wait at each listener, however slow the machine is."""
-LONGEST_WAIT_SECONDS = 1
-"""The core drops a call that was not taken for so long; it counts in whole seconds."""
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 _PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
@@ -56,6 +55,8 @@ class Waiting:
         calls = CALLS_PER_CPU_SECOND * cores * settings.MAX_LATENCY_MS / 1000
         self.calls = max(int(calls / LISTENERS), FEWEST_CALLS)
         """How many may wait at each."""
+        self._seconds = math.ceil(settings.MAX_LATENCY_MS / 1000)
+        """The core drops a call that was not taken for so long; it counts in whole seconds."""
         self.taken = _Taken()
         self._seen = 0
         self._counted = 0
@@ -68,7 +69,7 @@ class Waiting:
             ("grpc.max_concurrent_streams", self.calls),
             ("grpc.server.max_pending_requests", self.calls),
             ("grpc.server.max_pending_requests_hard_limit", self.calls),
-            ("grpc.server_max_unrequested_time_in_server", LONGEST_WAIT_SECONDS),
+            ("grpc.server_max_unrequested_time_in_server", self._seconds),
             ("grpc.enable_channelz", 1),
         ]
 

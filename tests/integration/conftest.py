@@ -13,28 +13,22 @@ from pathlib import Path
 import pytest
 
 from local_service import PROJECT, free_port
+from tests.grouping import LOAD
 from tests.integration.small_project import SmallProject
 from tests.waiting import answers, wait_until
 
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 
-LOAD = ("test_pipeline", "test_monitoring", "test_load", "test_tutorial")
-"""Files that one process runs, one after the other: under the load of one, the others would miss their latencies."""
-RETRAINING = ("test_retraining", "test_story", "test_demo")
-"""Files that one process runs, since they begin with the same trained project."""
 FIRST = (*LOAD, "test_protocol_clients", "test_access", "test_docs_page", "test_kubernetes", "test_monitoring_files")
 """Files in the order of their start: while the pipeline trains, others run that need no trained models."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder, and say for ``--dist loadgroup`` which files one process runs."""
+    """Mark what is in this folder, and put it into the order of ``FIRST``."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in ours:
-        name = item.path.stem
         item.add_marker(pytest.mark.integration)
-        group = "load" if name in LOAD else "retraining" if name in RETRAINING else name
-        item.add_marker(pytest.mark.xdist_group(group))
     ours.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
     others = [item for item in items if Path(__file__).parent not in item.path.parents]
     items[:] = others + ours

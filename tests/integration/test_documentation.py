@@ -70,7 +70,9 @@ def test_commands_do_what_they_are_for(served_once: Newcomer, url: str) -> None:
     own = httpx.post(f"{url}/predict/iris", json=IRIS.example).json()["prediction_id"]
     recorded = {"prediction_id": own}
     wait_until(
-        lambda: httpx.get(f"{url}/logs/recent", params=recorded).json()["predictions"], "the prediction is on record"
+        # At first the ledger may not have its database yet.
+        lambda: httpx.get(f"{url}/logs/recent", params=recorded).json().get("predictions"),
+        "the prediction is on record",
     )
     for _, command in TYPED:
         # The page's service is on another port here, and so is its prediction another one.

@@ -70,7 +70,9 @@ def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Path]) -> None:
-    servers = (OURS, FASTAPI_ONNX, ECHO, GRPC_ECHO)
+    # Nobody is shed because the machine does other work.
+    patient = replace(OURS, environment={**OURS.environment, "MAX_LATENCY_MS": "60000"})
+    servers = (patient, FASTAPI_ONNX, ECHO, GRPC_ECHO)
     found = run(deployed, *servers)
     assert found.failures == []
     assert found.ready_seconds.keys() == {server.key for server in servers}
