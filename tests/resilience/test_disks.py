@@ -56,7 +56,8 @@ def test_a_full_metrics_directory_stops_no_prediction(pinned: Path, stored: dict
         wait_until(lambda: counted(service.client, series) == 250, "what waited is counted")
         wait_until(lambda: "metrics are written again" in service.log.read_text(), "it says so")
         lines = service.log.read_text()
-        assert lines.count("metrics cannot be written") == lines.count("metrics are written again") == 1
+        # Each worker that has something new to count says it once; the killed one may have, too.
+        assert 1 <= lines.count("metrics are written again") <= lines.count("metrics cannot be written") <= 3
         assert lines.count("a disk is nearly full") <= 3 * 2, "once for each worker and place"
         assert "Traceback" not in lines
 
