@@ -94,9 +94,9 @@ def test_the_site_loads_nothing_from_elsewhere_and_fits_a_phone(tmp_path: Path) 
             url = (tmp_path / "site" / f"{name}.html").as_uri()
             page.open(url)
             page.wait_for(f"document.readyState == 'complete' && location.href == {json.dumps(url)}")
-            assert page.run("document.documentElement.scrollWidth") <= 360, name
+            page.wait_for("document.documentElement.scrollWidth <= 360")
             # A picture that is not there has no width.
-            assert page.run("[...document.images].every(image => image.naturalWidth > 0)"), name
+            page.wait_for("[...document.images].every(image => image.naturalWidth > 0)")
         assert page.requested
         assert [one for one in page.requested if not one.startswith((tmp_path.as_uri(), "data:", "blob:"))] == []
 
