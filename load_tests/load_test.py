@@ -13,7 +13,7 @@ from locust.stats import StatsEntry
 
 from contract import DATASETS
 from load_tests.arrivals import Arrivals, Process
-from load_tests.errors import LoadTestError
+from load_tests.errors import ONE_PROCESS, LoadTestError
 from load_tests.shapes import Shape
 from load_tests.summary import Figures, Summary
 from load_tests.thresholds import Load, Profile, Thresholds
@@ -38,7 +38,7 @@ class LoadTest:
 
     def __init__(self, environment: Environment, user_classes: Sequence[type[LoadUser]]) -> None:
         if not isinstance(environment.runner, LocalRunner):
-            raise LoadTestError("Arrivals are shared by the users of one process: run Locust without --processes.")
+            raise LoadTestError(ONE_PROCESS)
         self._environment = environment
         options: Any = environment.parsed_options
         self._options = options

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from contract.errors import BundleError
+from load_tests.errors import ONE_PROCESS
 from local_service import PROJECT, bypass_proxies, free_port, running_service
 
 LOCUSTFILE = "load_tests/locustfile.py"
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     passed = [argument for argument in arguments if argument != "--ui"]
     if any(argument.partition("=")[0] == "--processes" for argument in passed):
         # Before Locust forks: those that it has forked would outlive it.
-        sys.stderr.write("Arrivals are shared by the users of one process: run Locust without --processes.\n")
+        sys.stderr.write(f"{ONE_PROCESS}\n")
         return 1
     locust = (sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--stop-timeout", str(STOP_SECONDS), *mode)
     grpc_port = free_port()

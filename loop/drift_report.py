@@ -1,13 +1,11 @@
 """The report on drift: one HTML file that needs no other, worst first."""
 
-import base64
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
@@ -88,13 +86,6 @@ def write(searches: Sequence[Search], path: Path) -> None:
     Args:
         path: of the HTML file.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(page.__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     models = [
         {
             "search": one,
@@ -107,7 +98,12 @@ def write(searches: Sequence[Search], path: Path) -> None:
     ]
     limits = {"level": f"{LEVEL:.0%}".replace("%", " %"), "psi": PSI_LIMIT, "shift": SHIFT_LIMIT}
     limits["refused"] = f"{REFUSED_LIMIT:.0%}".replace("%", " %")
-    write_text(path, environment.get_template(_TEMPLATE).render(models=models, limits=limits, Verdict=Verdict))
+    write_text(
+        path,
+        page.templates(Path(__file__).parent)
+        .get_template(_TEMPLATE)
+        .render(models=models, limits=limits, Verdict=Verdict),
+    )
 
 
 def _title(search: Search) -> str:
@@ -189,7 +185,7 @@ def _pictures(search: Search) -> Iterator[_Picture]:
             yield _Picture(
                 "since",
                 "Since when",
-                _data_uri(image),
+                page.data_uri(image),
                 f"Table of {len(drift.changes)} names by {len(drift.parts)} parts of the window, coloured by effect.",
                 "The window in parts of equal numbers of rows, each compared with training. White is as in training, "
                 "the darkest colour four times what counts as large or more. A dot marks what is drift in that part "
@@ -201,7 +197,7 @@ def _pictures(search: Search) -> Iterator[_Picture]:
             yield _Picture(
                 "map",
                 "Where the rows are",
-                _data_uri(image),
+                page.data_uri(image),
                 "Two maps: recent rows over those of training, and hexagons coloured by how much more or less frequent "
                 "recent rows are.",
                 "Left, the recent rows over those of training. Right, the share of the recent rows in each hexagon "
@@ -217,7 +213,7 @@ def _pictures(search: Search) -> Iterator[_Picture]:
             yield _Picture(
                 change.name,
                 change.name,
-                _data_uri(image),
+                page.data_uri(image),
                 f"Distribution of {change.name}: training and recent rows over each other.",
                 _told(change),
             )
@@ -426,7 +422,3 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
 def _blue_to_orange() -> ListedColormap:
     colours = LinearSegmentedColormap.from_list("difference", [BLUE, "#F4F4F4", ORANGE])
     return ListedColormap(colours(np.linspace(0, 1, 256)))
-
-
-def _data_uri(image: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"

@@ -1,13 +1,11 @@
 """The reports on retraining and replay: HTML files that need no others."""
 
-import base64
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
@@ -90,14 +88,7 @@ def write_replay(dataset: Dataset, found: Replay, path: Path) -> None:
 
 
 def _write(path: Path, **content: Any) -> None:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(page.__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    write_text(path, environment.get_template(_TEMPLATE).render(**content))
+    write_text(path, page.templates(Path(__file__).parent).get_template(_TEMPLATE).render(**content))
 
 
 def _comparisons(dataset: Dataset, rows: Rows, verdict: Verdict) -> _Table:
@@ -256,7 +247,7 @@ def _image(draw: Any, height: float) -> str:
         path = Path(folder) / "picture.png"
         with canvas(path, height) as figure:
             draw(figure)
-        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+        return page.data_uri(path)
 
 
 def _signed(share: float) -> str:

@@ -1,8 +1,8 @@
-"""The bytes of requests that a worker holds while it waits for the rest of them, over HTTP and gRPC together."""
+"""The bytes of HTTP requests that a worker holds while it waits for the rest of them."""
 
 import asyncio
-import ctypes
 
+from serving import memory
 from serving.errors import Overloaded
 
 STATE = "receiving"
@@ -42,17 +42,10 @@ class ReceiveBudget:
         self.taken -= n
         if not self.taken and self._most >= TRIM_BYTES:
             self._most = 0
-            asyncio.get_running_loop().call_later(TRIM_SECONDS, _trim)
+            asyncio.get_running_loop().call_later(TRIM_SECONDS, memory.give_back)
 
     def refusal(self) -> Overloaded:
         """What a caller is told whose bytes do not fit."""
         return Overloaded(
             "The service is receiving too many large requests at a time. Send it again a little later.", retry_after=1
         )
-
-
-def _trim() -> None:
-    """Give free memory back to the system: glibc keeps what lies below something that is in use."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
-    if trim is not None:
-        trim(0)

@@ -70,24 +70,28 @@ class _StabilityRow:
 
 def render(evaluations: Sequence[Evaluation]) -> str:
     """The page. Images are part of it; equal evaluations give equal text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     models = [
         {
             "evaluation": evaluation,
             "rows": [_score_row(evaluation, name) for name in evaluation.scores],
             "stability": _stability_rows(evaluation.stability),
             "facts": _facts(evaluation),
-            "figures": [(figure, _data_uri(figure.image)) for figure in evaluation.figures],
+            "figures": [(figure, data_uri(figure.image)) for figure in evaluation.figures],
         }
         for evaluation in evaluations
     ]
-    return environment.get_template(_TEMPLATE).render(models=models)
+    return templates().get_template(_TEMPLATE).render(models=models)
+
+
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of pages in these folders, which may extend those of this one."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _score_row(evaluation: Evaluation, name: str) -> _ScoreRow:
@@ -150,5 +154,6 @@ def _number(value: float) -> str:
     return f"{value:.4f}".replace("-", "−")
 
 
-def _data_uri(image: Path) -> str:
+def data_uri(image: Path) -> str:
+    """A PNG file as an address that holds it, so that a page needs no other file."""
     return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
