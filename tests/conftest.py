@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from local_service import bypass_proxies
-from tests.grouping import ByGroup
 
 TESTS = Path(__file__).parent
 HOME = tempfile.TemporaryDirectory(prefix="tests-")  # removed when the process ends
@@ -35,8 +34,11 @@ LONG = ("serving", "load_tests", "batch_predict", "training")
 """Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | None:
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    # The environment of other people's clients (requirements/clients.txt) has no pytest-xdist.
+    from tests.grouping import ByGroup
+
     return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
