@@ -87,7 +87,9 @@ def test_commands_do_what_they_are_for(served_once: Newcomer, url: str) -> None:
 def test_the_site_loads_nothing_from_elsewhere_and_fits_a_phone(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "docs", tmp_path / "docs")
     shutil.copy(PROJECT / "zensical.toml", tmp_path)
-    subprocess.run([Path(sys.executable).with_name("zensical"), "build", "--strict"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [Path(sys.executable).with_name("zensical"), "build", "--strict"], cwd=tmp_path, check=True, capture_output=True
+    )
     with browser("") as page:
         page.resize(360, 800)
         # Pictures; the widest table; a diagram; a page that was there before the site.
