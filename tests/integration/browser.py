@@ -18,12 +18,22 @@ import websocket
 from tests.waiting import wait_until
 
 SECONDS = 60
+KEYS: dict[str, tuple[int, dict[str, str]]] = {
+    "Tab": (9, {}),
+    "Enter": (13, {"text": "\r"}),
+    "Space": (32, {"text": " "}),
+    "ArrowRight": (39, {}),
+    "ArrowUp": (38, {}),
+}
+"""By name: Windows' code of a key, and what it types."""
 
 
 class Page:
     """A tab. When the server asks for a user and a password, the person types ``any`` and the key.
 
-    ``asked`` are the addresses for which it did, ``requested`` all that the page has asked for.
+    ``asked`` are the addresses for which it did, ``requested`` all that the page has asked for. ``errors`` are what
+    developers see in the console: errors of scripts, and what a Content-Security-Policy forbids; but not the status of
+    an answer, which is the page's own affair.
     """
 
     def __init__(self, address: str, key: str) -> None:
@@ -33,6 +43,9 @@ class Page:
         self._key = key
         self.asked: list[str] = []
         self.requested: list[str] = []
+        self.errors: list[str] = []
+        for domain in ("Runtime", "Log"):
+            self._do(f"{domain}.enable")
         self._do("Fetch.enable", handleAuthRequests=True)
 
     def close(self) -> None:
@@ -50,6 +63,17 @@ class Page:
     def type(self, text: str) -> None:
         """Type text where the cursor is."""
         self._do("Input.insertText", text=text)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key of ``KEYS``."""
+        code, text = KEYS[key]
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        self._do("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **pressed, **text)
+        self._do("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    def prefer(self, scheme: str) -> None:
+        """Prefer the colour scheme ``light`` or ``dark``."""
+        self._do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size, in pixels."""
@@ -96,6 +120,14 @@ class Page:
             self.asked.append(told["request"]["url"])
             answer = {"response": "ProvideCredentials", "username": "any", "password": self._key}
             self._send("Fetch.continueWithAuth", {"requestId": told["requestId"], "authChallengeResponse": answer})
+        elif message.get("method") == "Runtime.exceptionThrown":
+            thrown = told["exceptionDetails"]
+            self.errors.append(thrown.get("exception", {}).get("description") or thrown["text"])
+        elif message.get("method") == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
+            self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in told["args"]))
+        elif message.get("method") == "Log.entryAdded" and told["entry"]["level"] == "error":
+            if told["entry"]["source"] != "network":
+                self.errors.append(told["entry"]["text"])
         elif "id" in message:
             self._answers[message["id"]] = message.get("result", message)
 
