@@ -3,12 +3,14 @@
 import base64
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +140,9 @@ def browser(key: str) -> Iterator[Page]:
     program = shutil.which("chromium")
     assert program, "the integration tests need chromium: apt-get install chromium"
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, *flags, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
             try:
                 written = Path(profile) / "DevToolsActivePort"
                 wait_until(lambda: written.exists() and written.read_text().count("\n"), "the browser starts", SECONDS)
@@ -152,3 +154,6 @@ def browser(key: str) -> Iterator[Page]:
             finally:
                 process.terminate()
                 process.wait(timeout=30)
+                # Its children may still write to the profile.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from contract import DATASETS
 from contract.iris import IRIS
 from local_service import free_port, running_service
 from tests.integration.browser import Page, browser
+from tests.integration.try_requests import answers_alike, requests_of
 from tests.serving import tiny_models
 from tests.waiting import answers, wait_until
 
@@ -55,6 +56,11 @@ def proxy(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         process.terminate()
 
 
+def on_record(url: str, prediction_id: str) -> bool:
+    """Whether the ledger has a prediction."""
+    return bool(httpx.get(f"{url}/logs/recent", params={"prediction_id": prediction_id}).json().get("predictions"))
+
+
 @pytest.fixture
 def page() -> Iterator[Page]:
     with browser("") as page:
@@ -67,13 +73,31 @@ def test_the_proxy_serves_the_service_under_its_prefix_alone(proxy: str) -> None
     assert httpx.get(f"{proxy}/docs.json").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
-def test_the_page_shows_every_route(proxy: str, page: Page, path: str) -> None:
-    page.open(f"{proxy}{PREFIX}{path}")
+def test_the_page_shows_every_route(proxy: str, page: Page) -> None:
+    page.open(f"{proxy}{PREFIX}/docs")
     for route in ("/predict/housing/batch", "/predict/iris", "/models/info"):
         # Swagger puts a word break into long paths.
         page.wait_for(f"document.body.innerText.replaceAll('\u200b', '').includes('{route}')")
     assert "Failed to load" not in page.run("document.body.innerText")
+
+
+def test_a_model_can_be_tried(proxy: str, page: Page) -> None:
+    url = f"{proxy}{PREFIX}"
+    page.open(f"{url}/")
+    page.wait_for("document.getElementById('copy') && !document.getElementById('copy').hidden")
+    page.run("document.querySelectorAll('.models a')[1].click()")
+    page.wait_for(f"location.href == '{url}/?model=iris' && !document.getElementById('copy').hidden")
+    page.run("document.querySelector('.actions button').click()")
+    page.wait_for("document.querySelector('#result .value') !== null")
+    expected = httpx.post(f"{url}/predict/iris", json=IRIS.example).raise_for_status().json()
+    for name, printed in requests_of(page, IRIS, "").items():
+        assert answers_alike(printed, expected), name
+    # The prediction is on record.
+    identifier = page.run("document.querySelector('#result a').textContent")
+    wait_until(lambda: on_record(url, identifier), "the prediction is on record")
+    page.run("document.querySelector('#result a').click()")
+    page.wait_for(f"document.querySelector('tr.call')?.innerText.includes('{identifier}')")
+    assert page.errors == []
 
 
 def test_an_operation_can_be_tried_out(proxy: str, page: Page) -> None:
@@ -92,10 +116,7 @@ def test_the_predictions_on_record_can_be_read(proxy: str, page: Page) -> None:
     url = f"{proxy}{PREFIX}"
     answers = [httpx.post(f"{url}/predict/iris", json=IRIS.example).raise_for_status().json() for _ in range(3)]
     newest = answers[-1]["prediction_id"]
-    wait_until(
-        lambda: httpx.get(f"{url}/logs/recent", params={"prediction_id": newest}).json().get("predictions"),
-        "the prediction is on record",
-    )
+    wait_until(lambda: on_record(url, newest), "the prediction is on record")
     entry = {"prediction_id": newest, "actual": answers[-1]["label"]}
     assert httpx.post(f"{url}/feedback", json=entry).json()["taken"] == 1
     page.open(f"{url}/logs")
