@@ -54,7 +54,7 @@ def with_examples(document: Mapping[str, Any], inference: Inference) -> dict[str
     for path, example in _answers_by_model(inference).items():
         _show_by_model(made["paths"][path], example, "responses")
     for path in (f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"):
-        asked = {one.name: {"inputs": example_tensors(one, _ROWS)} for one in bundle.datasets}
+        asked: ByModel = {one.name: {"inputs": example_tensors(one, _ROWS)} for one in bundle.datasets}
         _show_by_model(made["paths"][path], asked, "requestBody")
     asked = {one.name: {"model": one.name, "rows": [one.example] * _ROWS} for one in bundle.datasets}
     _show_by_model(made["paths"][drift.PATH], asked, "requestBody")
