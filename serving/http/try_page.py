@@ -24,6 +24,8 @@ from serving.settings import Settings
 PATH = "/"
 _STEPS = 20
 """Steps of a number across the middle of the training data."""
+_DECIMALS, _ROUNDING = 6, 1e-12
+"""Most decimals of a step, and what is no decimal of a minimum any more."""
 
 
 class TryPage:
@@ -180,17 +182,22 @@ def _in_input(feature: Feature, written: str) -> str:
 
 def _step(feature: Feature, described: Mapping[str, Any]) -> str:
     """The step of a number: a power of ten that suits the training data, and of which the minimum is a multiple."""
-    deciles = described["deciles"]
+    deciles = described["deciles"] or [0, 0, 0]
     span = (deciles[-2] - deciles[1]) / _STEPS or (feature.maximum - feature.minimum) / _STEPS**2
     exponent = math.floor(math.log10(span)) if span > 0 else 0
-    while exponent > -6 and not math.isclose(feature.minimum / 10.0**exponent % 1, 0, abs_tol=1e-9):
+    while exponent >= -_DECIMALS and abs(feature.minimum - round(feature.minimum, -exponent)) > _ROUNDING:
         exponent -= 1
-    return f"{10.0**exponent:.6f}".rstrip("0").rstrip(".")
+    return "any" if exponent < -_DECIMALS else f"{10.0**exponent:.{_DECIMALS}f}".rstrip("0").rstrip(".")
+
+
+def _meaning(feature: Feature) -> str:
+    """What was measured; its unit is told elsewhere."""
+    return feature.description.removesuffix(f" Unit: {feature.unit}.")
 
 
 def _help(feature: Feature) -> str:
     """What a field means and takes."""
-    meaning = feature.description.removesuffix(f" Unit: {feature.unit}.")
+    meaning = _meaning(feature)
     if feature.kind is Kind.BOOLEAN:
         return meaning
     if feature.kind is Kind.CATEGORY:
@@ -278,12 +285,11 @@ def _feature_row(feature: Feature, described: Mapping[str, Any]) -> str:
         takes = _range(feature)
     deciles = described["deciles"]
     middle = f"{_shown(deciles[1])} to {_shown(deciles[-2])}" if deciles else "–"
-    meaning = feature.description.removesuffix(f" Unit: {feature.unit}.")
     wide = ' class="wide"' if feature.vocabulary else ""
     return (
         f"<tr><td>{text(feature.name)}</td><td>{text(feature.unit or feature.kind)}</td>"
         f"<td{wide}>{text(takes + (', or nothing' if feature.optional else ''))}</td>"
-        f'<td>{text(middle)}</td><td class="wide">{text(meaning)}</td></tr>'
+        f'<td>{text(middle)}</td><td class="wide">{text(_meaning(feature))}</td></tr>'
     )
 
 

@@ -29,6 +29,41 @@ KEYS: dict[str, tuple[int, dict[str, str]]] = {
 }
 """By name: Windows' code of a key, and what it types."""
 
+READABLE = 4.5
+"""Contrast of text, as WCAG 2.1 asks at its level AA: https://www.w3.org/TR/WCAG21/#contrast-minimum."""
+LEAST_CONTRAST = """
+(() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.slice(0, 3).map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let least = [99, ""];
+  const texts = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    const shown = element.checkVisibility() && element.getClientRects().length && !element.closest("legend");
+    if (!texts.currentNode.textContent.trim() || !shown || ["SCRIPT", "OPTION"].includes(element.tagName)) continue;
+    const pair = [luminance(parse(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
+    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (contrast < least[0]) least = [contrast, texts.currentNode.textContent.trim()];
+  }
+  return least;
+})()
+"""
+WITHOUT_LABEL = """
+[...document.querySelectorAll("input, select, textarea, button")]
+  .filter((one) => !one.labels?.length && !one.ariaLabel && !one.textContent.trim() && !one.title)
+  .map((one) => one.outerHTML)
+"""
+
 
 class Page:
     """A tab. When the server asks for a user and a password, the person types ``any`` and the key.
@@ -43,6 +78,7 @@ class Page:
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         self._key = key
+        self._width = 0
         self.asked: list[str] = []
         self.requested: list[str] = []
         self.errors: list[str] = []
@@ -79,9 +115,24 @@ class Page:
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size, in pixels."""
+        self._width = width
         self._do(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
+
+    def fits(self) -> bool:
+        """Whether nothing is wider than the window, as ``resize`` has made it. A phone would zoom out."""
+        return bool(self.run(f"Math.max(document.documentElement.scrollWidth, innerWidth) <= {self._width}"))
+
+    def without_label(self) -> list[str]:
+        """The fields and buttons that say to nobody what they are for, as HTML."""
+        found: list[str] = self.run(WITHOUT_LABEL)
+        return found
+
+    def least_contrast(self) -> tuple[float, str]:
+        """The contrast of the text that stands out least, and that text."""
+        contrast, text = self.run(LEAST_CONTRAST)
+        return contrast, text
 
     def photograph(self, path: Path) -> None:
         """A picture of what the window shows, as PNG."""

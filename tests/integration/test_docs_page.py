@@ -10,7 +10,7 @@ import pytest
 from contract import DATASETS
 from contract.iris import IRIS
 from local_service import free_port, running_service
-from tests.integration.browser import Page, browser
+from tests.integration.browser import READABLE, Page, browser
 from tests.integration.try_requests import answers_alike, requests_of
 from tests.serving import tiny_models
 from tests.waiting import answers, wait_until
@@ -124,7 +124,7 @@ def test_the_predictions_on_record_can_be_read(proxy: str, page: Page) -> None:
     page.wait_for("!document.getElementById('follow').closest('label').hidden")
     assert page.run("document.querySelectorAll('tr.call').length") >= len(answers)
     assert page.run("getComputedStyle(document.querySelector('.card')).borderRadius") == "8px"
-    assert page.run("document.documentElement.scrollWidth") <= 1200
+    assert page.fits()
     bars = "[...document.querySelectorAll('.charts rect')].filter(bar => bar.getBoundingClientRect().height > 1)"
     assert page.run(f"{bars}.length") > 0
     values = "document.querySelector('tr.values')"
@@ -136,3 +136,11 @@ def test_the_predictions_on_record_can_be_read(proxy: str, page: Page) -> None:
     assert f"{answers[-1]['label']} ✓" in shown
     for name in IRIS.feature_names:
         assert name in shown
+    page.resize(360, 800)
+    for scheme in ("light", "dark"):
+        page.prefer(scheme)
+        assert page.fits()
+        contrast, text = page.least_contrast()
+        assert contrast >= READABLE, text
+    assert page.without_label() == []
+    assert page.errors == []

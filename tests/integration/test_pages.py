@@ -17,7 +17,7 @@ from local_service import free_port
 from serving.keys import Ring
 from serving.models import LoadedModel, load
 from serving.settings import Settings
-from tests.integration.browser import Page, browser
+from tests.integration.browser import READABLE, Page, browser
 from tests.integration.try_requests import answers_alike, requests_of
 from tests.kinds import models
 from tests.kinds.datasets import KINDS, VOYAGE
@@ -27,42 +27,7 @@ from tests.serving.worker import LocalWorker
 
 EVERY = {**DATASETS, **KINDS}
 KEY = KEYS[Ring.API]
-READABLE = 4.5
-"""Contrast of text, as WCAG 2.1 asks at its level AA: https://www.w3.org/TR/WCAG21/#contrast-minimum."""
 PATHS = ("/", "/?model=iris", "/?model=voyage", "/?model=parcel", "/docs", "/logs")
-LEAST_CONTRAST = """
-(() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.slice(0, 3).map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const colour = parse(getComputedStyle(one).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  let least = [99, ""];
-  const texts = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    const shown = element.checkVisibility() && element.getClientRects().length && !element.closest("legend");
-    if (!texts.currentNode.textContent.trim() || !shown || ["SCRIPT", "OPTION"].includes(element.tagName)) continue;
-    const pair = [luminance(parse(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
-    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
-    if (contrast < least[0]) least = [contrast, texts.currentNode.textContent.trim()];
-  }
-  return least;
-})()
-"""
-WITHOUT_LABEL = """
-[...document.querySelectorAll("input, select, textarea, button")]
-  .filter((one) => !one.labels?.length && !one.ariaLabel && !one.textContent.trim() && !one.title)
-  .map((one) => one.outerHTML)
-"""
-FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth && innerWidth <= 360"
 
 
 def served(folder: Path) -> dict[str, LoadedModel]:
@@ -242,9 +207,9 @@ def test_a_page_can_be_read_on_a_phone_by_day_and_by_night(url: str, page: Page,
     elif path != "/logs":
         page.run("document.querySelector('.actions button').click()")
         predicted(page)
-    assert page.run(FITS)
-    assert page.run(WITHOUT_LABEL) == []
-    contrast, text = page.run(LEAST_CONTRAST)
+    assert page.fits()
+    assert page.without_label() == []
+    contrast, text = page.least_contrast()
     assert contrast >= READABLE, text
     light = page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part > 128)")
     assert light == (scheme == "light")
@@ -259,7 +224,26 @@ def test_the_operations_of_the_api_fit_a_phone(url: str, page: Page) -> None:
         block = f"document.querySelector('.opblock[id$={name}]')"
         page.run(f"{block}.querySelector('.opblock-summary-control').click()")
         page.wait_for(f"{block}.querySelector('.responses-inner') !== null")
-        assert page.run(FITS), name
+        assert page.fits(), name
+
+
+def test_an_operation_by_keyboard_alone(url: str, page: Page) -> None:
+    page.open(f"{url}/docs")
+    page.wait_for("document.querySelectorAll('.opblock').length > 20")
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            page.press("Tab")
+            if page.run(f"document.activeElement.matches({json.dumps(selector)})"):
+                return
+        pytest.fail(f"not reached by Tab: {selector}")
+
+    tab_to("#operations-predictions-predict_iris .opblock-summary-control")
+    page.press("Enter")
+    page.wait_for("document.querySelector('button.execute') !== null")
+    tab_to("button.execute")
+    page.press("Enter")
+    page.wait_for("document.querySelector('.live-responses-table .response-col_status') !== null")
 
 
 def test_the_api_page_follows_the_model_that_is_chosen(url: str, page: Page) -> None:

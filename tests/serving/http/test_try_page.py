@@ -32,8 +32,6 @@ from tests.serving.http.elements import Element, read_page
 from tests.serving.locked import KEYS, headers
 from tests.serving.worker import LocalWorker
 
-EVERY = pytest.mark.parametrize("dataset", [*DATASETS.values(), *KINDS.values()], ids=lambda dataset: dataset.name)
-
 
 class HostileRow(Row):
     """Names and categories that mean something to HTML, shells and Python."""
@@ -41,6 +39,7 @@ class HostileRow(Row):
     width: float = feature(
         unit="<b>", minimum=0, maximum=9, description='"><script>', example=1.5, alias='it\'s <i>"wide"</i> $HOME `id`'
     )
+    tiny: float = feature(unit="m", minimum=1e-9, maximum=3e-9, description="Tiny.", example=2e-9)
     kind: str = category("a'; rm -rf / #", '"\\', description="</textarea>", example="a'; rm -rf / #")
 
 
@@ -49,6 +48,11 @@ HOSTILE = Dataset(
     description="<script>alert(1)</script>",
     row=HostileRow,
     target=Target(name="price", unit="</small>", description="&amp;", minimum=0, maximum=9),
+)
+
+
+EVERY = pytest.mark.parametrize(
+    "dataset", [*DATASETS.values(), *KINDS.values(), HOSTILE], ids=lambda dataset: dataset.name
 )
 
 
@@ -100,10 +104,14 @@ def test_each_feature_has_a_field_with_a_label_and_its_example(page: TryPage, da
         if each.numeric:
             assert float(field.get("min") or "x") == each.minimum
             assert float(field.get("max") or "x") == each.maximum
-            step = float(field.get("step") or "x")
-            assert each.minimum / step == pytest.approx(round(each.minimum / step))
+            # Arrows go from the minimum on.
+            step = field.get("step") or ""
+            if step == "any":
+                assert each.name == "tiny"
+            else:
+                assert each.minimum / float(step) == pytest.approx(round(each.minimum / float(step)))
         described = [found.all("p", id=name)[0].text for name in (field.get("aria-describedby") or "").split()]
-        assert described[0].startswith(each.description.partition(" Unit:")[0])
+        assert described[0].startswith(each.description.removesuffix(f" Unit: {each.unit}."))
 
 
 @EVERY
