@@ -63,7 +63,7 @@ class Described:
         """Send nothing to these routes."""
         self._operations = [operation for operation in self._operations if operation.path not in paths]
 
-    def cases(self) -> SearchStrategy[Case]:
+    def cases(self) -> SearchStrategy[Case[Any]]:
         """Requests of all operations, good and bad ones."""
         good = [operation.as_strategy(GenerationMode.POSITIVE) for operation in self._operations]
         # Nothing can be wrong with a request that has neither parameters nor a body.
@@ -71,7 +71,7 @@ class Described:
         bad = [operation.as_strategy(GenerationMode.NEGATIVE) for operation in taking]
         return st.one_of(st.one_of(good), st.one_of(bad))
 
-    def send(self, case: Case) -> int:
+    def send(self, case: Case[Any]) -> int:
         """Send a request and return the status of its answer.
 
         Raises:

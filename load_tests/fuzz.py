@@ -304,7 +304,7 @@ def fuzz(target: Target, requests: int, first: int) -> None:
     @seed(first)
     @share
     @given(target.described.cases())
-    def send_described(case: Case) -> None:
+    def send_described(case: Case[Any]) -> None:
         target.answers[f"described {target.described.send(case)}"] += 1
 
     send_described()
