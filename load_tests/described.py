@@ -83,7 +83,7 @@ class Described:
             raise LoadTestError(f"{case.as_curl_command()} got no answer: {error!r}.") from error
         checks = list(_ALWAYS)
         # A parameter without a value is as if it were not there.
-        if "" not in dict(case.query or {}).values():
+        if not any(value in ("", [], [""]) for value in dict(case.query or {}).values()):
             checks.append(negative_data_rejection)
         if case.operation.path in self._exact:
             checks.append(positive_data_acceptance)
