@@ -47,6 +47,7 @@ EXCEPTIONS = {
     "load_tests/benchmark/batching.py": {"serving"},
     # It is the service, with something taken away.
     "load_tests/benchmark/peers/unmetered.py": {"serving", "service"},
+    "load_tests/benchmark/peers/unguarded.py": {"service"},
 }
 SERVING_ONLY = {"serving", "service", "contract", "model", "ledger"}
 """What the image holds: nothing of the training dependencies may be imported there."""
