@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from tests.integration.callers import Ask, Callers
-from tests.resilience.trees import counted, parent_of, until_workers_started, workers_of
+from tests.resilience.trees import LONG, counted, parent_of, until_workers_started, workers_of
 from tests.serving.running import Running, running
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)
 
-KILLS, STOPS = 10, 20
+KILLS, STOPS = (10, 20) if LONG else (3, 4)
 CALLERS = 4
 """Each asks with a row, a batch and a gRPC call at a time."""
 NOTICE_SECONDS = 3.0

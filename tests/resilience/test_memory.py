@@ -16,7 +16,7 @@ import pytest
 
 from contract.dataset import MAXIMUM_BATCH_ROWS
 from contract.housing import HOUSING
-from tests.resilience.trees import counted, until_workers_started
+from tests.resilience.trees import LONG, counted, until_workers_started
 from tests.serving.running import Running, running
 from tests.waiting import wait_until
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)
 
 CALLERS = 32
-SECONDS = 20
+SECONDS = 20 if LONG else 8
 LIMIT = 512 * 2**20
 """Of a container, in bytes."""
 CGROUPS = Path("/sys/fs/cgroup/memory")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from load_tests.soak import Callers
-from tests.resilience.trees import parent_of
+from tests.resilience.trees import LONG, parent_of
 from tests.serving.running import running
 
 pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)
 
-SECONDS = 60
+SECONDS = 60 if LONG else 15
 SHARE = 0.7
 
 
