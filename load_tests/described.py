@@ -84,7 +84,7 @@ class Described:
             raise LoadTestError(f"{case.as_curl_command()} got no answer: {error!r}.") from error
         checks = list(_ALWAYS)
         # A parameter without a value is as if it were not there.
-        query = parse_qsl(urlsplit(answer.request.url).query, keep_blank_values=True)
+        query = parse_qsl(urlsplit(str(answer.request.url)).query, keep_blank_values=True)
         if all(value for _, value in query):
             checks.append(negative_data_rejection)
         if case.operation.path in self._exact:
