@@ -74,8 +74,8 @@ integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeli
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)
-	$(call step,Break things,pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
-		tests/integration/test_tls.py tests/integration/test_reload.py)
+	$(call step,Break things,CHAOS=1 pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
+		tests/integration/test_tls.py tests/integration/test_reload.py tests/kinds/test_fuzz.py)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=

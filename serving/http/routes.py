@@ -7,7 +7,16 @@ from starlette.types import ASGIApp
 
 from serving.access import Access, Gate
 from serving.actions import ActionLog
-from serving.http.app import HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.app import (
+    Handler,
+    HttpApp,
+    HttpRequest,
+    HttpResponse,
+    Route,
+    authorization,
+    json_response,
+    quiet_route,
+)
 from serving.http.docs import DocsApp
 from serving.http.door import Door
 from serving.http.drift import DriftApp
@@ -28,6 +37,12 @@ from serving.settings import Settings
 from serving.telemetry import scrape
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
+
+OPEN_FIELDS = ("name", "version", "task", "contract_version", "target", "unit", "classes")
+OPEN_FEATURE_FIELDS = (
+    "name", "unit", "description", "minimum", "maximum", "deciles", "kind", "optional", "categories", "unknown"
+)  # fmt: skip
+"""What ``/models/info`` tells callers without a key, where there are keys: what to send, and what comes back."""
 
 
 def http_app(
@@ -63,8 +78,10 @@ def http_app(
     async def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
 
-    async def models_info(_: HttpRequest) -> HttpResponse:
+    async def models_info(request: HttpRequest) -> HttpResponse:
         models = bundle.models_info()
+        if gate.refusal(Access.LEDGER, authorization(request.scope), reads=True):
+            return json_response({"models": {name: _for_outsiders(info) for name, info in models.items()}})
         live = await quality.of({name: info["version"] for name, info in models.items()})
         return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})
 
@@ -96,3 +113,12 @@ def http_app(
 
     by_path = {route.endpoint.name: route for route in routes}
     return HttpApp(by_path, find, behind, log, gate, actions, Door(settings, budget))
+
+
+def _for_outsiders(info: dict[str, Any]) -> dict[str, Any]:
+    """The part of a model's card that outsiders need."""
+    told = {field: info[field] for field in OPEN_FIELDS}
+    told["features"] = [
+        {field: feature[field] for field in OPEN_FEATURE_FIELDS if field in feature} for feature in info["features"]
+    ]
+    return told
