@@ -147,7 +147,10 @@ def test_scores_stand_beside_the_champions(tmp_path: Path) -> None:
 
     assert "Version 2 becomes the champion." in text
     assert "Challenger, version 2 Champion, version 1" in text
-    assert "RMSE (kEUR) root mean squared error: large misses weigh most 1.0000 2.0000 better by 50.00 % 0.7500" in text
+    assert (
+        "RMSE (kEUR) root mean squared error: large misses weigh most 1.0000 2.0000 better by 50.00 % 4.0000 0.75"
+        in text
+    )
     assert "R² share of the target's variance that the model explains 0.5000 0.5000 equal" in text
     assert "0.2500 0.5000 worse by 50.00 %" in text
 
