@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from batch_predict import run
 from batch_predict.__main__ import main
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.mlflow_store import empty_store
 from training import tracking
 from training.errors import PipelineError

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.row import Row, feature
 from contract.table import check_matrix
 

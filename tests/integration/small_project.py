@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from sqlalchemy import Engine
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from ledger import database, feedback
 from ledger.feedback import Truth

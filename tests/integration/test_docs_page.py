@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import free_port, running_service
 from tests.integration.test_documentation import dom
 from tests.serving import tiny_models

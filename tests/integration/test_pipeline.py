@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from local_service import free_port
 from tests.integration.conftest import Newcomer
 from tests.waiting import answers, wait_until

@@ -15,8 +15,8 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from load_tests.answers import Asked, WrongAnswer
 from load_tests.grpc_protocol import check_response, infer_request
 from load_tests.http_protocols import Batch, HttpAnswer, HttpProtocol, HttpRequest, InferBinary, InferJson, SingleRow

@@ -7,8 +7,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import check_matrix
 from load_tests.errors import LoadTestError
 from load_tests.traffic import Traffic

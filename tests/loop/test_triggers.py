@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import BundleError, StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from ledger import database, drift, feedback, jobs, quality, windows
 from ledger.feedback import Truth
 from ledger.jobs import Job, State, Trigger

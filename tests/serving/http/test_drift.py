@@ -9,8 +9,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import MAXIMUM_BATCH_ROWS, Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database
 from ledger.record import Record
 from ledger.store import Store

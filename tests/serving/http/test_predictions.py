@@ -14,8 +14,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import FloatMatrix
 from tests.serving import tiny_models
 

@@ -15,7 +15,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import message, predictions, refusal, rows_of, tensor, values_name, whole
 from tests.serving.series import scrape
 

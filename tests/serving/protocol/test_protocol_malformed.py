@@ -11,8 +11,8 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import JSON_LENGTH, binary, message, predictions, refusal, rows_of, tensor
 
 ROW = [5.1, 3.5, 1.4, 0.2]

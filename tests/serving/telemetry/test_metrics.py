@@ -21,8 +21,8 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS, deciles
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from serving.protocol.waiting import LISTENERS
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, rows_of, tensor
