@@ -15,7 +15,7 @@ from training.errors import PipelineError
 from training.new_dataset import names, project
 from training.new_dataset.inference import Column
 
-SHOWN_CATEGORIES = 6
+SHOWN_CATEGORIES, SHOWN_CHARACTERS = 6, 25
 
 
 def add(options: argparse.Namespace) -> None:
@@ -103,7 +103,7 @@ def _columns(columns: Sequence[Column], rows: int) -> list[str]:
         feature = column.feature
         missing = column.cells.count("")
         if feature.kind is Kind.CATEGORY:
-            listed = ", ".join(feature.vocabulary[:SHOWN_CATEGORIES])
+            listed = ", ".join(each[:SHOWN_CHARACTERS] for each in feature.vocabulary[:SHOWN_CATEGORIES])
             more = len(feature.vocabulary) - SHOWN_CATEGORIES
             values = f"{listed}{f' and {more} more' if more > 0 else ''}"
             values += "; others are taken" if feature.unknown is Unknown.OTHER else ""
@@ -122,7 +122,7 @@ def _to_check(plan: "project.Plan") -> list[str]:
     without_unit = [each.feature.name for each in found.columns if each.feature.unit == names.UNKNOWN_UNIT]
     if found.target.unit == names.UNKNOWN_UNIT:
         without_unit.append(found.target.name)
-    lines = []
+    lines = list(found.warnings)
     if without_unit:
         lines.append(
             f"Units are not known of {', '.join(without_unit)}: write them in {plan.module} before the first training. "

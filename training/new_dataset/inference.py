@@ -81,6 +81,7 @@ class Found:
         columns: the features, in the order of the table.
         left_out: the other columns, and why.
         notes: what was assumed, in sentences.
+        warnings: what looks wrong, likewise.
     """
 
     target: Target
@@ -88,6 +89,7 @@ class Found:
     columns: list[Column]
     left_out: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def task(self) -> Task:
@@ -151,8 +153,8 @@ def infer(table: RawTable, target: str, task: Task | None = None, present: Datas
         raise PipelineError(f"No column tells {target}: {why}.")
     notes += _marks({name: marks for name, marks in table.marks.items() if name not in left_out})
     columns = _with_examples(columns, declared)
-    notes += _tell_tales(columns, found_target, target_cells)
-    return Found(found_target, target_cells, columns, left_out, notes)
+    warnings = _tell_tales(columns, found_target, target_cells)
+    return Found(found_target, target_cells, columns, left_out, notes, warnings)
 
 
 def _marks(found: Mapping[str, Counter[str]]) -> list[str]:
@@ -292,7 +294,8 @@ def _numbers(values: _Values, cells: list[str], _: list[str]) -> _Read | None:
     low, high = min(numbers), max(numbers)
     whole = all(number.is_integer() for number in numbers)
     unique = len(values.different) == len(numbers) >= FEW_ROWS
-    if whole and unique and high - low == len(numbers) - 1:
+    # Rows without a target are gone, and their numbers with them.
+    if whole and unique and high - low < 2 * len(numbers) and numbers == sorted(numbers):
         raise _LeftOut("it numbers the rows")
     if whole and names.is_identifier(values.name) and len(values.different) > len(numbers) / 2:
         raise _LeftOut("it looks like an identifier")

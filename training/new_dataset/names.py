@@ -48,7 +48,7 @@ def _is_reserved(name: str) -> bool:
 
 
 def _python_name(column: str) -> str:
-    text = unicodedata.normalize("NFKD", column)
+    text = unicodedata.normalize("NFKD", column.replace("ß", "ss"))
     words = re.findall(r"[a-z0-9]+", text.encode("ascii", "ignore").decode().lower())
     name = "_".join(words)
     if name[:1].isdigit():

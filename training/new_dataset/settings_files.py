@@ -30,8 +30,9 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
         PipelineError: the file is laid out in another way than the one that we know.
     """
     rows = len(found.target_cells)
+    limits = f"{{minimum_rows: {rows // 2}, maximum_duplicates: {duplicates}}}"
     sections: list[tuple[tuple[str, ...], str]] = [
-        (("data_preparation", name), f"{{minimum_rows: {max(rows // 2, 1)}, maximum_duplicates: {duplicates}}}"),
+        (("data_preparation", name), limits),
         (("train", name), _training(found)),
     ]
     if rows > MANY_ROWS:
@@ -39,10 +40,11 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
         sections.append((("model_evaluation", "datasets", name), curve))
     expected = yaml.safe_load(text)
     text, expected = _without_lost_decimals(text, expected, name, found)
+    present = _get(expected, ("data_preparation", name)) or {"minimum_rows": rows, "maximum_duplicates": duplicates}
+    if present["minimum_rows"] > rows or present["maximum_duplicates"] < duplicates:
+        path = ("data_preparation", name)
+        text, expected = without(text, path), _dropped(expected, path)
     for path, block in sections:
-        if path == ("data_preparation", name):
-            # Its limits follow the table.
-            text, expected = without(text, path), _dropped(expected, path)
         if _get(expected, path) is None:
             text = _inserted(text, path, block)
             _set(expected, path, yaml.safe_load(block))
