@@ -97,10 +97,11 @@ class ChangeParams(_Section):
 
 
 class StabilityParams(_Section):
-    """How many answers may change when features change by no more than rounding does.
+    """How many answers may change when numbers change by no more than rounding does.
 
     ``perturbation`` is relative and applied to one feature at a time. The limits are shares of the test rows: when all
-    features are rounded to float32, and when any one feature is perturbed.
+    numbers are rounded to float32, and when any one of them is perturbed. Whole numbers, categories and dates do not
+    change.
     """
 
     change: ChangeParams

@@ -31,6 +31,7 @@ from training.errors import PipelineError
 from training.evaluation import candidate_plots
 from training.files import replaced_directory, sha256
 from training.onnx import export
+from training.onnx.hard_rows import hard_rows
 from training.params import CandidateParams, RowFeatureParams, TrainParams
 from training.registry import registration
 from training.selection import CrossValidation
@@ -67,7 +68,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
     }
     with console.step(f"{dataset.name}: check that each candidate can be deployed"):
         for name, pipeline in pipelines.items():
-            candidates.check_deployable(dataset, name, pipeline, splits.train)
+            candidates.check_deployable(dataset, name, pipeline, splits.train, train_params.tolerance)
     tags = {
         "dataset": dataset.name,
         "contract_version": dataset.contract_version,
@@ -85,7 +86,9 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
         with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):
             content = export.convert(dataset, estimator)
             predict = export.predictor(dataset, estimator)
-            onnx = export.compare(dataset, content, predict, splits.all.features, train_params.tolerance)
+            rows = splits.all.features
+            onnx = export.compare(dataset, content, predict, rows, train_params.tolerance)
+            export.compare(dataset, content, predict, hard_rows(dataset, estimator, rows), train_params.tolerance)
         metrics = selection.scores(
             dataset, splits.test.target, export.answers(estimator, splits.test.features, dataset.task)
         )

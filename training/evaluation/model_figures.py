@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from contract.dataset import Dataset, Task
@@ -89,13 +90,15 @@ def _regression(
         regression_plots.residuals(dataset, actual, predicted, directory, bins=fineness.residual_bins),
     ]
     if special.map is not None:
-        position = _coordinates(dataset, special.map)
+        columns = _coordinates(dataset, special.map)
+        position, everywhere = splits.test.features[:, columns], splits.all.features[:, columns]
+        placed = ~np.isnan(position).any(axis=1)
         figures.append(
             residual_map(
                 dataset,
-                splits.test.features[:, position],
-                actual - predicted,
-                splits.all.features[:, position],
+                position[placed],
+                (actual - predicted)[placed],
+                everywhere[~np.isnan(everywhere).any(axis=1)],
                 special.map.places,
                 directory,
                 cells=special.map.cells,

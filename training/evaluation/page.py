@@ -118,7 +118,7 @@ def _score_row(evaluation: Evaluation, name: str) -> _ScoreRow:
 
 def _stability_rows(stability: Stability) -> list[_StabilityRow]:
     params = stability.params
-    changes = [("all features rounded to float32", stability.float32, params.float32_limit)]
+    changes = [("all numbers rounded to float32", stability.float32, params.float32_limit)]
     changes += [
         (f"{name} {scores.percent(params.perturbation)} larger or smaller", share, params.perturbed_limit)
         for name, share in stability.perturbed.items()

@@ -168,6 +168,6 @@ def test_stability_of_each_feature_is_shown_with_its_limit(tmp_path: Path) -> No
     text = " ".join(Page(render([evaluation(tmp_path)])).text.split())
 
     assert "changes by more than 0.01 (kEUR)" in text
-    assert "all features rounded to float32 0.05 % 0.1 % within" in text
+    assert "all numbers rounded to float32 0.05 % 0.1 % within" in text
     assert "size 0.0001 % larger or smaller 25 % 0.2 % over the limit" in text
     assert "latitude 0.0001 % larger or smaller 0 % 0.2 % within" in text

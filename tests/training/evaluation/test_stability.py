@@ -78,7 +78,7 @@ def test_rows_that_float32_moves_over_a_threshold_are_counted() -> None:
 
     assert found.float32 == 1
     assert "gives 100 % of the test rows another answer" in found.excess
-    assert "all features are rounded to float32; at most 10 % is allowed" in found.excess
+    assert "all numbers are rounded to float32; at most 10 % is allowed" in found.excess
 
 
 def test_perturbed_feature_over_the_limit_is_named() -> None:
