@@ -277,8 +277,9 @@ def _found(values: _Values, cells: list[str], notes: list[str]) -> "_Read":
 
 
 def _feature(values: _Values, kind: Kind, minimum: float, maximum: float, **others: Any) -> Feature:
-    unit = names.unit(values.name) if kind in (Kind.NUMBER, Kind.INTEGER) else ""
-    return Feature(values.name, unit, minimum, maximum, f"{names.for_people(values.name)}.", None, kind, **others)
+    unit = (others.pop("unit", "") or names.unit(values.name)) if kind in (Kind.NUMBER, Kind.INTEGER) else ""
+    description = f"{names.for_people(values.name)}." + (f" Unit: {unit}." if unit else "")  # as a row declares it
+    return Feature(values.name, unit, minimum, maximum, description, None, kind, **others)
 
 
 _Read = tuple[Feature, list[str]]
@@ -310,8 +311,9 @@ def _numbers(values: _Values, cells: list[str], _: list[str]) -> _Read | None:
     if names.is_longitude(values.name) and -180 <= low <= high <= 180:
         minimum, maximum = max(minimum, -180), min(maximum, 180)
     if whole:
-        feature = _feature(values, Kind.INTEGER, floor(minimum), -floor(-maximum))
-        return replace(feature, unit="year" if years else feature.unit), plain
+        unit = "year" if years else ""
+        feature = _feature(values, Kind.INTEGER, floor(minimum), -floor(-maximum), unit=unit)
+        return feature, plain
     return _feature(values, Kind.NUMBER, minimum, maximum), plain
 
 

@@ -53,10 +53,17 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
 
 def _without_lost_decimals(text: str, content: Any, name: str, found: Found) -> tuple[str, Any]:
     """The file without the decimals of columns that the table no longer has: training would refuse them."""
-    where = ("train", name, "features", "decimals")
-    for key in _get(content, where) or {}:
-        if key not in {column.feature.name for column in found.columns} and " / " not in key:
-            text, content = without(text, (*where, _key(key))), _dropped(content, (*where, key))
+    features = ("train", name, "features")
+    decimals = _get(content, (*features, "decimals")) or {}
+    columns = {column.feature.name for column in found.columns}
+    lost = [key for key in decimals if key not in columns and " / " not in key]
+    if len(lost) == len(decimals) > 0 and list(_get(content, features)) == ["decimals"]:
+        text, content = _inserted(without(text, features), features, "{}"), _dropped(content, features)
+        _set(content, features, {})
+        return text, content
+    for key in lost:
+        text = without(text, (*features, "decimals", _key(key)))
+        content = _dropped(content, (*features, "decimals", key))
     return text, content
 
 
@@ -207,8 +214,10 @@ def _stage(text: str, stage: str) -> str:
 
 
 def _after_the_last(text: str, pattern: str, line: str) -> str:
-    *_, last = re.finditer(pattern, text)
-    return f"{text[: last.end()]}{line}{text[last.end() :]}"
+    found = list(re.finditer(pattern, text))
+    if not found:
+        raise PipelineError(_laid_out("dvc.yaml"))
+    return f"{text[: found[-1].end()]}{line}{text[found[-1].end() :]}"
 
 
 def _after_each_run(text: str, pattern: str, line: str) -> str:

@@ -91,6 +91,8 @@ def _without_marks(cells: Iterable[str]) -> tuple[list[str], Counter[str]]:
 
 def _csv(path: Path, content: bytes) -> RawTable:
     text, encoding = _decoded(path, content)
+    if not text.strip():
+        raise PipelineError(f"{path} is empty.")
     separator = _separator(text)
     if separator is None:
         raise PipelineError(
