@@ -62,7 +62,7 @@ def test_a_model_has_many_names(name: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("boats@champion", "boats@champion is not a model. Write housing@champion"),
+        ("boats@champion", r"boats@champion is not a model. Write \w+@champion"),
         ("", "is not a model"),
         ("housing@best", "no version with the alias best"),
         ("iris@champion", "iris has no version with the alias champion.*make train"),

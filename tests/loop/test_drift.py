@@ -27,6 +27,7 @@ from model.drift import Drift, Verdict
 from tests.ledger.records import a_record
 from tests.serving import tiny_models
 
+pytestmark = pytest.mark.usefixtures("examples_only")
 MINUTE_US = 60_000_000
 
 

@@ -149,7 +149,7 @@ def test_of_many_rows_the_newest_are_replayed(engine: Engine, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("wine@challenger", "--model: there is no model 'wine'; there is housing, iris"),
+        ("wine@challenger", "--model: there is no model 'wine'; there is "),
         ("iris@challenger", "--model: iris has no alias 'challenger'"),
         ("iris", "python -m loop.retrain --model iris"),
         ("iris/8", "has no version 8 of iris"),

@@ -27,6 +27,7 @@ from model.drift import Verdict
 from tests.ledger.records import a_record
 from tests.serving import tiny_models
 
+pytestmark = pytest.mark.usefixtures("examples_only")
 MINUTE_US = 60_000_000
 START = datetime(2026, 11, 27, 2, 30, tzinfo=UTC)
 

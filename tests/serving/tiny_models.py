@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
     Of features that are more than numbers it is the product of ``tests/kinds/models.py``.
     """
     data = table(dataset)
+    predict: Callable[[FloatMatrix], FloatMatrix]
     if not dataset.plain:
         onnx = weights.content(dataset)
         predict = partial(run_session, open_session(onnx), output_name(dataset.task))

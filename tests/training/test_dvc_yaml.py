@@ -66,10 +66,10 @@ def is_within(path: str, folder: str) -> bool:
 
 def test_stages() -> None:
     trained = [f"train_{name}" for name in DATASETS]
-    assert list(STAGES) == [
-        *("data_preparation", "feature_engineering", *trained),
-        *("model_evaluation", "import_models", "deployment_validation"),
-    ]
+    first, last = ["data_preparation", "feature_engineering"], ["model_evaluation", "import_models"]
+    assert list(STAGES)[:2] == first
+    assert sorted(list(STAGES)[2:-3]) == sorted(trained)
+    assert list(STAGES)[-3:] == [*last, "deployment_validation"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

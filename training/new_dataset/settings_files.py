@@ -42,8 +42,8 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
     text, expected = _without_lost_decimals(text, expected, name, found)
     present = _get(expected, ("data_preparation", name)) or {"minimum_rows": rows, "maximum_duplicates": duplicates}
     if present["minimum_rows"] > rows or present["maximum_duplicates"] < duplicates:
-        path = ("data_preparation", name)
-        text, expected = without(text, path), _dropped(expected, path)
+        text = without(text, ("data_preparation", name))
+        expected = _dropped(expected, ("data_preparation", name))
     for path, block in sections:
         if _get(expected, path) is None:
             text = _inserted(text, path, block)

@@ -26,7 +26,7 @@ def repeated(*cells: str) -> list[str]:
     return list(islice(cycle(cells), ROWS))
 
 
-def found(target: Sequence[str] = TARGET, task: Task | None = None, **columns: Sequence[str]) -> Found:
+def found(target: Sequence[str] = TARGET, task: Any = None, **columns: Any) -> Found:
     given = {"x": repeated("1", "2", "3"), **columns}
     return infer(RawTable({name: list(cells) for name, cells in given.items()} | {"y": list(target)}), "y", task)
 

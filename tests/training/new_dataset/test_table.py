@@ -1,6 +1,7 @@
 """Tables as people have them: separators, encodings, decimal commas, headers, and files that are none."""
 
 import gzip
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +21,7 @@ ROWS = [
 COLUMNS = {"name": ["Zoë", "O'Hara, J.", '"x"\ny'], "size": ["1.5", "2", ""], "since": ["2024-05-31", "", "2024-06-01"]}
 
 
-def text_of(rows: list[tuple[str, ...]], separator: str, end: str = "\n") -> str:
+def text_of(rows: Sequence[tuple[str, ...]], separator: str, end: str = "\n") -> str:
     def quoted(cell: str) -> str:
         return '"' + cell.replace('"', '""') + '"' if any(each in cell for each in '",;|\t\n') else cell
 
@@ -82,7 +83,7 @@ def test_parquet(tmp_path: Path) -> None:
             "flag": pd.array([True, False, None], dtype="boolean"),
             "text": pd.Categorical(["a", None, "b"]),
             "day": [date(2024, 5, 31), None, date(2024, 6, 1)],
-            "moment": pd.to_datetime([datetime(2024, 5, 31, 12, 30, tzinfo=UTC), None, None]),
+            "moment": pd.Series([datetime(2024, 5, 31, 12, 30, tzinfo=UTC), None, None]),
             "money": [Decimal("1.20"), None, Decimal("0.10")],
             "many": [[1, 2], [3], []],
         }
