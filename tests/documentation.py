@@ -82,7 +82,7 @@ ELSEWHERE = {
     ),
     r"kubectl kustomize .*": ("tests/deploy/manifests.py", "kustomize"),
     r"python -m load_tests\.benchmark --publish .*": ("tests/load_tests/benchmark/test_report.py", "--publish"),
-    r"mlflow ui .*": ("tests/integration/test_pipeline.py", "make -s ui"),
+    r"mlflow ui .*": ("tests/integration/test_clones.py", "make -s ui"),
 }
 """The test that runs it, and a word by which it can be found there."""
 

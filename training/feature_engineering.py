@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
@@ -61,7 +62,7 @@ def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
         shares = [float((target == index).mean()) for index in range(len(dataset.target.classes))]
         described: dict[str, Any] = {"shares": dict(zip(dataset.target.classes, shares, strict=True))}
     else:
-        edges = deciles.edges(target.to_numpy())
+        edges = deciles.edges(np.asarray(target, dtype=np.float64))
         described = _describe(target, edges, deciles.shares(edges, target))
     return {
         "rows": len(train),
@@ -71,7 +72,7 @@ def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
 
 
 def _describe_feature(feature: Feature, column: "pd.Series[float]") -> dict[str, Any]:
-    values = column.to_numpy(dtype=float)
+    values = np.asarray(column, dtype=np.float64)
     edges = buckets.edges(feature, values)
     if column.isna().all():
         # JSON has no NaN.

@@ -83,7 +83,7 @@ class TrainParams(_Section):
 
 
 class GateParams(_Section):
-    """The score that the gate compares, by task."""
+    """The score that the gate compares, and that chooses among the candidates, by task."""
 
     regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
     classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]

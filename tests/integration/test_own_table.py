@@ -12,7 +12,7 @@ import pytest
 from local_service import free_port
 from tests.integration import own_tables
 from tests.integration.small_project import SmallProject
-from tests.integration.test_pipeline import stages_run
+from tests.integration.pipeline_runs import stages_run
 
 TABLES = {
     "penguins": (own_tables.penguins, "species", ","),

@@ -92,8 +92,8 @@ def test_stage_depends_on_files_that_are_in_the_repository_or_written_by_an_earl
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_training_reads_its_own_parameters_only(name: str) -> None:
-    assert STAGES[f"train_{name}"]["params"] == [f"train.{name}"]
+def test_training_reads_its_own_parameters_and_the_gates_score_only(name: str) -> None:
+    assert STAGES[f"train_{name}"]["params"] == [f"train.{name}", "model_evaluation.gate"]
     assert STAGES[f"train_{name}"]["cmd"] == f"python -m training.train {name}"
 
 

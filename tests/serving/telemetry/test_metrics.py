@@ -314,7 +314,7 @@ def in_progress_of(url: httpx.URL) -> float:
         return scrape(other).value("bentoml_service_request_in_progress")
 
 
-@pytest.mark.integration  # BentoML takes up to 10 s to notice that a worker is gone
+@pytest.mark.integration  # until another worker has started
 def test_a_killed_worker_leaves_its_counts_and_comes_back(alone: Watched) -> None:
     url, port = alone.service.client.base_url, alone.service.grpc_port
     wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers over gRPC")
@@ -335,7 +335,7 @@ def test_a_killed_worker_leaves_its_counts_and_comes_back(alone: Watched) -> Non
         wait_until(lambda: in_progress_of(url) == 1, "the worker has the request")
         os.kill(victim, signal.SIGKILL)
         assert caller.recv(1) == b""
-    # Its parent has not even noticed, and the next caller is answered by the other worker.
+    # Whether its parent has noticed or not, the next caller is answered by the other worker.
     with httpx.Client(base_url=url) as other:
         after = scrape(other)
         assert after.value("bentoml_service_request_in_progress") == 0
@@ -346,7 +346,13 @@ def test_a_killed_worker_leaves_its_counts_and_comes_back(alone: Watched) -> Non
             "ml_last_prediction_timestamp_seconds", "model"
         )
         assert after.of("ml_model_info", "version") == before.of("ml_model_info", "version")
-        assert scrape(other).samples == after.samples
+        # The dead worker's files are folded once. What the parent counts of its end, and the disk, go their own way.
+        grown = scrape(other).since(after)
+        assert {name for (name, _), value in grown.samples.items() if value} <= {
+            "ml_worker_exits_total",
+            "ml_worker_starts_total",
+            "ml_disk_free_bytes",
+        }
     wait_until(lambda: listeners(port) == 2 * LISTENERS, "two workers again")
     request = message("iris", tensor("x", rows_of(IRIS, 1)), raw=True)
 
