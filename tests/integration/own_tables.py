@@ -108,12 +108,12 @@ def _a_number(draw: Generator, rows: int) -> tuple[list[str], NDArray[np.float64
 
 def _a_double(draw: Generator, rows: int) -> tuple[list[str], NDArray[np.float64]]:
     values = draw.random(rows)
-    return [repr(float(value)) for value in values], values * 2
+    return [repr(float(value)) for value in values], (values * 2).astype(np.float64)
 
 
 def _a_count(draw: Generator, rows: int) -> tuple[list[str], NDArray[np.float64]]:
     values = draw.integers(0, 20, rows)
-    return values.astype(str).tolist(), values * 0.1
+    return values.astype(str).tolist(), (values * 0.1).astype(np.float64)
 
 
 def _a_flag(draw: Generator, rows: int) -> tuple[list[str], NDArray[np.float64]]:

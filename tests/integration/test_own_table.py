@@ -11,8 +11,8 @@ import pytest
 
 from local_service import free_port
 from tests.integration import own_tables
-from tests.integration.small_project import SmallProject
 from tests.integration.pipeline_runs import stages_run
+from tests.integration.small_project import SmallProject
 
 TABLES = {
     "penguins": (own_tables.penguins, "species", ","),
