@@ -41,10 +41,9 @@ ELSEWHERE = {
     r"prometheus .*": ("tests/integration/local_monitoring.py", "prometheus"),
     r"prometheus-alertmanager .*": ("tests/integration/local_monitoring.py", "alertmanager"),
     r"make train": ("tests/integration/conftest.py", '"make serve"'),
-    r"\(cd data/raw && sha256sum \*\.csv > SHA256SUMS\)": (
-        "tests/integration/test_pipeline.py",
-        "sha256sum *.csv > SHA256SUMS",
-    ),
+    r"make train serve": ("tests/integration/conftest.py", '"make serve"'),
+    r"make dataset .*": ("tests/integration/test_own_table.py", "training.new_dataset"),
+    r"make dataset-remove .*": ("tests/integration/test_own_table.py", "--remove"),
     r"TLS_CERT_FILE=\S+ .*make serve": ("tests/integration/test_tls.py", "TLS_CERT_FILE"),
     r"curl --cacert .*": ("tests/integration/test_tls.py", "verify"),
     r"python -m model\.signing new .*": ("tests/model/test_signing.py", "model.signing"),

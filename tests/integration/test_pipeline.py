@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.integration.conftest import Newcomer
 from tests.integration.pipeline_runs import read, set_param, stages_run
 
