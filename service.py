@@ -41,7 +41,7 @@ with startup_errors():
     }
 
 
-@bentoml.service(name=NAME, **host.service_options(SETTINGS, TLS))  # type: ignore[operator]  # mypy takes the function for the module of that name
+@bentoml.service(name=NAME, **host.service_options(SETTINGS, TLS, MODELS))  # type: ignore[operator]  # mypy takes the function for the module of that name
 @with_prediction_methods
 class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""

@@ -6,6 +6,7 @@ every request that outlives it, and has the raw path as a label of its metrics.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -24,11 +25,13 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml._internal.utils import circus
 from bentoml.exceptions import BentoMLException
+from bentoml.models import BentoModel
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.dataset import Dataset
 from contract.errors import StartupError
 from ledger import log_output
 from serving import workers
@@ -39,23 +42,29 @@ from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.http.security import allow_origins
 from serving.settings import Settings
+from serving.startup import ready_line
 from serving.telemetry import directory, tracing
 from serving.tls import Tls
+
+logger = logging.getLogger(__name__)
 
 NO_BENTO = "not available"
 """BentoML's version of a service that is served from its source."""
 
 
-def service_options(settings: Settings, certificate: Tls | None) -> dict[str, Any]:
+def service_options(
+    settings: Settings, certificate: Tls | None, models: Mapping[Dataset, BentoModel]
+) -> dict[str, Any]:
     """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``.
 
-    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties.
+    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties. Once all workers
+    have started, it logs where to go, and which ``models`` it serves.
     """
     guard.install(settings)
     if certificate is not None:
         tls.install(certificate)
     # BentoML imports both when it starts a server, which is after it has imported the service.
-    circus.create_standalone_arbiter = partial(_arbiter, settings)
+    circus.create_standalone_arbiter = partial(_arbiter, settings, certificate, models)
     bentoml.serving.ensure_prometheus_dir = lambda *_, **__: _claim_metrics_directory()
     return {
         "service_class": BundleService,
@@ -116,7 +125,16 @@ GRACE_SECONDS = 15.0
 """Time that a worker gets to stop, beside its drain and its longest request; the ledger takes most of it."""
 
 
-def _arbiter(settings: Settings, watchers: Sequence[Any], *, threaded: bool = False, **options: Any) -> Any:
+def _arbiter(
+    settings: Settings,
+    certificate: Tls | None,
+    models: Mapping[Dataset, BentoModel],
+    watchers: Sequence[Any],
+    *,
+    sockets: Sequence[Any],
+    threaded: bool = False,
+    **options: Any,
+) -> Any:
     """In place of BentoML's function, which opens two TCP ports: any user of the machine could run commands by them."""
     options.pop("check_delay", None)
     made = _ThreadedArbiter if threaded else _Arbiter
@@ -131,13 +149,21 @@ def _arbiter(settings: Settings, watchers: Sequence[Any], *, threaded: bool = Fa
     for watcher in watchers:
         # BentoML waits for a day before it kills a worker that does not stop.
         watcher.graceful_timeout = settings.DRAIN_SECONDS + settings.TIMEOUT_SECONDS + GRACE_SECONDS
-    return made(watchers, check_delay=workers.LOOK_SECONDS, **places, **options)
+    (listener,) = sockets
+    ready = ready_line(listener.host, listener.port, settings.GRPC_PORT, models, tls=certificate is not None)
+    return made(watchers, ready=ready, sockets=sockets, check_delay=workers.LOOK_SECONDS, **places, **options)
 
 
 class _Arbiter(circus.Arbiter):
-    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``."""
+    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``.
 
-    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+    Args:
+        watchers: what starts the workers.
+        ready: the line to log once all workers have started.
+        options: of BentoML's arbiter.
+    """
+
+    def __init__(self, watchers: Sequence[Any], *, ready: str, **options: Any) -> None:
         self._served = list(watchers)  # without the plugins, which the arbiter adds
         super().__init__(watchers, **options)
         self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in self._served))
@@ -145,6 +171,7 @@ class _Arbiter(circus.Arbiter):
             self._keeper.introduce(watcher.env)
             watcher.hooks |= {"after_spawn": self._after_spawn, "before_signal": self._before_signal}
         self._told_to_stop = False
+        self._ready: str | None = ready
 
     async def manage_watchers(self) -> None:
         """Look after the workers, and start those that are missing. Called twice a second."""
@@ -175,6 +202,9 @@ class _Arbiter(circus.Arbiter):
 
     def _look(self) -> None:
         self._keeper.look([process.pid for watcher in self._served for process in watcher.processes.values()])
+        if self._ready is not None and self._keeper.all_started:
+            logger.info(self._ready)
+            self._ready = None
 
     def _after_spawn(self, *, pid: int, **_: Any) -> bool:
         """Whether a worker that was just started may go on. It may end before anybody looks."""

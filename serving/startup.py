@@ -58,6 +58,24 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
         os.environ["HTTP_KEEP_ALIVE_SECONDS"] = str(options["timeout_keep_alive"])
 
 
+def ready_line(host: str, port: int, grpc_port: int, models: Mapping[Dataset, BentoModel], *, tls: bool) -> str:
+    """The last line of a start: where to go, and what is served.
+
+    Args:
+        host: the IP address that both ports listen on.
+        port: of HTTP.
+        grpc_port: of gRPC.
+        models: the stored model of each dataset.
+        tls: whether both ports speak TLS.
+    """
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:  # No browser opens 0.0.0.0.
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    place = f"[{address}]" if address.version == 6 else address
+    served = (f"{dataset.name} {reference.tag.version}" for dataset, reference in models.items())
+    return " · ".join([f"ready: http{'s' * tls}://{place}:{port} (docs /docs)", f"gRPC {grpc_port}", *served])
+
+
 def _check_process() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < LEAST_FILES:  # -1 is no limit

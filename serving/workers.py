@@ -81,6 +81,11 @@ class Keeper:
         return time.monotonic() >= self._start_at
 
     @property
+    def all_started(self) -> bool:
+        """Whether as many workers as there should be have started."""
+        return sum(worker.started for worker in self._workers.values()) >= self._wanted
+
+    @property
     def hopeless(self) -> bool:
         """Whether each worker has failed while it started, and none ever did start."""
         return not self.ever_started and self._failures >= self._wanted

@@ -21,7 +21,7 @@ from local_service import METRICS_DIRECTORY, PROJECT, ServiceNotStarted, free_po
 from serving.keys import digest, new_key
 from serving.models import deployed_model
 from serving.settings import Settings
-from serving.startup import check_deployment
+from serving.startup import check_deployment, ready_line
 from tests.serving import tiny_models
 from tests.serving.conftest import Started
 
@@ -164,3 +164,20 @@ def test_a_missing_model_stops_the_start_and_is_told_to_the_caller_that_waits(tm
 
 def test_the_first_requests_after_ready_are_answered(started: Started) -> None:
     assert started.first_statuses == [200] * 20
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("0.0.0.0", False, "http://127.0.0.1:8000"),  # noqa: S104
+        ("192.0.2.7", True, "https://192.0.2.7:8000"),
+        ("::", False, "http://[::1]:8000"),
+    ],
+)
+def test_the_ready_line_has_an_address_that_a_browser_opens(
+    stored: dict[str, str], pinned: Path, host: str, url: str, *, tls: bool
+) -> None:
+    models = {dataset: deployed_model(dataset.name, pinned) for dataset in (HOUSING, IRIS)}
+    assert ready_line(host, 8000, 8001, models, tls=tls) == (
+        f"ready: {url} (docs /docs) · gRPC 8001 · housing {stored['housing']} · iris {stored['iris']}"
+    )
