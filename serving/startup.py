@@ -38,7 +38,10 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     for dataset, reference in models.items():
         load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
     rings = settings.keys().rings
-    logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
+    if rings:
+        logger.info("keys are asked for", extra={"settings": sorted(rings)})
+    else:
+        logger.info("no keys: everybody may call")
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.

@@ -40,6 +40,7 @@ ELSEWHERE = {
     r"PROMETHEUS_URL=\S+ make monitor": ("tests/integration/test_monitoring.py", "PROMETHEUS_URL"),
     r"prometheus .*": ("tests/integration/local_monitoring.py", "prometheus"),
     r"prometheus-alertmanager .*": ("tests/integration/local_monitoring.py", "alertmanager"),
+    r"python monitoring/webhook\.py": ("tests/integration/local_monitoring.py", "webhook.py"),
     r"make train": ("tests/integration/conftest.py", '"make serve"'),
     r"\(cd data/raw && sha256sum \*\.csv > SHA256SUMS\)": (
         "tests/integration/test_pipeline.py",
