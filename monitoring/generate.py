@@ -28,7 +28,9 @@ def generated() -> dict[Path, str]:
 def _local(alertmanager: str) -> str:
     """The configuration of compose's Alertmanager, with the addresses of this machine."""
     header = "# For an Alertmanager on this machine. `make dashboards` writes this file from alertmanager.yml.\n"
-    return header + alertmanager.replace("alert-webhook:9095", "localhost:9095").replace("ml-api:8000", "localhost:8000")
+    return header + alertmanager.replace("alert-webhook:9095", "localhost:9095").replace(
+        "ml-api:8000", "localhost:8000"
+    )
 
 
 def main() -> None:

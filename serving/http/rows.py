@@ -40,7 +40,8 @@ def batch_rows(dataset: Dataset, content: object) -> Slices[FloatMatrix]:
     """
     reasons = Reasons()
     if not isinstance(content, dict):
-        reasons.add((), "input should be an object", "model_type")
+        got = ", not the list alone" if isinstance(content, list) else ""
+        reasons.add((), f'input should be an object with a list of rows, {{"rows": […]}}{got}', "model_type")
         raise reasons.refusal()
     rows = content.get("rows")
     matrix = None
