@@ -74,6 +74,14 @@ def test_a_deployment_without_fault_passes(pinned: Path) -> None:
     check(pinned)
 
 
+def test_a_store_without_a_deployment_stops_the_start(stored: dict[str, str], tmp_path: Path) -> None:
+    assert stored
+    told = refusal({"MODELS_DIR": str(tmp_path)})
+    assert f"No model of housing is deployed: {tmp_path}/deployed.json does not exist. Run `make train`" in told
+    told = refusal({"MODELS_DIR": str(tmp_path / "nowhere")})
+    assert f"MODELS_DIR={str(tmp_path / 'nowhere')!r}: there is no such directory" in told
+
+
 def test_an_unparsable_variable_stops_the_start(pinned: Path) -> None:
     assert "WORKERS='several'" in refusal({"MODELS_DIR": str(pinned), "WORKERS": "several"})
 
@@ -94,8 +102,10 @@ def test_the_start_says_who_may_call(pinned: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO):
         check(pinned)
         check(pinned, API_KEYS=digest(b"key").hex(), ADMIN_KEYS=digest(b"admin").hex())
-    told = [(record.getMessage(), vars(record)["settings"]) for record in caplog.records if "keys" in record.message]
-    assert told == [("no keys: everybody may call", []), ("keys are asked for", ["ADMIN_KEYS", "API_KEYS"])]
+    told = [
+        (record.getMessage(), vars(record).get("settings")) for record in caplog.records if "keys" in record.message
+    ]
+    assert told == [("no keys: everybody may call", None), ("keys are asked for", ["ADMIN_KEYS", "API_KEYS"])]
 
 
 def test_an_artifact_of_another_contract_stops_the_start(tmp_path: Path, stored: dict[str, str]) -> None:
