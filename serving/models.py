@@ -90,8 +90,9 @@ def _pinned(bento: Path) -> dict[str, str]:
     """The tags of the models that a built Bento carries, by name; none of a checkout."""
     if not bento.exists():
         return {}
-    models = yaml.safe_load(bento.read_text(encoding="utf-8"))["models"]
-    return {model["tag"].partition(":")[0]: model["tag"] for model in models}
+    services = yaml.safe_load(bento.read_text(encoding="utf-8"))["services"]
+    tags = (model["tag"] for service in services for model in service["models"])
+    return {tag.partition(":")[0]: tag for tag in tags}
 
 
 def find(tag: str, directory: Path) -> bentoml.Model:

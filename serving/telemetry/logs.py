@@ -54,6 +54,8 @@ def configure(settings: Settings) -> None:
     levels = {
         "serving": settings.LOG_LEVEL,
         "bentoml": settings.LOG_LEVEL,
+        # `bentoml build` warns that it takes the older way for our Dockerfile template, as it should.
+        "bentoml.build": "ERROR",
         "uvicorn.error": "WARNING",
         "circus": "WARNING",
     }

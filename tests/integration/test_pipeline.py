@@ -122,8 +122,9 @@ def test_a_machine_with_the_pipeline_but_an_empty_store_serves(served_once: Newc
 
 
 def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None:
-    built = served_once.run("bentoml build -o tag").stdout
-    tag = built.strip().splitlines()[-1].removeprefix("__tag__:")
+    built = served_once.run("bentoml build -o tag")
+    assert "WARNING" not in built.stdout + built.stderr
+    tag = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
     deployed = read(served_once, "models/deployed.json")
     with served_once.serving(f"bentoml serve {tag}") as url:
         served = httpx.get(f"{url}/health").json()["models"]

@@ -101,7 +101,7 @@ def test_a_bento_serves_what_it_pins_unless_it_is_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned, deployed = tiny_models.store(IRIS), tiny_models.store(IRIS)
-    (tmp_path / "bento.yaml").write_text(f"name: bundle\nmodels:\n- tag: {pinned.tag}\n  module: bentoml.mlflow\n")
+    (tmp_path / "bento.yaml").write_text(f"models: []\nservices:\n- name: bundle\n  models:\n  - tag: {pinned.tag}\n")
     monkeypatch.setattr(models, "PROJECT", tmp_path / "src")
     assert deployed_model("iris", tmp_path / "models").tag == pinned.tag
     tiny_models.pin(tmp_path / "models", {"iris": str(deployed.tag.version)})
