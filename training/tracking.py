@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TrainingRun
-from training import features
+from training import console, features
 from training.errors import PipelineError
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
@@ -44,6 +44,9 @@ GATE_REASON = "gate_reason"
 """The tags of a registered version that say whether it became champion, and why."""
 CHOSEN_OVER = "chosen_over"
 """The tag of a version that a person made champion: the newest version of that time. None up to it replaces it."""
+
+WOULD_REPLACE = "would_replace"
+"""The tag of a version that won in an experiment: the number of the champion it was better than."""
 
 # MLflow reads these when it is imported. They disable telemetry and needless output.
 _QUIET = {
@@ -229,8 +232,15 @@ def by_alias(name: str, alias: str) -> RegisteredModel | None:
 
 
 def promote(model: RegisteredModel) -> None:
-    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it."""
+    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it.
+
+    An experiment in a copy of the project moves nothing: it only notes what it would replace. Once it is applied to the
+    project, ``training.promote.follow`` moves the aliases.
+    """
     former = champion(model.name)
+    if former is not None and console.experiment_of() is not None:
+        _client().set_model_version_tag(model.name, model.version, WOULD_REPLACE, former.version)
+        return
     if former is not None and former.content_version != model.content_version:
         set_alias(former, PREVIOUS)
     set_alias(model, CHAMPION)
