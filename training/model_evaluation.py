@@ -211,7 +211,7 @@ def _record(evaluation: Evaluation) -> None:
             **{f"test_{name}": value for name, value in evaluation.scores.items()},
             **{f"stability_{name}": value for name, value in evaluation.stability.metrics.items()},
         },
-        [directory / figure.image.name for figure in evaluation.figures],
+        [REPORTS / "evaluation.html", *(directory / figure.image.name for figure in evaluation.figures)],
         tags,
     )
 

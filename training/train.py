@@ -75,11 +75,13 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
         "git_revision": git_revision(),
     }
     with tracking.run(dataset.name, f"train {dataset.name}", tags) as run:
+        run.log_data(dataset.name, {"training": features / "train.parquet", "testing": features / "test.parquet"})
         results = {
             name: _try(dataset, splits, name, pipeline, train_params, run, tags) for name, pipeline in pipelines.items()
         }
         run.log_figure(candidate_plots.comparison(dataset, results), "plots/candidates.png")
         chosen = selection.best(dataset, results)
+        run.rename(chosen)
         with console.step(f"{dataset.name}: fit {chosen} on {len(splits.train.target)} rows"):
             estimator = selection.fit(pipelines[chosen], splits.train, dataset.task)
         with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):
