@@ -32,14 +32,14 @@ _DESCRIPTION = "model.yaml"
 _BENTO = "bento.yaml"
 """The description of a built Bento, beside its source."""
 _CONTENT_VERSION = "sha-"
-"""Begins a version that is the checksum of the model card."""
+"""Prefix of a version that is the checksum of the model card."""
 _REIMPORT = "Run `dvc repro -f -s import_models`"
 _UNREADABLE = (BentoMLException, *DAMAGED, AttributeError, KeyError, TypeError, ExceptionGroup)
-"""What BentoML raises of a ``model.yaml`` that is damaged; the last one is that of its validation."""
+"""What BentoML raises for a damaged ``model.yaml``; the last one comes from its validation."""
 
 
 Spare = Callable[[str], str | None]
-"""The tag to serve of a model where the deployed one cannot be, or None."""
+"""Maps a model's name to the tag to serve if the deployed one cannot be; None if there is none."""
 
 
 def no_spare(_: str) -> None:
@@ -52,7 +52,7 @@ def deployed_model(name: str, directory: Path, spare: Spare = no_spare) -> bento
     Args:
         name: of the dataset.
         directory: where the pipeline leaves ``deployed.json`` and ``store/{name}.bentomodel``.
-        spare: what else would do.
+        spare: gives the tag to serve instead, if there is one.
 
     Raises:
         StartupError: none is deployed, it is neither in the store nor exported, or a file of the pipeline is damaged.
@@ -87,7 +87,7 @@ def deployed_tag(name: str, directory: Path) -> str:
 
 
 def _pinned(bento: Path) -> dict[str, str]:
-    """The tags of the models that a built Bento carries, by name; none of a checkout."""
+    """The tags of the models that a built Bento carries, by name; empty for a checkout."""
     if not bento.exists():
         return {}
     services = yaml.safe_load(bento.read_text(encoding="utf-8"))["services"]
@@ -194,7 +194,7 @@ def _put(partial: Path, target: Path) -> None:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         if not (target / _DESCRIPTION).exists():
-            # What an import of BentoML's own has left half-written.
+            # BentoML's own import has left a half-written model.
             shutil.rmtree(target)
             partial.rename(target)
 

@@ -1,4 +1,4 @@
-"""Checks before the workers start: a worker that cannot start is started again and again."""
+"""Checks before the workers start: a worker that cannot start would be restarted again and again."""
 
 import errno
 import ipaddress
@@ -29,7 +29,7 @@ LEAST_FILES = 128
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
     """Check the models, the place of the ledger, the files of keys, and that both ports are free.
 
-    The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
+    Workers read the environment, not the command line, so options of ``bentoml serve`` are copied into the environment.
 
     Raises:
         StartupError: what is wrong, and what to do about it.
@@ -109,7 +109,7 @@ def _check_ledger(settings: Settings) -> None:
 def _check_port(host: str, port: int, variable: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Not SO_REUSEPORT: with it, the workers of another such service would share its gRPC port with ours.
+        # SO_REUSEPORT is not set: with it, another such service would share its gRPC port with us unnoticed.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
