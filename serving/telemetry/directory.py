@@ -29,8 +29,10 @@ _OURS = re.compile(
 
 
 def temporary() -> str:
-    """A new directory, which is removed when this process ends. Raises:
-    StartupError: there is no place for it.
+    """A new directory, which is removed when this process ends.
+
+    Raises:
+        StartupError: there is no place for it.
     """
     name = _make("bentoml-metrics-")
     atexit.register(shutil.rmtree, name, ignore_errors=True)
