@@ -10,8 +10,8 @@ row = {"MedInc": 8.3252, "HouseAge": 41, "AveRooms": 6.984127, "AveBedrms": 1.02
 row |= {"Population": 322, "AveOccup": 2.555556, "Latitude": 37.88, "Longitude": -122.23}
 
 with bentoml.SyncHTTPClient(url, token=os.environ.get("API_KEY")) as service:
-    one = service.predict_housing(row)
-    batch = service.predict_housing_batch({"rows": [row, row | {"MedInc": 2}]})
+    one = service.call("predict_housing", row)  # the same as service.predict_housing(row)
+    batch = service.call("predict_housing_batch", {"rows": [row, row | {"MedInc": 2}]})
 
 print(one["prediction"])
 print([value["prediction"] for value in batch["predictions"]])

@@ -107,6 +107,7 @@ class Run:
         """Add tables as the inputs of the run: Parquet files by context, such as ``training``."""
         import mlflow
         import pandas as pd
+        from mlflow.data.pandas_dataset import from_pandas
 
         for context, path in files.items():
             # MLflow warns of integers: as they are now, they could not be missing.
@@ -114,7 +115,7 @@ class Run:
             with warnings.catch_warnings():  # of MLflow's own code
                 warnings.simplefilter("ignore", DeprecationWarning)
                 warnings.filterwarnings("ignore", ".*source can be interpreted in multiple ways")
-                data = mlflow.data.from_pandas(rows, source=str(path), name=name)
+                data = from_pandas(rows, source=str(path), name=name)
             mlflow.log_input(data, context=context)
 
     def rename(self, name: str) -> None:

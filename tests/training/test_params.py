@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc.utils.hydra import apply_overrides
+from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS
 from local_service import PROJECT

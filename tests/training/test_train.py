@@ -191,16 +191,17 @@ def test_the_registry_tells_people_what_a_run_and_a_version_are(trained: dict[st
     client, card, splits = MlflowClient(), read_card(name), tiny_splits(name)
     run = client.get_run(trained[name].run_id)
     assert run.info.run_name == card.algorithm
+    assert run.inputs is not None
     inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
-    assert {context: json.loads(data.profile)["num_rows"] for context, data in inputs.items()} == {
+    assert {context: json.loads(data.profile or "")["num_rows"] for context, data in inputs.items()} == {
         "training": len(splits.train.target),
         "testing": len(splits.test.target),
     }
     assert {data.name for data in inputs.values()} == {name}
-    described = client.get_registered_model(name).description
+    described = client.get_registered_model(name).description or ""
     assert DATASETS[name].target.name in described
     assert all(feature in described for feature in DATASETS[name].feature_names)
-    version = client.get_model_version(name, trained[name].version).description
+    version = client.get_model_version(name, trained[name].version).description or ""
     assert f"`{card.algorithm}`, trained on {card.training_rows:,} rows" in version
     assert card.content_version in version
 
