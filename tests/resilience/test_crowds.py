@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from contract.iris import IRIS
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import Running, running
 from tests.serving.series import scrape

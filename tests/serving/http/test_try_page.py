@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from contract.iris import IRIS
 
 from contract import DATASETS
 from contract.dataset import Dataset, Target
+from contract.datasets.iris import IRIS
 from contract.row import Row, category, feature
 from local_service import free_port
 from serving.access import Gate
