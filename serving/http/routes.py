@@ -8,7 +8,6 @@ from starlette.types import ASGIApp
 from serving.access import Access, Gate
 from serving.actions import ActionLog
 from serving.http.app import (
-    Handler,
     HttpApp,
     HttpRequest,
     HttpResponse,
