@@ -27,7 +27,7 @@ FILES = {
 }
 """Media type of each file of the package."""
 FILE_HEADERS = {**NO_SNIFF, "cache-control": "public, max-age=31536000, immutable"}
-"""A browser never has to ask again: the page asks for the files of its version."""
+"""Browsers may cache the files for good: the page asks for the files of its version."""
 
 # Every address is relative: a proxy may serve the page under a path of its own.
 PAGE = f"""<!doctype html>

@@ -38,7 +38,7 @@ _LINKS = pages.links(without=f".{PATH}", more={"./logs/recent": "JSON"})
 
 @dataclass(frozen=True)
 class _Window:
-    """What the charts are about: minutes of the whole and of each bar, and the whole as people say it."""
+    """The window of the charts: its minutes, the minutes of a bar, and its name for people."""
 
     minutes: int
     slot_minutes: int
@@ -104,7 +104,7 @@ class LogsPage:
         # One prediction is shown with all of its rows, others with the first ones.
         rows = MAXIMUM_VALUES if query.prediction_id else 10
         window = WINDOWS[query.window]
-        # Of whole slots: sums are of whole minutes, and of whole hours where they are old.
+        # Use whole slots: sums hold whole minutes, and old ones whole hours.
         whole = min(window.slot_minutes, 60) * _MINUTE
         until = -(-now_us() // whole) * whole
         since = until - window.minutes * _MINUTE
@@ -254,7 +254,7 @@ def _distribution(one: VersionStats, colour: int) -> str:
 
 
 def _merged(bins: Sequence[Bin], most: int = 50) -> list[Bin]:
-    """Neighbouring bins together, so that there are no more than ``most``."""
+    """Merge neighbouring bins until there are at most ``most``."""
     together = -(-len(bins) // most)
     groups = [bins[start : start + together] for start in range(0, len(bins), together)]
     return [Bin(None, group[0].low, group[-1].high, sum(one.rows for one in group)) for group in groups]

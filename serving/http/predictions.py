@@ -24,7 +24,7 @@ from serving.telemetry.call import Endpoint, http_counter
 MAXIMUM_ROW_BYTES = 64 * 1024
 """Largest body of a single row."""
 USUAL_ROW_BYTES = 2048
-"""A larger row must have unknown fields: pydantic takes 6 µs for each, so it does not see them."""
+"""A larger row must have unknown fields. pydantic takes 6 µs for each, so it gets none of them."""
 EXAMPLE_ID = "019abf3c52b071f4a1138a0d3c7c4f6d"
 """A prediction id, for examples."""
 
@@ -85,7 +85,7 @@ class ClassificationPredictions(Origin):
 
 
 class PredictionApi:
-    """One prediction route of a dataset, as its path, its method of the Bento and the OpenAPI document have it.
+    """One prediction route of a dataset: its path, its API method, its entry in the OpenAPI document.
 
     ``takes`` and ``gives`` are the bodies of request and answer.
     """
@@ -168,7 +168,7 @@ class PredictionApp:
 
     @property
     def route(self) -> Route:
-        """The route; its series start at 0, so that a rate over them is right from the first request on."""
+        """The route. Its series start at 0, so that a rate counts the first request too."""
         counter = http_counter(self._api.path)
         counter.start_at_zero(200, 500)
         return Route(Endpoint(self._api.path, "http", self._api.dataset, counter), self.answer, "POST")

@@ -177,7 +177,7 @@ def datatype(feature: Feature) -> str:
         return BOOL
     if feature.kind is Kind.INTEGER and not feature.optional:
         return "INT64"
-    # What has no NaN has "" where it is missing.
+    # Datatypes without NaN use "" for a missing value.
     return "FP64" if feature.numeric else BYTES
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import free_port
 from tests.integration.conftest import Newcomer
 from tests.integration.pipeline_runs import STAGES, clone_of, read, set_param, stages_run

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import free_port, running_service
 from tests.integration.browser import READABLE, Page, browser
 from tests.integration.try_requests import answers_alike, requests_of

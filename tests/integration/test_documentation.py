@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import PROJECT
 from tests.documentation import AS_TYPED, PAGES, commands
 from tests.integration.browser import browser

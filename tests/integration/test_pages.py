@@ -11,8 +11,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from local_service import free_port
 from serving.keys import Ring
 from serving.models import LoadedModel, load

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.access import ATTEMPTS
 from serving.keys import Ring, new_key
 from serving.models import LoadedModel

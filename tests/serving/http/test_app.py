@@ -1,11 +1,13 @@
 """The outermost application: routes by exact path, and bugs of whatever is inside."""
 
 import asyncio
+import re
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from contract import DATASETS
 from serving.access import Gate
 from serving.actions import ActionLog
 from serving.http import pages, retrain
@@ -114,8 +116,9 @@ def test_bentomls_own_routes_do_not_exist(client: httpx.Client, path: str) -> No
 def test_every_route_of_the_running_application_is_documented(worker: LocalWorker) -> None:
     """Pages, and what belongs to a page, are no routes of the API."""
     documented = set(worker.document["paths"])
-    served = {path.replace("/v2/models/housing", "/v2/models/{model_name}") for path in worker.app.routes}
-    served = {path for path in served if not path.startswith("/v2/models/iris")}
+    served = {
+        re.sub(rf"^/v2/models/({'|'.join(DATASETS)})", "/v2/models/{model_name}", one) for one in worker.app.routes
+    }
     served = {path for path in served if not path.startswith(f"{pages.STATIC}/")}
     assert served - documented == {"/", "/docs", "/docs.json", "/openapi.json"}
     found = {path for path in documented if "{model_version}" in path or path == retrain.STATUS}

@@ -11,7 +11,7 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset, Target
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from contract.row import Row, category, feature
 from local_service import free_port
 from serving.access import Gate
