@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import yaml
 
 from local_service import free_port
 from tests.integration import own_tables
@@ -107,6 +108,9 @@ def test_everything_else_picks_them_up(project: SmallProject, served: tuple[str,
         assert (project.folder / "metrics" / f"{name}.json").is_file()
     page = (project.folder / "reports/evaluation.html").read_text()
     assert all(name in page for name in TABLES)
+    plots = yaml.safe_load((project.folder / "dvc.yaml").read_text())["plots"]
+    drawn = [path for plot in plots for path in ([plot] if isinstance(plot, str) else next(iter(plot.values()))["y"])]
+    assert all((project.folder / path).is_file() for path in drawn)
     # What is generated for the monitoring does not depend on datasets.
     project.run("monitoring.generate")
     assert not git(project, "status", "--porcelain", "monitoring", "deploy")
