@@ -120,6 +120,16 @@ def test_the_copy_is_what_data_preparation_reads(copy: Path) -> None:
     assert names == sorted(names)
 
 
+def test_columns_may_be_left_out(copy: Path) -> None:
+    table = write_table(copy / "table.csv")
+    plan = project.plan(table, "price", "prices", None, ["kind"])
+    assert [each.feature.name for each in plan.found.columns] == ["Size (m)"]
+    assert plan.found.left_out == {"kind": "DROP says so"}
+    for wrong in ("colour", "price"):
+        with pytest.raises(PipelineError, match=rf"DROP: '{wrong}' is no feature; there is Size \(m\), kind, price"):
+            project.plan(table, "price", "prices", None, [wrong])
+
+
 def test_a_failure_leaves_nothing_half_written(copy: Path) -> None:
     table = write_table(copy / "table.csv")
     before = everything(copy)
@@ -167,7 +177,7 @@ def test_a_name_that_is_taken(copy: Path, target: str, reason: str) -> None:
         (["CSV=table.csv"], "Name the TARGET"),
         (["CSV=nowhere.csv", "TARGET=x"], "nowhere.csv: there is no such file"),
         (["CSV=table.csv", "TARGET=x", "TASK=guess"], "TASK is regression or classification, not 'guess'"),
-        (["CSV=table.csv", "TARGET=x", "COLOR=red"], "There is no COLOR; there is CSV, NAME, TARGET, TASK"),
+        (["CSV=table.csv", "TARGET=x", "COLOR=red"], "There is no COLOR; there is CSV, DROP, NAME, TARGET, TASK"),
         (["--remove"], "Name the dataset"),
         (["--remove", "NAME=nobody"], "There is no dataset 'nobody'; there is"),
         (["--remove", "NAME=iris"], "iris is needed by .* other files: it cannot be taken out"),
