@@ -487,8 +487,8 @@ def _tell_tales(columns: Sequence[Column], target: Target, cells: Sequence[str])
             pairs.setdefault(cell, set()).add(read(truth))
         if len(pairs) <= len(cells) / 5 and all(len(truths) == 1 for truths in pairs.values()):
             found.append(
-                f"{column.feature.name} tells {target.name} by itself: is it known before {target.name} is? If not, leave "
-                "it out with DROP=…"
+                f"{column.feature.name} tells {target.name} by itself: is it known before {target.name} is? If not: "
+                "DROP=…"
             )
     return found
 
