@@ -83,8 +83,8 @@ integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeli
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)
-	$(call step,Break things,pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
-		tests/integration/test_tls.py tests/integration/test_reload.py)
+	$(call step,Break things,CHAOS=1 pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
+		tests/integration/test_tls.py tests/integration/test_reload.py tests/kinds/test_fuzz.py)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=
@@ -204,11 +204,20 @@ define lock
 	$(compile) --output-file requirements/$(1).txt $(2)
 endef
 
+# What can be made again from data/raw and the code. MLflow's runs and what a person has promoted cannot.
 .PHONY: clean
-clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
-	rm -rf data/prepared data/features data/retraining* models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
+clean: ## Remove tables, reports and caches; the registry of MLflow and the deployed models stay
+	rm -rf data/prepared data/features .dvc/tmp
+	[ ! -d reports ] || find reports -mindepth 1 -not -name champions.json -delete
 	rm -rf site .cache htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: clean-all
+clean-all: ## The same, and MLflow's registry, all models and DVC's cache; asks first (not .venv, not the BentoML store)
+	@read -r -p "Delete all runs and registered models (mlflow.db, mlruns/), models/ and DVC's cache? Type yes: " answer; \
+		[ "$$answer" = yes ] || { echo "Nothing was deleted."; exit 1; }
+	@$(MAKE) --no-print-directory clean
+	rm -rf data/retraining* reports models mlruns mlflow.db mlflow.lock.db .dvc/cache
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

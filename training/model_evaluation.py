@@ -7,7 +7,7 @@ and ``reports/champions.json``; moves the alias ``champion`` in the MLflow regis
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from training.params import ModelEvaluationParams, load
 from training.registry import registration
 from training.splits import Split, Splits
 from training.tracking import GATE, GATE_REASON, RegisteredModel
+
+_IN_METRICS = frozenset({"rmse", "r2", "accuracy", "log_loss", "cv_rmse", "cv_accuracy"})
 
 FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
 
@@ -98,14 +100,16 @@ def evaluate(
     )
 
 
-def metrics(evaluation: Evaluation) -> dict[str, object]:
-    """The numbers of ``metrics/{name}.json``: the challenger's, and under ``champion`` those of the gate's choice."""
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The challenger's scores for ``metrics/{name}.json``: few, so that DVC's tables fit a terminal.
+
+    The report and the run in MLflow have all of them, and those of the champion.
+    """
     validated = {f"cv_{name}": mean for name, (mean, _) in evaluation.card.cross_validation.items()}
     return {
-        **_rounded(evaluation.scores),
-        **_rounded(validated),
-        "stability": _rounded(evaluation.stability.metrics),
-        "champion": _rounded(evaluation.champion_scores),
+        name: round(value, 6)
+        for name, value in {**evaluation.scores, **validated}.items()
+        if name in _IN_METRICS or name.startswith("within_")
     }
 
 
@@ -222,7 +226,7 @@ def _record(evaluation: Evaluation) -> None:
             **{f"test_{name}": value for name, value in evaluation.scores.items()},
             **{f"stability_{name}": value for name, value in evaluation.stability.metrics.items()},
         },
-        [directory / figure.image.name for figure in evaluation.figures],
+        [REPORTS / "evaluation.html", *(directory / figure.image.name for figure in evaluation.figures)],
         tags,
     )
 
@@ -242,10 +246,6 @@ def _refusal(evaluation: Evaluation) -> str:
         f"{name}: {evaluation.decision.reason} Round the features (train.{name}.features.decimals), choose another "
         f"candidate, or raise the limit (model_evaluation.stability). {REPORTS / 'evaluation.html'} shows each feature."
     )
-
-
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in scores.items()}
 
 
 def main() -> None:

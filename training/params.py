@@ -113,8 +113,8 @@ class StabilityParams(_Section):
 class LearningCurveParams(_Section):
     """A learning curve: the estimator is fitted on each of ``fractions`` of the rows and scored on the held-out rows.
 
-    The share ``held_out`` is drawn anew for each of ``splits``. A fraction that leaves a class fewer than
-    ``rows_per_class`` rows is skipped.
+    The share ``held_out`` is drawn anew for each of ``splits``, of which a table of many rows gets fewer. A fraction
+    that leaves a class fewer than ``rows_per_class`` rows is skipped.
     """
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]

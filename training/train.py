@@ -81,6 +81,7 @@ def train(
         "git_revision": git_revision(),
     }
     with tracking.run(dataset.name, f"train {dataset.name}", tags) as run:
+        run.log_data(dataset.name, {"training": features / "train.parquet", "testing": features / "test.parquet"})
         results = {
             name: _try(dataset, splits, name, pipeline, train_params, metric, run, tags)
             for name, pipeline in pipelines.items()
@@ -88,6 +89,7 @@ def train(
         run.log_figure(candidate_plots.comparison(results, metric), "plots/candidates.png")
         chosen = selection.best(results, metric)
         log.info("%s: %s has the best %s of %d candidates.", dataset.name, chosen, label(metric), len(results))
+        run.rename(chosen)
         with console.step(f"{dataset.name}: fit {chosen} on {len(splits.train.target)} rows"):
             estimator = selection.fit(pipelines[chosen], splits.train, dataset.task)
         with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):

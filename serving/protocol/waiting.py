@@ -1,12 +1,14 @@
-"""The calls that wait in gRPC's core until Python takes them: how many may, and how many were dropped there.
+"""Limits the calls that wait in gRPC's core until Python takes them, and counts those dropped there.
 
-A refusal in Python costs half of an answer, so that five times the capacity would leave no time for answers. The core
-drops a call for a fiftieth of one. Its client sees CANCELLED.
+A refusal in Python costs half as much as an answer: at five times the capacity, no time would be left for answers. A
+drop in the core costs a fiftieth. The client sees CANCELLED.
 """
 
 import json
 import math
 import os
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -23,8 +25,10 @@ LISTENERS = 8
 A server accepts one call at a time, and waits for its thread before the next. One server reached 1.1 rows a batch and
 2,000 calls/s; eight reach 4.4 rows and 4,300 calls/s at half the CPU time a call.
 """
+SPARE_COUNTS = 2
+"""Looks beyond the time that a call may wait: a busy event loop takes it late."""
 FEWEST_CALLS = 4
-"""Calls that may wait at each listener, however slow the machine is."""
+"""Minimum calls that may wait at each listener, however slow the machine is."""
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 _PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
@@ -48,24 +52,30 @@ def quota() -> float | None:
 
 
 class Waiting:
-    """What waits at the listeners of one worker."""
+    """The calls that wait at the listeners of one worker.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: the limits.
+        started: how many calls have arrived by now.
+    """
+
+    def __init__(self, settings: Settings, started: Callable[[], int] | None = None) -> None:
         cores = cores_per_worker(settings)
         calls = CALLS_PER_CPU_SECOND * cores * settings.MAX_LATENCY_MS / 1000
         self.calls = max(int(calls / LISTENERS), FEWEST_CALLS)
         """How many may wait at each."""
         self._seconds = math.ceil(settings.MAX_LATENCY_MS / 1000)
-        """The core drops a call that was not taken for so long; it counts in whole seconds."""
+        """Seconds after which the core drops a call that was not taken; it counts whole seconds."""
         self.taken = _Taken()
-        self._seen = 0
+        self._started = started or _started
+        self._history = deque[int](maxlen=self._seconds + SPARE_COUNTS)
         self._counted = 0
 
     @property
     def options(self) -> list[tuple[str, int]]:
         """The options of a listener."""
         return [
-            # A client keeps what is above to itself; its calls would be dropped here.
+            # A client holds back the calls above this limit; here they would be dropped.
             ("grpc.max_concurrent_streams", self.calls),
             ("grpc.server.max_pending_requests", self.calls),
             ("grpc.server.max_pending_requests_hard_limit", self.calls),
@@ -74,18 +84,22 @@ class Waiting:
         ]
 
     def count(self) -> None:
-        """Count the calls that the core has dropped; call it every second."""
-        untaken = _started() - self.taken.calls
-        # Those that only wait are taken by the next time.
-        dropped = min(untaken, self._seen)
-        self._seen = untaken
-        if dropped > self._counted:
-            series.SHED.labels(UNKNOWN).inc(dropped - self._counted)
-            self._counted = dropped
+        """Count the calls that the core has dropped; call it every second.
+
+        Whatever had arrived at the first look of those that are remembered does not wait any more: it was taken or
+        dropped. At most all that were taken since the start were among it, so that this never counts a call too many.
+        What it has missed is counted once the load is over.
+        """
+        if len(self._history) == self._history.maxlen:
+            dropped = self._history[0] - self.taken.calls
+            if dropped > self._counted:
+                series.SHED.labels(UNKNOWN).inc(dropped - self._counted)
+                self._counted = dropped
+        self._history.append(self._started())
 
 
 class _Taken(grpc.GenericRpcHandler):
-    """Sees every call that Python takes, before the handlers that answer."""
+    """Counts every call that Python takes; it comes before the handlers that answer."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,8 +14,10 @@ import pytest
 
 from contract.datasets.housing import HOUSING
 from contract.datasets.iris import IRIS
+from local_service import free_port
 from tests.integration.conftest import Newcomer
-from tests.integration.pipeline_runs import read, set_param, stages_run
+from tests.integration.pipeline_runs import clone_of, read, set_param, stages_run
+from tests.waiting import answers, wait_until
 
 
 def test_the_pipeline_leaves_a_fresh_clone_clean(served_once: Newcomer) -> None:
@@ -62,6 +65,49 @@ def test_plain_tools_work(served_once: Newcomer, command: str, shows: str) -> No
     assert shows in served_once.run(command).stdout
 
 
+def test_mlflow_serves_a_model_in_another_folder(served_once: Newcomer, tmp_path: Path) -> None:
+    port = free_port()
+    folder = served_once.run("bentoml models get iris:latest -o path").stdout.strip()
+    command = f'exec mlflow models serve -m "{folder}/mlflow_model" --env-manager local --port {port}'
+    server = subprocess.Popen(
+        ["bash", "-c", f"source {served_once.clone}/.venv/bin/activate; cd {tmp_path}; {command}"],
+        env=served_once.variables(),
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ping"), "MLflow serves the model", 120)
+        rows = [{**IRIS.example, "petal_length": 1, "petal_width": 0}]
+        answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": rows})
+        assert answer.json() == {"predictions": [0]}
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+def test_an_experiment_in_a_copy_touches_nothing_of_the_project_but_the_registry(
+    served_once: Newcomer, tmp_path: Path
+) -> None:
+    other = clone_of(served_once, tmp_path)
+    for made in (".dvc/cache", "mlruns", "mlflow.db"):
+        source, target = served_once.clone / made, other.clone / made
+        shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    other.run("dvc checkout")
+    runs = 'python -c "import mlflow; print(len(mlflow.search_runs(search_all_experiments=True)))"'
+    before = int(other.run(f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db {runs}").stdout.split()[-1])
+    other.run("dvc exp run --temp -S train.iris.candidates.svc.parameters.C=2.0", timeout=1200)
+    # A training, and its three candidates.
+    assert int(other.run(f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db {runs}").stdout.split()[-1]) == before + 4
+    assert other.run("git status --porcelain").stdout == ""
+    assert not (tmp_path / "bentoml" / "models").exists()
+    shown = other.run("COLUMNS=120 dvc exp show --no-pager --only-changed --drop '.*\\.py|serving|training.*'").stdout
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "svc.parameters.C" in shown
+
+
+def test_the_metrics_fit_a_terminal(served_once: Newcomer) -> None:
+    assert max(map(len, served_once.run("dvc metrics show").stdout.splitlines())) <= 120
+
+
 def test_dvc_draws_the_plots(served_once: Newcomer) -> None:
     served_once.run("dvc plots show")
     page = (served_once.clone / "dvc_plots" / "index.html").read_text()
@@ -77,8 +123,9 @@ def test_a_machine_with_the_pipeline_but_an_empty_store_serves(served_once: Newc
 
 
 def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None:
-    built = served_once.run("bentoml build -o tag").stdout
-    tag = built.strip().splitlines()[-1].removeprefix("__tag__:")
+    built = served_once.run("bentoml build -o tag")
+    assert "WARNING" not in built.stdout + built.stderr
+    tag = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
     deployed = read(served_once, "models/deployed.json")
     with served_once.serving(f"bentoml serve {tag}") as url:
         served = httpx.get(f"{url}/health").json()["models"]

@@ -342,12 +342,14 @@ def test_few_file_descriptors_are_told(pinned: Path) -> None:
     assert "Aborted!" not in printed
 
 
-def test_a_truncated_export_is_told_by_the_command(tmp_path: Path, exported: tuple[str, bytes]) -> None:
+def test_a_truncated_export_is_told_by_the_command(
+    tmp_path: Path, stored: dict[str, str], exported: tuple[str, bytes]
+) -> None:
     """A truncated archive raises EOFError, of which the command makes `Aborted!`."""
     version, content = exported
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "iris.bentomodel").write_bytes(content[: len(content) // 2])
-    tiny_models.pin(tmp_path, {"iris": version})
+    tiny_models.pin(tmp_path, {**stored, "iris": version})
     assert "cannot be imported" in refusal({"MODELS_DIR": str(tmp_path)})
 
 

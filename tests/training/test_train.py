@@ -84,7 +84,7 @@ def parents(name: str) -> list[Any]:
     experiment = MlflowClient().get_experiment_by_name(name)
     assert experiment is not None
     found = MlflowClient().search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
-    return [run for run in found if run.info.run_name == f"train {name}"]
+    return [run for run in found if "mlflow.parentRunId" not in run.data.tags]
 
 
 def test_artifact_is_whole(trained: dict[str, RegisteredModel], name: str) -> None:
@@ -146,7 +146,7 @@ def test_golden_rows_are_test_rows_with_the_answer_of_estimator_and_onnx(
 
 def test_each_candidate_has_a_run_below_the_training(trained: dict[str, RegisteredModel], name: str) -> None:
     parent = MlflowClient().get_run(trained[name].run_id)
-    assert parent.info.run_name == f"train {name}"
+    assert parent.info.run_name == read_card(name).algorithm
     assert parent.info.status == "FINISHED"
     found = children(parent.info.run_id, name)
     assert list(found) in (["simple", "forest"], ["forest", "simple"])
@@ -190,6 +190,25 @@ def test_registered_version_has_signature_example_and_tags(trained: dict[str, Re
     version = MlflowClient().get_model_version(name, trained[name].version)
     assert version.tags["algorithm"] == read_card(name).algorithm
     assert version.tags["data_sha256"] == read_card(name).data_sha256
+
+
+def test_the_registry_tells_people_what_a_run_and_a_version_are(trained: dict[str, RegisteredModel], name: str) -> None:
+    client, card, splits = MlflowClient(), read_card(name), tiny_splits(name)
+    run = client.get_run(trained[name].run_id)
+    assert run.info.run_name == card.algorithm
+    assert run.inputs is not None
+    inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
+    assert {context: json.loads(data.profile or "")["num_rows"] for context, data in inputs.items()} == {
+        "training": len(splits.train.target),
+        "testing": len(splits.test.target),
+    }
+    assert {data.name for data in inputs.values()} == {name}
+    described = client.get_registered_model(name).description or ""
+    assert DATASETS[name].target.name in described
+    assert all(feature in described for feature in DATASETS[name].feature_names)
+    version = client.get_model_version(name, trained[name].version).description or ""
+    assert f"`{card.algorithm}`, trained on {card.training_rows:,} rows" in version
+    assert card.content_version in version
 
 
 def test_mlflow_loads_the_registered_version(trained: dict[str, RegisteredModel], name: str) -> None:

@@ -37,7 +37,7 @@ class Stability:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The shares for ``metrics/{name}.json``; ``perturbed`` is that of the worst feature."""
+        """The shares for MLflow; ``perturbed`` is that of the worst feature."""
         return {"float32": self.float32, "perturbed": self.perturbed.get(self.worst, 0.0)}
 
     @property

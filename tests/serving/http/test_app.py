@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from contract import DATASETS
 from serving.access import Gate
 from serving.actions import ActionLog
-from serving.http import docs, retrain
+from serving.http import pages, retrain
 from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response
 from serving.http.door import Door
 from serving.keys import Keys
@@ -119,8 +119,8 @@ def test_every_route_of_the_running_application_is_documented(worker: LocalWorke
     served = {
         re.sub(rf"^/v2/models/({'|'.join(DATASETS)})", "/v2/models/{model_name}", one) for one in worker.app.routes
     }
-    served = {path for path in served if not path.startswith(f"{docs.STATIC}/")}
-    assert served - documented == {"/", "/docs", "/docs.json"}
+    served = {path for path in served if not path.startswith(f"{pages.STATIC}/")}
+    assert served - documented == {"/", "/docs", "/docs.json", "/openapi.json"}
     found = {path for path in documented if "{model_version}" in path or path == retrain.STATUS}
     assert documented - served == found, "only what is found by a pattern has no route of its own"
 

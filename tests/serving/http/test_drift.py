@@ -193,7 +193,7 @@ def test_the_document_describes_it(http: httpx.Client) -> None:
     for content, of in (
         (detect(http, body(HOUSING, drawn(HOUSING, 200))), schema),
         (detect(http, {"model": "housing"}), schema),
-        (asked["example"], asked["schema"]),
+        *((example["value"], asked["schema"]) for example in asked["examples"].values()),
         ({"model": "iris", "hours": 3}, asked["schema"]),
     ):
         Draft202012Validator({**of, "components": document["components"]}).validate(json.loads(json.dumps(content)))

@@ -208,6 +208,17 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
     assert "Starting production HTTP BentoServer" in logged.file.read_text()
 
 
+def test_the_last_line_of_the_start_says_where_to_go(logged: Logged, stored: dict[str, str], failing_iris: str) -> None:
+    ready = logged.until(lambda event: event["message"].startswith("ready:"))
+    port = logged.client.base_url.port
+    assert [event["message"] for event in ready] == [
+        f"ready: http://127.0.0.1:{port} (docs /docs) · gRPC {logged.grpc_port} · housing {stored['housing']} · "
+        f"iris {failing_iris}"
+    ]
+    start = [event["message"] for event in logged.events() if not event["logger"].endswith(".request_log")]
+    assert start.index(ready[0]["message"]) > max(place for place, said in enumerate(start) if said == "model loaded")
+
+
 def test_a_log_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
     code = "import service"
     environment = {**os.environ, "LOG_FILE": str(tmp_path / "missing" / "service.log")}
