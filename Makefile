@@ -30,10 +30,10 @@ train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in
 	@python -m training.promote --follow
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
-# make dataset CSV=table.csv TARGET=column; NAME and TASK are found out, YES=1 changes a dataset that is there.
+# NAME and TASK are found out; DROP leaves columns out; YES=1 changes a dataset that is there.
 .PHONY: dataset
-dataset: $(VENV)/.training ## Make a dataset of a table: CSV=path/to/table.csv TARGET=column [NAME=…] [TASK=…]; then make train serve
-	@python -m training.new_dataset "CSV=$(CSV)" "TARGET=$(TARGET)" "NAME=$(NAME)" "TASK=$(TASK)" $(if $(YES),--yes)
+dataset: $(VENV)/.training ## Make a dataset of a table: CSV=path/to/table.csv TARGET=column [NAME=…] [TASK=…] [DROP=a,b]; then make train serve
+	@python -m training.new_dataset "CSV=$(CSV)" "TARGET=$(TARGET)" "NAME=$(NAME)" "TASK=$(TASK)" "DROP=$(DROP)" $(if $(YES),--yes)
 
 .PHONY: dataset-remove
 dataset-remove: $(VENV)/.training ## Take a dataset out again: NAME=…

@@ -24,7 +24,7 @@ from ledger.feedback import Truth
 from ledger.store import Store
 from ledger.times import now_us
 from ledger.values import pack
-from local_service import PROJECT, free_port
+from local_service import METRICS_DIRECTORY, PROJECT, free_port
 from model.session import Artifact
 from tests.ledger.records import a_record
 from tests.waiting import answers, wait_until
@@ -54,7 +54,7 @@ class SmallProject:
             "STATE_DIR": str(folder / "state"),
             "PYTHONPATH": os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")]),
         }
-        for name in ("MLFLOW_TRACKING_URI", "MODELS_DIR", "DATABASE_URL"):
+        for name in ("MLFLOW_TRACKING_URI", "MODELS_DIR", "DATABASE_URL", METRICS_DIRECTORY):
             self.environment.pop(name, None)
         self.engine: Engine = database.connect(database.default_url(folder / "state"))
         database.migrate(self.engine)

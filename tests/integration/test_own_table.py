@@ -1,5 +1,6 @@
 """People's own tables, from the file to equal answers over every protocol, with no line written by hand."""
 
+import json
 import re
 import resource
 from collections.abc import Iterator
@@ -8,11 +9,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import yaml
 
 from local_service import free_port
 from tests.integration import own_tables
 from tests.integration.pipeline_runs import stages_run
 from tests.integration.small_project import SmallProject
+from tests.waiting import wait_until
 
 TABLES = {
     "penguins": (own_tables.penguins, "species", ","),
@@ -81,7 +84,7 @@ def served(project: SmallProject, told: dict[str, str]) -> Iterator[tuple[str, s
     """Where the project is served: HTTP and gRPC."""
     assert told
     grpc_port = free_port()
-    with project.served(GRPC_PORT=str(grpc_port)) as url:
+    with project.served(GRPC_PORT=str(grpc_port), LEDGER="on") as url:
         yield url, f"127.0.0.1:{grpc_port}"
 
 
@@ -105,9 +108,57 @@ def test_everything_else_picks_them_up(project: SmallProject, served: tuple[str,
         assert (project.folder / "metrics" / f"{name}.json").is_file()
     page = (project.folder / "reports/evaluation.html").read_text()
     assert all(name in page for name in TABLES)
+    plots = yaml.safe_load((project.folder / "dvc.yaml").read_text())["plots"]
+    drawn = [path for plot in plots for path in ([plot] if isinstance(plot, str) else next(iter(plot.values()))["y"])]
+    assert all((project.folder / path).is_file() for path in drawn)
     # What is generated for the monitoring does not depend on datasets.
     project.run("monitoring.generate")
     assert not git(project, "status", "--porcelain", "monitoring", "deploy")
+
+
+VOTES = {"C": "N", "M": "U", "N": "Y", "S": "Y", "SA": "N"}
+
+
+def test_a_table_goes_through_the_loop(project: SmallProject, served: tuple[str, str], tmp_path: Path) -> None:
+    """The form no longer asks for ``statusquo``, and people vote as their region does: no champion can know."""
+    url, _ = served
+    champion = httpx.get(f"{url}/health").json()["models"]["chile"]
+    table = own_tables.chile(np.random.default_rng(1), 1200)
+    entries = []
+    for start in range(0, 1200, 100):
+        rows = [
+            {
+                "region": table["region"][row],
+                "population": int(table["population"][row]),
+                "sex": table["sex"][row],
+                "age": None if table["age"][row] == "NA" else int(table["age"][row]),
+                "education": None if table["education"][row] == "NA" else table["education"][row],
+                "income": 15000,
+            }
+            for row in range(start, start + 100)
+        ]
+        answer = httpx.post(f"{url}/predict/chile/batch", json={"rows": rows}).raise_for_status().json()
+        known = {"prediction_id": answer["prediction_id"]}
+        entries += [{**known, "row": row, "actual": VOTES[table["region"][start + row]]} for row in range(100)]
+
+    def given() -> bool:
+        answer: dict[str, int] = httpx.post(f"{url}/feedback", json=entries).raise_for_status().json()
+        return answer["unchanged"] == len(entries)
+
+    wait_until(given, "each truth has its prediction")
+    assert re.search(r"^statusquo +yes ", project.run("loop.drift", "--model", "chile"), re.MULTILINE)
+    said = project.run("loop.retrain", "--model", "chile", "--result", str(tmp_path / "result.json"))
+    assert "The challenger becomes the champion" in said
+    challenger = json.loads((tmp_path / "result.json").read_text())["challenger"]
+    assert challenger != champion
+    wait_until(lambda: httpx.get(f"{url}/health").json()["models"]["chile"] == challenger, "it is served")
+    replayed = project.run("loop.replay", "--model", "chile@champion", "--hours", "1")
+    assert "1,200 recorded rows" in replayed
+    assert "Where the truth is known (1,200 rows)" in replayed
+    example = {**rows[0], "region": "SA"}
+    assert httpx.post(f"{url}/predict/chile", json=example).json()["label"] == "N"
+    project.run("training.promote", "chile", "--rollback")
+    wait_until(lambda: httpx.get(f"{url}/health").json()["models"]["chile"] == champion, "the former is served")
 
 
 def test_one_contract_retrains_its_dataset_alone(project: SmallProject, told: dict[str, str]) -> None:

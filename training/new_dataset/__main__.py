@@ -1,4 +1,4 @@
-"""``python -m training.new_dataset CSV=table.csv TARGET=column [NAME=…] [TASK=…] [--yes]``; ``--remove NAME=…``."""
+"""``python -m training.new_dataset CSV=table.csv TARGET=column [NAME=…] … [--yes]``; ``--remove NAME=…``."""
 
 import argparse
 import difflib
@@ -24,7 +24,7 @@ def add(options: argparse.Namespace) -> None:
     Raises:
         PipelineError: the table, the name or the project does not allow it.
     """
-    given = _given(options.words, {"CSV", "TARGET", "NAME", "TASK"})
+    given = _given(options.words, {"CSV", "TARGET", "NAME", "TASK", "DROP"})
     for needed in ("CSV", "TARGET"):
         if not given.get(needed):
             raise PipelineError(f"Name the {needed}: make dataset CSV=path/to/table.csv TARGET=column")
@@ -33,7 +33,8 @@ def add(options: argparse.Namespace) -> None:
         raise PipelineError(f"TASK is {' or '.join(Task)}, not {task!r}.")
     path = Path(given["CSV"])
     name = given.get("NAME") or names.dataset_name(path.name.partition(".")[0])
-    plan = project.plan(path, given["TARGET"], name, Task(task) if task else None)
+    drop = [column.strip() for column in given.get("DROP", "").split(",") if column.strip()]
+    plan = project.plan(path, given["TARGET"], name, Task(task) if task else None, drop)
     _say(_description(path, plan))
     if plan.is_new or options.yes:
         project.write(plan.files)
@@ -156,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Make a dataset of a table, or take one out: docs/how-to/own-table.md.",
     )
     parser.add_argument(
-        "words", nargs="*", metavar="KEY=value", help="CSV, TARGET, NAME, TASK (regression, classification)"
+        "words",
+        nargs="*",
+        metavar="KEY=value",
+        help="CSV, TARGET, NAME, DROP (columns), TASK (regression, classification)",
     )
     parser.add_argument("--yes", action="store_true", help="write the changes of a dataset that is there already")
     parser.add_argument("--remove", action="store_true", help="take the dataset NAME out")

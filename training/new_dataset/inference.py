@@ -170,8 +170,8 @@ def _marks(found: Mapping[str, Counter[str]]) -> list[str]:
 def _target(
     name: str, cells: list[str], task: Task | None, notes: list[str], present: Dataset | None
 ) -> tuple[Target, list[str]]:
-    if len(name) > names.LONGEST:
-        raise PipelineError(f"{name[:40]}…: a column's name has at most {names.LONGEST} characters; rename it.")
+    if len(name) > names.LONGEST_NAME:
+        raise PipelineError(f"{name[:40]}…: a column's name has at most {names.LONGEST_NAME} characters; rename it.")
     different = Counter(cells)
     if len(different) == 1:
         raise PipelineError(f"{name} has the same value in all rows, {cut(cells[0])!r}: there is nothing to predict.")
@@ -202,8 +202,10 @@ def _target(
             "these rows out, or put classes together."
             + ("" if numbers is None else " TASK=regression takes it for a number.")
         )
-    if long := [value for value in different if len(value) > names.LONGEST]:
-        raise PipelineError(f"{name}: a class has at most {names.LONGEST} characters, unlike {cut(long[0])!r}.")
+    if long := [value for value in different if len(value) > names.LONGEST_CATEGORY]:
+        raise PipelineError(
+            f"{name}: a class has at most {names.LONGEST_CATEGORY} characters, unlike {cut(long[0])!r}."
+        )
     classes = tuple(sorted(different, key=(lambda cell: float(cell)) if numbers and plain == cells else str))
     if kept and set(kept.classes) == set(classes):
         return kept, cells
@@ -233,8 +235,8 @@ def _column(name: str, its_field: str, cells: list[str], declared: Feature | Non
     """
     if name in (WEIGHT, FROM_FEEDBACK):
         raise _LeftOut("the pipeline has a column of that name; rename it to keep it")
-    if len(name) > names.LONGEST:
-        raise _LeftOut(f"its name is longer than {names.LONGEST} characters")
+    if len(name) > names.LONGEST_NAME:
+        raise _LeftOut(f"its name is longer than {names.LONGEST_NAME} characters")
     values = _values(name, cells)
     feature: Feature | None
     try:
@@ -386,7 +388,7 @@ def _category(values: _Values, notes: list[str]) -> Feature:
     kept = [
         name
         for name, _ in sorted(values.different.items(), key=lambda each: (-each[1], each[0]))
-        if len(name) <= names.LONGEST and name not in {MISSING, OTHER_CATEGORY, REST}
+        if len(name) <= names.LONGEST_CATEGORY and name not in {MISSING, OTHER_CATEGORY, REST}
     ]
     if len(kept) > MOST_CATEGORIES:
         kept = kept[:MOST_CATEGORIES]
@@ -399,7 +401,7 @@ def _category(values: _Values, notes: list[str]) -> Feature:
     else:
         kept.sort()
     if not kept:
-        raise _LeftOut(f"its texts are longer than {names.LONGEST} characters")
+        raise _LeftOut(f"its texts are longer than {names.LONGEST_CATEGORY} characters")
     # How often a text comes that is not there yet: as often as there are some that came once (Good, 1953).
     once = any(number == 1 for number in values.different.values())
     unknown = Unknown.OTHER if once or len(kept) < different else Unknown.REFUSE
@@ -485,8 +487,8 @@ def _tell_tales(columns: Sequence[Column], target: Target, cells: Sequence[str])
             pairs.setdefault(cell, set()).add(read(truth))
         if len(pairs) <= len(cells) / 5 and all(len(truths) == 1 for truths in pairs.values()):
             found.append(
-                f"{column.feature.name} tells {target.name} by itself: is it known before {target.name} is? If not, "
-                "take it out of the table."
+                f"{column.feature.name} tells {target.name} by itself: is it known before {target.name} is? If not: "
+                "DROP=…"
             )
     return found
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 
 from contract.row import Row
 
-LONGEST = 80
-"""Most characters of a column's name, or of a category: what is longer fits no line of code."""
+LONGEST_NAME, LONGEST_CATEGORY = 60, 80
+"""Most characters of a column's name, which errors repeat whole, and of a category: it must fit a line of code."""
 _IN_CONTRACTS = frozenset(
     {"bool", "category", "date", "datetime", "day", "feature", "flag", "float", "int", "moment", "str"}
     | {"Dataset", "Row", "Target", "UTC", "Unknown"}

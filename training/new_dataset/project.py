@@ -17,7 +17,8 @@ import yaml
 
 from contract import DATASETS
 from contract.dataset import Dataset, Task
-from contract.errors import DataError
+from contract.errors import DataError, cut
+from contract.feature import listed
 from contract.table import check_table
 from contract.violation import Rule
 from local_service import PROJECT
@@ -66,8 +67,15 @@ def module_of(name: str) -> Path:
     return Path(f"contract/datasets/{name}.py")
 
 
-def plan(path: Path, target: str, name: str, task: Task | None) -> Plan:
+def plan(path: Path, target: str, name: str, task: Task | None, drop: Sequence[str] = ()) -> Plan:
     """What to write for a table. Writes nothing.
+
+    Args:
+        path: of the table.
+        target: the column to predict.
+        name: of the dataset.
+        task: what to predict of it; found out without it.
+        drop: columns to leave out.
 
     Raises:
         PipelineError: the table cannot be a dataset of that name.
@@ -79,17 +87,23 @@ def plan(path: Path, target: str, name: str, task: Task | None) -> Plan:
             f"The name {name} is taken: that dataset predicts {present.target.name}. Choose another with NAME=…, or "
             f"take it out first: make dataset-remove NAME={name}"
         )
-    found = infer(read(path), target, task, present)
+    table = read(path)
+    for column in drop:
+        if column not in table.columns or column == target:
+            raise PipelineError(f"DROP: {cut(column)!r} is no feature; there is {listed(list(table.columns))}.")
+        del table.columns[column]
+        table.left_out[column] = "DROP says so"
+    found = infer(table, target, task, present)
     if present is not None and not set(present.feature_names) & {column.feature.name for column in found.columns}:
         raise PipelineError(f"The name {name} is taken: that dataset has other columns. Choose another with NAME=….")
     text = contract_module.source(name, found, path.name)
     dataset = contract_module.load(name, text)
     if present is not None and (dataset.features, dataset.target) == (present.features, present.target):
         text = (PROJECT / module_of(name)).read_text(encoding="utf-8")  # as a person left it
-    table = _csv(found)
+    copy = _csv(found)
     content = {
-        RAW / f"{name}.csv": table,
-        RAW / CHECKSUMS: _checksums(name, table),
+        RAW / f"{name}.csv": copy,
+        RAW / CHECKSUMS: _checksums(name, copy),
         PARAMS: settings_files.params_with(_text(PARAMS), name, found, _duplicates(dataset, found)),
         module_of(name): text,
         # The last: a stage without its files would stop the pipeline.

@@ -12,7 +12,9 @@ from training.errors import PipelineError
 from training.new_dataset import names
 from training.new_dataset.inference import Found
 
-MANY_ROWS, VERY_MANY_ROWS = 2_000, 50_000
+MANY_ROWS, VERY_MANY_ROWS, MANY_CLASSES = 2_000, 50_000, 5
+FLOW_WIDTH = 80
+"""Columns that a {…} fits into, as ``dvc exp run -S`` writes the file back."""
 TRAIN = "train_"
 """How the name of a training stage begins."""
 
@@ -31,13 +33,12 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
     """
     rows = len(found.target_cells)
     limits = f"{{minimum_rows: {rows // 2}, maximum_duplicates: {duplicates}}}"
+    if len(f"  {name}: {limits}") > FLOW_WIDTH:
+        limits = f"\nminimum_rows: {rows // 2}\nmaximum_duplicates: {duplicates}"
     sections: list[tuple[tuple[str, ...], str]] = [
         (("data_preparation", name), limits),
         (("train", name), _training(found)),
     ]
-    if rows > MANY_ROWS:
-        curve = "\nlearning_curve: {fractions: [0.1, 0.25, 0.5, 1.0], splits: 1, held_out: 0.2, rows_per_class: 1}"
-        sections.append((("model_evaluation", "datasets", name), curve))
     expected = yaml.safe_load(text)
     text, expected = _without_lost_decimals(text, expected, name, found)
     present = _get(expected, ("data_preparation", name)) or {"minimum_rows": rows, "maximum_duplicates": duplicates}
@@ -82,11 +83,10 @@ def params_without(text: str, name: str) -> str:
 def _training(found: Found) -> str:
     """The section ``train.<name>``, as YAML that begins on a line of its own."""
     rows, regression = len(found.target_cells), found.task is Task.REGRESSION
-    trees = 40 if rows > MANY_ROWS else 100
-    leaf = 20 if rows > MANY_ROWS else 5
-    boosting = {"max_iter": 150 if rows > MANY_ROWS else 100, "min_samples_leaf": leaf, "early_stopping": "false"}
-    if len(found.target.classes) > 5:
-        boosting["max_iter"] = 60  # so many trees for each class
+    many = rows > MANY_ROWS
+    trees, leaf = 40 if many else 100, 20 if rows > VERY_MANY_ROWS else 3
+    # As many trees for each class.
+    iterations = 60 if len(found.target.classes) > MANY_CLASSES else 150 if many else 100
     linear, parameters = ("linear", "{alpha: 1.0}") if regression else ("logistic_regression", "{C: 1.0}")
     scale = max((abs(float(cell)) for cell in found.target_cells), default=1.0) if regression else 1.0
     unit = "in the target's unit" if regression else "of a probability"
@@ -102,16 +102,16 @@ def _training(found: Found) -> str:
         f"    estimator: {linear}",
         f"    parameters: {parameters}",
     ]
-    if rows <= VERY_MANY_ROWS:
-        lines += [
-            "  random_forest:",
-            "    estimator: random_forest",
-            f"    parameters: {{n_estimators: {trees}, min_samples_leaf: 3}}",
-        ]
     lines += [
+        "  random_forest:",
+        "    estimator: random_forest",
+        f"    parameters: {{n_estimators: {trees}, min_samples_leaf: {leaf}}}",
         "  hist_gradient_boosting:",
         "    estimator: hist_gradient_boosting",
-        f"    parameters: {{{', '.join(f'{key}: {value}' for key, value in boosting.items())}}}",
+        "    parameters:",
+        f"      max_iter: {iterations}",
+        f"      min_samples_leaf: {20 if many else 5}",
+        "      early_stopping: false",
     ]
     return "\n".join(lines)
 
@@ -139,10 +139,7 @@ def _features(found: Found) -> list[str]:
 
 def _key(text: str) -> str:
     """A text as a key of YAML, quoted where it would be something else."""
-    plain = re.fullmatch(r"[A-Za-z_][\w /.-]*", text, re.ASCII) and not text.endswith(" ")
-    if plain and yaml.safe_load(f"{text}: 0") == {text: 0}:
-        return text
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1000).strip()
+    return yaml.safe_dump({text: 0}, allow_unicode=True, width=1000).removesuffix(": 0\n")
 
 
 def dvc_with(text: str, name: str, found: Found) -> str:

@@ -156,7 +156,7 @@ def test_texts_that_mean_something_else_are_no_categories(reserved: str) -> None
         ("c", repeated("1/2/2024", "3/4/2024"), "day and month of its dates may be either"),
         ("c", repeated("1e999", "2"), "too large for a double"),
         ("c", [str(2**60 + 99 * (number % 7)) for number in range(ROWS)], "too large for a double"),
-        ("c" * 81, repeated("1", "2"), "its name is longer than 80 characters"),
+        ("c" * 81, repeated("1", "2"), "its name is longer than 60 characters"),
         ("sample weight", repeated("1", "2"), "the pipeline has a column of that name"),
     ],
 )

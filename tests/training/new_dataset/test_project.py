@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]  # it has no types
 
 from contract.dataset import Task
 from local_service import PROJECT
@@ -51,6 +52,19 @@ def test_the_parameters_are_those_of_the_table(tmp_path: Path, table: Found) -> 
     assert loaded.training("flowers").features.decimals.items() >= {"size": 2}.items()
     assert "hist_gradient_boosting" in loaded.training("flowers").candidates
     assert loaded.training("iris") == params.load(PROJECT / "params.yaml").training("iris")
+
+
+@EITHER
+def test_an_experiment_changes_its_line_alone(tmp_path: Path, table: Found) -> None:
+    """``dvc exp run -S`` writes the whole file."""
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        settings_files.params_with(PARAMS, "flowers_of_a_name_that_is_as_long_as_it_can_be"[:40], table, 12345)
+    )
+    before = path.read_text().splitlines()
+    apply_overrides(path, ["train.iris.folds=4"])
+    changed = [(old, new) for old, new in zip(before, path.read_text().splitlines(), strict=True) if old != new]
+    assert changed == [("    folds: 5", "    folds: 4")]
 
 
 def test_what_a_person_changed_in_the_parameters_stays() -> None:
@@ -120,6 +134,16 @@ def test_the_copy_is_what_data_preparation_reads(copy: Path) -> None:
     assert names == sorted(names)
 
 
+def test_columns_may_be_left_out(copy: Path) -> None:
+    table = write_table(copy / "table.csv")
+    plan = project.plan(table, "price", "prices", None, ["kind"])
+    assert [each.feature.name for each in plan.found.columns] == ["Size (m)"]
+    assert plan.found.left_out == {"kind": "DROP says so"}
+    for wrong in ("colour", "price"):
+        with pytest.raises(PipelineError, match=rf"DROP: '{wrong}' is no feature; there is Size \(m\), kind, price"):
+            project.plan(table, "price", "prices", None, [wrong])
+
+
 def test_a_failure_leaves_nothing_half_written(copy: Path) -> None:
     table = write_table(copy / "table.csv")
     before = everything(copy)
@@ -167,7 +191,7 @@ def test_a_name_that_is_taken(copy: Path, target: str, reason: str) -> None:
         (["CSV=table.csv"], "Name the TARGET"),
         (["CSV=nowhere.csv", "TARGET=x"], "nowhere.csv: there is no such file"),
         (["CSV=table.csv", "TARGET=x", "TASK=guess"], "TASK is regression or classification, not 'guess'"),
-        (["CSV=table.csv", "TARGET=x", "COLOR=red"], "There is no COLOR; there is CSV, NAME, TARGET, TASK"),
+        (["CSV=table.csv", "TARGET=x", "COLOR=red"], "There is no COLOR; there is CSV, DROP, NAME, TARGET, TASK"),
         (["--remove"], "Name the dataset"),
         (["--remove", "NAME=nobody"], "There is no dataset 'nobody'; there is"),
         (["--remove", "NAME=iris"], "iris is needed by .* other files: it cannot be taken out"),
