@@ -30,6 +30,15 @@ train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in
 	@python -m training.promote --follow
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
+# make dataset CSV=table.csv TARGET=column; NAME and TASK are found out, YES=1 changes a dataset that is there.
+.PHONY: dataset
+dataset: $(VENV)/.training ## Make a dataset of a table: CSV=path/to/table.csv TARGET=column [NAME=…] [TASK=…]; then make train serve
+	@python -m training.new_dataset "CSV=$(CSV)" "TARGET=$(TARGET)" "NAME=$(NAME)" "TASK=$(TASK)" $(if $(YES),--yes)
+
+.PHONY: dataset-remove
+dataset-remove: $(VENV)/.training ## Take a dataset out again: NAME=…
+	@python -m training.new_dataset --remove "NAME=$(NAME)"
+
 # Which model and version: make promote MODEL=iris VERSION=8
 .PHONY: promote
 promote: $(VENV)/.training ## Deploy a registered version: MODEL=iris VERSION=8; running services reload it
@@ -195,11 +204,20 @@ define lock
 	$(compile) --output-file requirements/$(1).txt $(2)
 endef
 
+# What can be made again from data/raw and the code. MLflow's runs and what a person has promoted cannot.
 .PHONY: clean
-clean: ## Remove what the pipeline and the tools made (not .venv, not the BentoML store)
-	rm -rf data/prepared data/features data/retraining* models reports mlruns mlflow.db mlflow.lock.db .dvc/cache .dvc/tmp
+clean: ## Remove tables, reports and caches; the registry of MLflow and the deployed models stay
+	rm -rf data/prepared data/features .dvc/tmp
+	[ ! -d reports ] || find reports -mindepth 1 -not -name champions.json -delete
 	rm -rf site .cache htmlcov .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: clean-all
+clean-all: ## The same, and MLflow's registry, all models and DVC's cache; asks first (not .venv, not the BentoML store)
+	@read -r -p "Delete all runs and registered models (mlflow.db, mlruns/), models/ and DVC's cache? Type yes: " answer; \
+		[ "$$answer" = yes ] || { echo "Nothing was deleted."; exit 1; }
+	@$(MAKE) --no-print-directory clean
+	rm -rf data/retraining* reports models mlruns mlflow.db mlflow.lock.db .dvc/cache
 
 $(VENV)/.uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

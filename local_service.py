@@ -21,7 +21,8 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 KEYS = tuple(f"{ring}_KEYS{end}" for ring in ("API", "ADMIN", "METRICS") for end in ("", "_FILE"))
 TLS = ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE", "TLS_PROBE_CERT_FILE", "TLS_PROBE_KEY_FILE")
 NOT_INHERITED = (METRICS_DIRECTORY, "STATE_DIR", "DATABASE_URL", *KEYS, *TLS)
-"""Not passed on: what is predicted here belongs into nobody's ledger, and whoever starts a service has no key to it."""
+"""Variables that are not inherited: predictions made here belong in no ledger, and the caller has no key to the
+service."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROJECT = Path(__file__).resolve().parent
 _PORTS = range(20_000, 32_000)
@@ -101,7 +102,8 @@ def bypass_proxies(environment: MutableMapping[str, str]) -> None:
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on now.
 
-    No process gives out a port twice soon, and processes begin at different ports: whoever asks has time to bind.
+    A process does not give out the same port twice soon, and processes start at different ports, so the caller has time
+    to bind.
     """
     for number in _PORT_NUMBERS:
         port = _PORTS[number % len(_PORTS)]
@@ -115,7 +117,8 @@ def free_port() -> int:
 
 
 def _trusting(environment: Mapping[str, str]) -> ssl.SSLContext:
-    """For a service on the loopback address, whose certificate need not name it; with one, if it asks for one."""
+    """TLS for a service on the loopback address, whose certificate need not name it; with a client certificate if it
+    wants one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if environment.get("TLS_CLIENT_CA_FILE"):

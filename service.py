@@ -41,7 +41,7 @@ with startup_errors():
     }
 
 
-@bentoml.service(name=NAME, **host.service_options(SETTINGS, TLS))  # type: ignore[operator]  # mypy takes the function for the module of that name
+@bentoml.service(name=NAME, **host.service_options(SETTINGS, TLS, MODELS))  # type: ignore[operator]  # mypy takes the function for the module of that name
 @with_prediction_methods
 class PredictionService:
     """Predictions of house values in California and of iris species, batched together across requests."""
@@ -67,7 +67,7 @@ class PredictionService:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Stop before the workers start if a model, a port or the place of the ledger would not do."""
+        """Stop before the workers start if a model, a port or the ledger's directory cannot be used."""
         with startup_errors():
             host.check_tls_options(TLS)
             check_deployment(MODELS, SETTINGS)
@@ -93,13 +93,13 @@ class PredictionService:
         series.WORKER_STARTS.inc()
 
     def drain(self) -> None:
-        """Stop being ready, over both protocols; requests that come all the same are still answered."""
+        """Stop being ready, over both protocols. Requests that still arrive are answered."""
         self.bundle.drain()
         self.grpc.drain()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Finish what was taken, and see to it that the ledger has it."""
+        """Finish accepted requests, and wait until the ledger has them."""
         self.pulse.stop()
         await self.reloader.stop()
         if TLS is not None:

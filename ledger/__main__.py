@@ -28,9 +28,9 @@ from ledger.times import from_iso, iso, now_us
 
 PROJECT = Path(__file__).resolve().parent.parent
 UNITS = {"m": 60, "h": 3600, "d": 86_400}
-"""Seconds of the units of a duration."""
+"""Seconds in each unit of a duration."""
 DRAIN_SECONDS = 10.0
-"""How long ``check`` waits for what was just predicted to reach the database."""
+"""Seconds that ``check`` waits for recent predictions to reach the database."""
 
 
 class Commands(click.Group):
@@ -48,7 +48,7 @@ class Commands(click.Group):
 
 
 class Moment(click.ParamType[int]):
-    """A time in microseconds since 1970: as ISO 8601 has it, or so long ago."""
+    """A time in microseconds since 1970, written as ISO 8601 or as a duration before now."""
 
     name = "time"
 
@@ -102,13 +102,13 @@ def cli() -> None:
 @version_option
 @since_option
 @until_option
-@click.option("--labelled", is_flag=True, help="Predictions alone of which a row at least has its true value.")
+@click.option("--labelled", is_flag=True, help="Only predictions with at least one row whose true value is known.")
 def export(
     out: Path, model: str | None, version: str | None, since: int | None, until: int | None, *, labelled: bool
 ) -> None:
     """Write the rows of a model to OUT, a .parquet or a .csv file.
 
-    A line has a row: its features, the prediction, the probabilities of the classes, and what came true.
+    Each line is a row: its features, the prediction, the probabilities of the classes, and what came true.
     """
     reader = Reader(open_database())
     models = reader.models(model, version)
@@ -165,7 +165,7 @@ def check(url: str | None, key: str | None) -> None:
 
 
 def _check_spool(store: Store) -> int:
-    """Print what waits in the spool; how many stretches of it cannot be read."""
+    """Print what waits in the spool; return how many stretches of it cannot be read."""
     directory = state_directory() / "spool"
     records = errors = torn = 0
     segments = spool.segments(directory)
@@ -175,7 +175,7 @@ def _check_spool(store: Store) -> int:
             try:
                 part = spool.read_segment(segment, position, finished=spool.is_finished(segment))
             except FileNotFoundError:
-                break  # The drainer was faster.
+                break  # The drainer has just taken it.
             torn += part.torn
             records += len(part.records)
             errors += len(part.errors)
@@ -192,7 +192,7 @@ def _check_spool(store: Store) -> int:
 
 
 def _check_counts(reader: Reader, url: str, key: str | None) -> int:
-    """Compare the rows that the service has counted with those that were recorded since its start; the missing ones."""
+    """Compare the rows that the service has counted with those recorded since its start; return the missing ones."""
     counted, since_us, lost = _counted(url, key)
     deadline = time.monotonic() + DRAIN_SECONDS
     while True:
@@ -243,7 +243,7 @@ def _counted(url: str, key: str | None) -> tuple[dict[tuple[str, str], int], int
 def forget(prediction_ids: tuple[str, ...]) -> None:
     """Delete predictions with their features, outputs and feedback.
 
-    One that is still in a spool is left out when it comes.
+    One that is still in a spool is dropped when it arrives.
     """
     wrong = [one for one in prediction_ids if not re.fullmatch(r"[0-9a-f]{32}", one)]
     if wrong:
@@ -277,7 +277,7 @@ def feedback(file: Path, actual: str, request_id: str, row: str, model: str | No
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print columns: words to the left, numbers to the right."""
+    """Print a table: words aligned left, numbers right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows]:
         cells = [

@@ -30,7 +30,7 @@ class Action:
 
 
 def record_action(engine: Engine, action: Action) -> None:
-    """Write one action. What is longer than its column is cut off.
+    """Write one action. Text that is longer than its column is cut off.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database is away, or has not been migrated yet.

@@ -22,15 +22,15 @@ SUPPORTED = {
 """SQLAlchemy's driver by the scheme of the URL."""
 EXAMPLES = "sqlite:////var/lib/predictions/ledger.db or postgresql://user:password@host:5432/database"
 BUSY_SECONDS = 10
-"""How long a writer of SQLite waits for another one."""
+"""Seconds that a writer of SQLite waits for another one."""
 _POSTGRESQL_DEFAULTS = {
     "application_name": "ml-prediction-ledger",
     "connect_timeout": "5",
-    # To compile a query takes longer than any of ours.
+    # Cache compiled queries: compiling takes longer than running any of ours.
     "options": "-c jit=off",
-    # Without it, text comes as bytes from a database that was made without an encoding (SQL_ASCII).
+    # Without it, a database that was made without an encoding (SQL_ASCII) returns text as bytes.
     "client_encoding": "utf8",
-    # A server that vanishes without a word is noticed within 20 seconds.
+    # Notice within 20 seconds that a server has vanished.
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "2",
@@ -61,7 +61,7 @@ def connect(url: str) -> Engine:
     parsed = parsed.set(drivername=SUPPORTED[parsed.drivername])
     if parsed.get_backend_name() == "sqlite":
         if parsed.host or not parsed.database or parsed.database == ":memory:":
-            # Several processes share it.
+            # Several processes share the database.
             raise LedgerError(f"DATABASE_URL: SQLite needs the path of a file. Write it like {EXAMPLES}.")
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _set_up_sqlite)
@@ -118,10 +118,10 @@ def migrate(engine: Engine) -> None:
 
 
 def check(engine: Engine) -> None:
-    """Make sure that the database has the tables of this code, for who only uses them.
+    """Check that the database has the tables of this code, for programs that do not migrate it.
 
     Raises:
-        LedgerError: it has not; the sentence says what to do.
+        LedgerError: it does not; the sentence says what to do.
     """
     from ledger.migrations import newest, revision
 
@@ -141,13 +141,13 @@ def check(engine: Engine) -> None:
 
 
 def _create_sqlite(path: Path) -> None:
-    """What a file keeps for its lifetime is set before it has a page."""
+    """These settings last for the file's lifetime, and must be set before it has a page."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         if not connection.execute("PRAGMA page_count").fetchone()[0]:
-            # A record of 1,000 rows is written in 60 % of the time that it takes with pages of 4 kB.
+            # Writing a record of 1,000 rows takes 60 % of the time that it takes with pages of 4 kB.
             connection.execute("PRAGMA page_size = 16384")
-            # What is deleted is given back to the file system, in small steps.
+            # Space of deleted rows goes back to the file system in small steps.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # Readers and the writer do not wait for each other.
         connection.execute("PRAGMA journal_mode = WAL")
@@ -159,13 +159,13 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     # We begin transactions ourselves.
     connection.isolation_level = None
     for pragma in (
-        # A commit is on the disk when it returns: the spool it came from is deleted next.
+        # A commit must be on the disk when it returns: the spool segment is deleted next.
         "synchronous = FULL",
         "foreign_keys = ON",
         "cache_size = -32768",
         "mmap_size = 268435456",
         "temp_store = MEMORY",
-        # After a large transaction the log gets small again.
+        # Shrink the log again after a large transaction.
         "journal_size_limit = 67108864",
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -33,17 +33,17 @@ from ledger.upkeep import Upkeep
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.8
-"""Between two looks into the spool."""
+"""Seconds between two looks into the spool."""
 FINISH_SECONDS = 8.0
-"""Longest life after the last worker of the server: what is left then stays in the spool."""
+"""Maximum seconds to go on after the server's last worker has ended; what is left stays in the spool."""
 REPORT_SECONDS = 2.0
-"""Between two reports while a large spool is drained."""
+"""Seconds between two updates of the gauges while a large spool is drained."""
 MOST_BACKOFF_SECONDS = 5.0
-"""Longest time between two attempts to reach a database that is away."""
+"""Maximum seconds between two attempts to reach a database that is away."""
 PRUNE_SECONDS = 15.0
-"""Longest time that a round of upkeep deletes: it keeps up with twice what can be recorded."""
+"""Maximum seconds of deleting in a round of upkeep: enough for twice what can be recorded."""
 NICENESS = 5
-"""The drainer gives way to the workers: it may be late, they may not."""
+"""Niceness of the drainer: it may be late, workers may not."""
 
 LAG = Gauge(
     "ml_ledger_lag_seconds",
@@ -105,7 +105,7 @@ class Drainer:
         self._reported = 0.0
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
-        """Have something called about that often while the database is up; it must be short: records wait for it."""
+        """Call something about this often while the database is up. It must be short: records wait for it."""
         self._tasks.append(_Task(seconds, call))
 
     def run(self) -> None:
@@ -113,7 +113,7 @@ class Drainer:
         spool.sweep(self._directory)
         threading.Thread(target=self._watch, name="server", daemon=True).start()
         while True:
-            # Asked first: what a worker has written before it went is read after this.
+            # Ask first, then read: so everything that a worker wrote before it ended is read.
             gone = self._gone.is_set()
             if gone or time.monotonic() >= self._retry_at:
                 self.drain()
@@ -144,7 +144,7 @@ class Drainer:
     def _move(self, sink: Sink, segment: Path) -> None:
         """Move one segment, and delete it if it is finished."""
         name = segment.name
-        # Asked first: what its writer has written before it finished is read after this.
+        # Ask first, then read: so everything that its writer wrote is read.
         finished = spool.is_finished(segment)
         position = self._positions.get(name)
         if position is None:
@@ -167,7 +167,7 @@ class Drainer:
                     raise
                 count = len(part.records) + len(part.errors)
                 if count > 1:
-                    most = count // 2  # One of them is at fault: find it.
+                    most = count // 2  # One record is at fault: find it.
                     continue
                 sink.insert(name, part.position, (), ())
                 REFUSED.inc()
@@ -210,7 +210,7 @@ class Drainer:
         self._reported = time.monotonic()
         found = spool.segments(self._directory)
         if self._backoff:
-            # Not reached yet: a segment is named by the time at which it was begun.
+            # The segment was not read yet; its name has the time at which it was begun.
             since = self._pending_since or min((spool.begun(path) for path in found), default=time.time())
             self._lag = time.time() - since
         DATABASE_UP.set(0 if self._backoff else 1)
@@ -218,7 +218,7 @@ class Drainer:
         SPOOL_BYTES.set(spool.size(self._directory))
 
     def _watch(self) -> None:
-        """In a thread: notice that the server is gone, and see to it that this process does not outlive it for long."""
+        """Runs in a thread: notice that the server is gone, and end this process soon after."""
         while not self._gone.wait(0.25):
             if not locks.is_held(self._server_lock):
                 self._gone.set()
@@ -229,7 +229,7 @@ class Drainer:
 
 
 class _Task:
-    """Something to be called about every so many seconds."""
+    """A call that is repeated about every so many seconds."""
 
     def __init__(self, seconds: float, call: Callable[[], None]) -> None:
         self._seconds = seconds
@@ -243,13 +243,13 @@ class _Task:
         try:
             self._call()
         except Exception:
-            # Records go on being written, whatever is wrong with one task.
+            # Keep writing records, whatever is wrong with one task.
             logger.exception("housekeeping failed", extra={"task": getattr(self._call, "__qualname__", "")})
         self._due = time.monotonic() + self._seconds
 
 
 def _is_of_records(error: Exception) -> bool:
-    """Whether an insert failed because of what was to be inserted: then it would fail again and again."""
+    """Whether an insert failed because of the records themselves: then it would fail again and again."""
     cause = getattr(error, "orig", None) or error
     return isinstance(cause, _OF_RECORDS) or not isinstance(cause, _OF_DATABASE)
 
@@ -265,16 +265,16 @@ def main(arguments: Sequence[str]) -> None:
     directory, server_lock = map(Path, arguments)
     os.nice(NICENESS)
     _configure_logging()
-    # Who stops a server may signal all of its processes; the workers still write then.
+    # A stop may signal all processes of the server, while the workers still write.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     for gauge in (LAG, DATABASE_UP, SPOOL_BYTES, job_metrics.WORKER_SEEN):
-        gauge.set(math.nan)  # Not known yet: a scrape leaves it out.
+        gauge.set(math.nan)  # It is not known yet; a scrape leaves it out.
     engine = database.connect(os.environ["DATABASE_URL"])
 
     def open_store() -> Store:
         database.migrate(engine)
-        # What is loaded by now stays: the collector need not look at it again and again.
+        # Modules stay loaded: the garbage collector can skip them.
         gc.collect()
         gc.freeze()
         return Store(engine)

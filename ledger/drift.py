@@ -1,7 +1,7 @@
-"""What the search for drift has found, on record: the table ``drift``, and the newest of it as metrics.
+"""Records what the search for drift has found: the table ``drift``, and its newest results as metrics.
 
-Whoever searches may be a process that is gone again when its metrics would be scraped. So the drainer, which is part of
-the service, publishes what the table has.
+The process that searches may have ended before its metrics are scraped. So the drainer, which is part of the service,
+publishes the results of the table.
 """
 
 import json
@@ -19,9 +19,9 @@ KEPT_RESULTS = 1000
 """Results that are kept of each model version; older ones are deleted."""
 
 PUBLISH_SECONDS = 15
-"""How often the drainer reads the table: as often as Prometheus scrapes."""
+"""Seconds between two reads of the table by the drainer: as often as Prometheus scrapes."""
 NO_FEATURES = ("prediction", "refused")
-"""Names of changes that are of no feature: ``model.drift`` has them."""
+"""Names of changes that belong to no feature; see ``model.drift``."""
 
 _LABELS = ("model", "feature")
 EFFECT = Gauge(
@@ -121,7 +121,7 @@ def publish(engine: Engine) -> None:
         changes = {change["name"]: change for change in json.loads(found.result)["changes"]}
         # Names come from the contract alone: there are no more series than it has features.
         for name in (*dataset.feature_names, *NO_FEATURES):
-            # Where too few rows were compared, nothing is known to have drifted.
+            # With too few rows, no drift is reported.
             change = changes.get(name, {"effect": float("nan"), "drift": False})
             EFFECT.labels(found.model, name).set(change["effect"])
             DETECTED.labels(found.model, name).set(change["drift"])

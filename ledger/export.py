@@ -15,7 +15,7 @@ from ledger.reader import ModelVersion, Rows
 from ledger.times import iso
 
 ROW_GROUP = 100_000
-"""Rows of Parquet's groups."""
+"""Rows per row group of Parquet."""
 
 Columns = dict[str, Sequence[Any]]
 """Columns by name, each ``[N]``; None where there is no value."""
@@ -23,14 +23,14 @@ Write = Callable[[Columns], None]
 
 
 def export(path: Path, models: Sequence[ModelVersion], chunks: Iterable[Rows]) -> int:
-    """Write chunks of rows to a file, which is there when it is whole; the number of rows.
+    """Write chunks of rows to a file, which appears once it is complete; return the number of rows.
 
     Columns: ``prediction_id``, ``row``, ``time``, ``request_id``, ``version``, ``protocol``, the features by name,
     ``prediction``, ``probability_<class>`` and ``actual``. Classes and categories are named, times are ISO 8601.
 
     Args:
         path: ends with ``.csv`` or ``.parquet``; an older file is replaced.
-        models: the versions whose rows come.
+        models: the versions whose rows are written.
         chunks: of these versions.
 
     Raises:
@@ -76,7 +76,7 @@ def _columns(rows: Rows, features: Sequence[str], classes: Sequence[str], texts:
         "protocol": rows.protocols,
     }
     for name in features:
-        # The ledger's own columns come first, whatever a table calls its features.
+        # The ledger's own columns come first; a feature of the same name gets another one.
         columns[_column_name(name)] = by_feature.get(name, [None] * len(rows))
     if model.edges is None:
         columns["prediction"] = [model.outputs[number] for number in rows.outputs.argmax(axis=1).tolist()]

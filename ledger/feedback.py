@@ -20,15 +20,15 @@ from ledger.sums import MINUTE_US, add_labels
 from ledger.times import now_us
 
 WAIT_SECONDS = 3600
-"""How long feedback waits for its prediction, which may still be in a spool."""
+"""Seconds that feedback waits for its prediction, which may still be in a spool."""
 MAXIMUM_WAITING = 100_000
-"""Most entries that wait at a time: anyone can send ids that were never given."""
+"""Maximum entries that wait: anyone can send ids that never existed."""
 _CHUNK = 500
 """Keys in one statement."""
 _CHUNK_ROWS = 100_000
 """Rows of predictions that are read at a time, unless one prediction has more."""
 _LOCK = 0x6665_6564
-"""Number of PostgreSQL's lock that lets one writer of feedback at a time: two would not see each other's rows."""
+"""Key of PostgreSQL's advisory lock for writers of feedback: two at a time would not see each other's rows."""
 
 T = TypeVar("T")
 _Key = tuple[str, int]
@@ -89,7 +89,7 @@ class Applied:
 
     applied: int = 0
     refused: tuple[str, ...] = ()
-    """A sentence for each."""
+    """One sentence for each."""
     expired: int = 0
 
 
@@ -145,7 +145,7 @@ def apply_waiting(engine: Engine) -> Applied:
             _Entry(truth, found, row.received_us) for truth, found, row in zip(truths, judged, come, strict=True)
         ]
         with _writing(engine) as connection:
-            # What was sent once more meanwhile is left for the next round.
+            # Entries that were sent again meanwhile are left for the next round.
             here = _of_keys(connection, WAITING, [entry.key for entry in entries])
             still = {(row.prediction_id, row.row, row.received_us) for row in here}
             entries = [entry for entry in entries if (*entry.key, entry.received_us) in still]
@@ -246,7 +246,7 @@ def _judge(connection: Connection, truths: Sequence[Truth], *, written: bool = F
     for ids in _portions(connection, by_id):
         found = select(PREDICTIONS.c.id, PREDICTIONS.c.time_us, PREDICTIONS.c.model_id, PREDICTIONS.c.outputs)
         for identifier, time_us, model_id, outputs in connection.execute(found.where(PREDICTIONS.c.id.in_(ids))):
-            # A version that came after `models` was read.
+            # A version that was added after `models` was read.
             model = models.get(model_id) or models.setdefault(model_id, _read_model(connection, model_id))
             matrix = values.unpack(outputs, len(model.outputs))
             for position in by_id[identifier]:
@@ -305,7 +305,7 @@ def _keep(connection: Connection, entries: Sequence[_Entry], now: int) -> Answer
     changed: set[int] = set()
     for keys in _chunks(sorted(good)):
         changed |= _keep_good(connection, {key: good[key] for key in keys}, outcomes, now)
-    # What was sent before, and waits, is older.
+    # Waiting entries were sent before, so they are older.
     _forget_waiting(connection, good)
     _mark(connection, changed, now)
     waiting = _let_wait(connection, unknown.values()) if unknown else set()
@@ -368,7 +368,7 @@ def _mark(connection: Connection, models: Iterable[int], now: int) -> None:
 
 
 def _come(engine: Engine) -> Sequence[Any]:
-    """Some of the feedback whose prediction has come."""
+    """Some of the waiting feedback whose prediction has arrived."""
     both = WAITING.join(PREDICTIONS, PREDICTIONS.c.id == WAITING.c.prediction_id)
     with engine.connect() as connection:
         return connection.execute(select(WAITING).select_from(both).limit(10_000)).all()
@@ -410,7 +410,7 @@ def _of_keys(connection: Connection, table: Table, keys: Sequence[_Key]) -> Iter
 
 @contextmanager
 def _writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction of the only one that writes feedback."""
+    """A transaction with exclusive access for writers of feedback."""
     with database.transaction(engine) as connection:
         # SQLite has one writer anyway.
         if connection.dialect.name == "postgresql":

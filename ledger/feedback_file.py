@@ -1,4 +1,4 @@
-"""Feedback from a CSV file: for those whose truth arrives by file."""
+"""Feedback from a CSV file."""
 
 import csv
 from collections import Counter, defaultdict
@@ -16,9 +16,9 @@ from ledger.feedback import Outcome, Truth, canonical_id
 from ledger.schema import MODELS, PREDICTIONS
 
 LINES = 5000
-"""Lines that are read, and kept in one transaction, at a time."""
+"""Lines that are read and written in one transaction."""
 REASON = "reason"
-"""The column that the file of rejected lines has more."""
+"""The extra column in the file of rejected lines."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _by_request(engine: Engine, request_ids: set[str], model: str | None) -> Map
 
 
 def _of_request(by_request: Mapping[str, Sequence[tuple[str, str]]], request_id: str) -> list[str]:
-    """The predictions of a request: a client that asked again has two, of one truth."""
+    """The predictions of a request: a client that retried has two, with the same truth."""
     found = by_request.get(request_id, ())
     if not found:
         raise ValueError(f"no prediction on record has the request id {request_id[:128]!r}")
@@ -192,7 +192,7 @@ def _give(engine: Engine, lines: Sequence[_Line]) -> list[str]:
     answer = feedback.give(engine, [truth for _, truth in pairs], written=True)
     outcomes: dict[int, Outcome] = {}
     for position, ((line, _), outcome) in enumerate(zip(pairs, answer.outcomes, strict=True)):
-        # Of several predictions of a line, the last one tells; one that is refused tells before all.
+        # Of several predictions of a line, the last outcome counts; a refusal counts before all others.
         if outcomes.get(id(line)) is not Outcome.REFUSED:
             outcomes[id(line)] = outcome
         if position in answer.problems:

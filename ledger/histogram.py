@@ -17,9 +17,9 @@ Counts = NDArray[np.int64]
 
 FIRST_MILLISECONDS = 0.01
 BUCKETS_PER_DOUBLING = 8
-"""A quantile is right within 5 %."""
+"""Quantiles are exact to 5 %."""
 LATENCY_BUCKETS = 24 * BUCKETS_PER_DOUBLING
-"""Up to 168 seconds; what takes longer is in the last one."""
+"""Buckets reach up to 168 seconds; the last one holds all above."""
 
 _COUNT_BITS = np.uint64(48)
 _COUNT_MASK = np.uint64((1 << 48) - 1)

@@ -1,6 +1,6 @@
 """Retraining jobs as metrics: the drainer, which is part of the service, publishes what the tables have.
 
-The worker that runs the jobs is elsewhere, and may be gone: that is what an alert has to tell.
+The worker that runs the jobs is another process and may be gone; an alert must still tell so.
 """
 
 from prometheus_client import Gauge
@@ -12,7 +12,7 @@ from ledger.jobs import State
 from ledger.schema import JOBS
 
 PUBLISH_SECONDS = 15
-"""How often the drainer reads the tables: as often as Prometheus scrapes."""
+"""Seconds between two reads of the tables by the drainer: as often as Prometheus scrapes."""
 ENDED = (State.DONE, State.REFUSED, State.FAILED)
 
 _NONE = float("nan")

@@ -23,17 +23,18 @@ from ledger.times import now_us
 RETRAIN = "retrain"
 """The kind of a job."""
 LEASE_SECONDS = 60.0
-"""A job whose worker was not heard of for so long is taken from it."""
+"""Seconds without a heartbeat after which a worker loses its job."""
 MOST_ATTEMPTS = 2
 MOST_LOG_CHARACTERS = 8000
-"""Of a log, the end is kept."""
+"""Characters kept of the end of a log."""
 SEEN_SECONDS = 120.0
-"""A worker that was seen within this time is there."""
+"""A worker counts as present if it was seen within this many seconds."""
 KEPT_JOBS = 1000
 DEFAULT_COOLDOWN_MINUTES, DEFAULT_MINIMUM_ROWS = 60.0, 100
-"""Of ``Limits``, where the settings do not say otherwise."""
+"""Defaults of ``Limits``."""
 LABELS_DAYS = 90
-"""Labelled rows count as new if they were predicted within this time: as long as the ledger keeps them by default."""
+"""Labelled rows count as new if they were predicted within this time, which is how long the ledger keeps them by
+default."""
 _SECOND = 1_000_000
 _LOCK = 0x6C6F6F70
 """Key of PostgreSQL's advisory lock: "loop"."""
@@ -60,7 +61,7 @@ class Trigger(StrEnum):
 
 
 class NotNow(LedgerError):
-    """A job is not taken: it is too soon, or there is too little to learn from. The sentence says what to do."""
+    """A job is refused: it is too soon, or there is too little to learn from. The sentence says what to do."""
 
     status = 409
 
@@ -112,7 +113,7 @@ class Job:
 
 
 def request(engine: Engine, model: str, trigger: Trigger, who: str, limits: Limits | None) -> tuple[Job, bool]:
-    """Queue a retraining, and return it and whether it is new: a job that waits already is not asked for twice.
+    """Queue a retraining; return the job and whether it is new. A model that has a waiting job gets no second one.
 
     Args:
         model: its name.
@@ -294,7 +295,7 @@ def finish(
 
 
 def give_back(engine: Engine, job: Job, *, log: str) -> bool:
-    """Queue a running job again, of a worker that is stopped: this was no attempt.
+    """Queue the running job of a stopped worker again; this does not count as an attempt.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away.
@@ -384,7 +385,7 @@ def worker_seen_us(engine: Engine, host: str = "") -> int | None:
 
 @contextmanager
 def _locked(engine: Engine) -> Iterator[Connection]:
-    """A transaction for one process at a time: what it decides on does not change meanwhile."""
+    """A transaction for one process at a time, so that the rows it decides on do not change."""
     with database.transaction(engine) as connection:
         # In SQLite, a transaction that writes is alone anyway.
         if engine.dialect.name == "postgresql":

@@ -1,4 +1,4 @@
-"""Locks on files. The kernel gives a lock back when its holder dies, whatever it dies of.
+"""Locks on files. The kernel releases a lock when its holder dies, for whatever reason.
 
 They hold among the processes of one machine (or of the containers on it that share a volume), by ``flock``.
 """

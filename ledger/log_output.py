@@ -1,7 +1,7 @@
-"""Where lines of the log go: to standard output, and to a file that is rotated.
+"""Writes the lines of the log to standard output, and to a file that is rotated.
 
-Whoever logs never waits. Lines are written from a thread: a reader of the pipe that has stopped reading, or a disk that
-hangs, would otherwise stop the event loop. What cannot be written is dropped and counted.
+Logging never waits. A thread writes the lines: otherwise a pipe that nobody reads, or a disk that hangs, would stop the
+event loop. Lines that cannot be written are dropped and counted.
 """
 
 import logging
@@ -13,13 +13,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 MOST_LINES = 1000
-"""Lines that may wait; what is logged then is dropped."""
+"""Maximum lines that wait; further ones are dropped."""
 FLUSH_SECONDS = 1.0
-"""Longest time that an end waits for the lines before it."""
+"""Maximum seconds that a flush waits for the lines before it."""
 
 
 class LineHandler(logging.Handler):
-    """Base of both: formats where it is called, and writes from its thread."""
+    """Base of both handlers: formats in the calling thread, and writes in its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class OutputHandler(LineHandler):
         try:
             descriptor = sys.stdout.fileno()
         except OSError:
-            sys.stdout.write(f"{line}\n")  # It was replaced, as tests do.
+            sys.stdout.write(f"{line}\n")  # Standard output was replaced, as tests do.
             return
         content = memoryview(f"{line}\n".encode(errors="backslashreplace"))
         while content:

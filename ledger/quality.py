@@ -20,12 +20,12 @@ from ledger.times import now_us
 WINDOWS = {"1h": 3600, "24h": 24 * 3600, "7d": 7 * 24 * 3600}
 """Seconds of each window."""
 REFRESH_SECONDS = 30
-"""How often live quality is computed while feedback comes."""
+"""Seconds between two computations while feedback arrives."""
 STALE_SECONDS = 300
-"""How often it is computed without new feedback: rows leave the windows."""
+"""Seconds between two computations without new feedback: rows leave the windows."""
 _SECOND = 1_000_000
 _LEAST_PROBABILITY = 1e-15
-"""As in scikit-learn of old: a class that was given no probability costs 34.5 nats, not infinity."""
+"""As in earlier versions of scikit-learn: a class with probability 0 costs 34.5 nats, not infinity."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Quality:
-    """Live quality of one version: its windows by name, those with labelled rows alone."""
+    """Live quality of one version: by name, the windows that have labelled rows."""
 
     model: str
     version: str
@@ -59,9 +59,9 @@ class Quality:
 
 
 def refresh(engine: Engine) -> int:
-    """Compute what is not up to date; the number of versions that were.
+    """Compute what is not up to date; return the number of versions computed.
 
-    Where several drainers share a database, one of them computes and all of them read.
+    If several drainers share a database, one of them computes and all of them read.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away.
@@ -70,7 +70,7 @@ def refresh(engine: Engine) -> int:
     old = or_(
         QUALITY.c.computed_us.is_(None),
         QUALITY.c.computed_us < now - STALE_SECONDS * _SECOND,
-        # A transaction writes its time before it is seen: for a while it is looked for again.
+        # A transaction becomes visible after the time it has written: look again for a while.
         (QUALITY.c.feedback_us > QUALITY.c.computed_us - 2 * REFRESH_SECONDS * _SECOND)
         & (QUALITY.c.computed_us < now - REFRESH_SECONDS * _SECOND * 0.9),
     )
@@ -166,7 +166,7 @@ def _classification(connection: Connection, model_id: int, classes: Sequence[str
 
 
 class _Part(NamedTuple):
-    """Sums over the rows of a window that are in no smaller one; of one group, which is the last of the sums."""
+    """Sums over the rows of a window that are in no smaller window, for one group; the last sum is the group."""
 
     rows: int
     newest_us: int

@@ -42,12 +42,12 @@ from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
 from ledger.values import columns_of, describe, described, unpack
 
 MAXIMUM_LIMIT = 1000
-"""Most predictions of one page."""
+"""Maximum predictions of one page."""
 SHOWN_ROWS = 10
-"""Of a prediction with many rows, a page has the first ones."""
+"""Rows that a page shows of each prediction: the first ones."""
 CHUNK_CALLS = 1000
 CHUNK_ROWS = 20_000
-"""A chunk of ``rows_for`` has no more calls and rows, if its first call alone does not have more."""
+"""Maximum calls and rows in a chunk of ``rows_for``; a chunk of one call may have more rows."""
 QUANTILES = (0.5, 0.95, 0.99)
 
 _ID = re.compile(r"[0-9a-f]{32}").fullmatch
@@ -403,7 +403,7 @@ class Reader:
         first, last = _minutes(since_us, until_us)
         width = max(1, -(-(last - first) // slots))
         if first < first_kept_minute(times.now_us()):
-            # Those are sums of whole hours.
+            # Older sums hold whole hours.
             width = -(-width // MINUTES_OF_HOUR) * MINUTES_OF_HOUR
         slot = MINUTES.c.minute - MINUTES.c.minute % width
         query = (
@@ -463,7 +463,7 @@ class Reader:
         return self._chunks(self.models(model, version), first, last, labelled=labelled)
 
     def begin_of_newest(self, model: ModelVersion, rows: int, *, until_us: int) -> int | None:
-        """The time of the first call of the newest, which have so many rows together; None if there is no call.
+        """The time of the oldest of the newest calls that together have so many rows; None if there is no call.
 
         Args:
             rows: of the calls together; of all calls, if they have fewer.
@@ -490,7 +490,7 @@ class Reader:
         for model in models:
             begin = first
             while True:
-                # A connection for each chunk: who reads slowly must not keep the database from cleaning up.
+                # One connection per chunk: a slow reader must not keep the database from cleaning up.
                 with self.engine.connect() as connection:
                     ids = _next_calls(connection, model, begin, last, labelled=labelled)
                     chunk = _rows(connection, model, ids) if ids else None
@@ -501,7 +501,7 @@ class Reader:
 
 
 def first_id(time_us: int) -> str:
-    """The least id of this time: milliseconds since 1970, and 12 bits of their fraction."""
+    """The smallest id of this time: milliseconds since 1970, and 12 bits of their fraction."""
     milliseconds, rest = divmod(max(time_us, 0), 1000)
     return f"{min(milliseconds, (1 << 48) - 1):012x}7{-(-rest * 4096 // 1000):03x}{0:016x}"
 
@@ -573,7 +573,7 @@ def _matrix(content: bytes, rows: int) -> FloatMatrix:
 
 
 def _minutes(since_us: int | None, until_us: int | None) -> tuple[int, int]:
-    """The minutes of a window: from, and before. What is days old is there by hours."""
+    """The minutes of a window: from, and before. Sums that are days old hold whole hours."""
     now_us = times.now_us()
     first = 0 if since_us is None else since_us // MINUTE_US
     last = -(-(now_us if until_us is None else until_us) // MINUTE_US)

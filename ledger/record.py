@@ -1,4 +1,4 @@
-"""What the ledger keeps: answered predictions, and counts of the requests that were not."""
+"""The records of the ledger: answered predictions, and counts of requests that were refused or failed."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,8 +10,8 @@ from ledger.values import columns_of, pack, unpack
 class Record:
     """One answered prediction: one call, with one row or many.
 
-    Its values are kept as bytes (``ledger.values``), as the spool and the database have them: a matrix is made of them
-    only for who asks. Thus the drainer takes half of the time for a record.
+    Its values are kept as bytes (``ledger.values``), as the spool and the database have them: a matrix is made only on
+    request. That halves the drainer's time for a record.
 
     Args:
         id: a UUIDv7 as 32 hexadecimal digits. A row of a batch is ``id`` and its index.

@@ -1,6 +1,6 @@
-"""What leaves the ledger: what is old, what is too much, and what someone wants forgotten.
+"""Deletes from the ledger: old records, records above the size limit, and predictions to be forgotten.
 
-Each step is a short transaction: whoever writes meanwhile waits for milliseconds.
+Each step is a short transaction, so that other writers wait for milliseconds only.
 """
 
 import time
@@ -30,12 +30,12 @@ from ledger.schema import (
 DAY_US = 24 * 60 * sums.MINUTE_US
 STEP_CALLS = 2000
 STEP_ROWS = 20_000
-"""A step deletes no more predictions, and no more rows of them, if its first prediction alone does not have more."""
+"""Maximum predictions and rows that a step deletes; a step with one prediction may delete more rows."""
 RECORD_BYTES = 250
 FEEDBACK_BYTES = 180
-"""What a prediction takes beside its values, and a row with feedback, with their indexes; about."""
+"""Approximate bytes of a prediction without its values, and of a row with feedback, including their indexes."""
 SPARE_PAGES = 2048
-"""Free pages, of 16 kB, that SQLite's file keeps for what comes next; the others are given back."""
+"""Free pages of 16 kB that SQLite's file keeps for new records; the others are given back."""
 _LOCK = 0x7072756E65
 """Key of PostgreSQL's advisory lock: "prune"."""
 VACUUMED_PAGES = 250
@@ -48,7 +48,7 @@ class Pruned:
 
     Args:
         predictions: how many were deleted.
-        done: nothing is left to do; else the time was up.
+        done: True if nothing is left to do; False if the time was up.
     """
 
     predictions: int
@@ -60,8 +60,8 @@ class Forgotten:
     """What one call of ``forget`` did.
 
     Args:
-        deleted: how many predictions were there, and are not any more.
-        unknown: ids that are not there. If they still come, they are left out.
+        deleted: how many predictions were deleted.
+        unknown: ids that were not found. They are dropped if they arrive later.
     """
 
     deleted: int = 0
@@ -97,7 +97,7 @@ def prune(
 def forget(engine: Engine, prediction_ids: Iterable[str]) -> Forgotten:
     """Delete predictions with their features, outputs and feedback; those that still come are left out.
 
-    Of them their share in the sums of their minute remains. In SQLite the bytes are overwritten; PostgreSQL does so
+    Their share in the sums of their minute remains. In SQLite the bytes are overwritten; PostgreSQL does so
     when it reuses their place, after its next ``VACUUM``.
 
     Args:
@@ -116,7 +116,7 @@ def forget(engine: Engine, prediction_ids: Iterable[str]) -> Forgotten:
     if engine.dialect.name == "sqlite":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("PRAGMA secure_delete = OFF")
-            # The bytes are in the log too, until it is written to the file.
+            # The log has the bytes too, until it is written to the file.
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     return done
 
@@ -157,7 +157,7 @@ def _alone(engine: Engine) -> Iterator[bool]:
 
 def _delete_sums(engine: Engine, oldest_us: int) -> None:
     minute = oldest_us // sums.MINUTE_US
-    # An hour goes when the last of its minutes goes.
+    # An hour is deleted with the last of its minutes.
     minute -= minute % sums.MINUTES_OF_HOUR
     with database.transaction(engine) as connection:
         for table in (MINUTES, ERRORS, LABELS):
@@ -229,6 +229,6 @@ def _give_back(engine: Engine, deadline: float) -> bool:
         while raw.execute("PRAGMA freelist_count").fetchone()[0] > SPARE_PAGES:
             if time.monotonic() >= deadline:
                 return False
-            # A script runs to its end; `execute` would give back the first page alone.
+            # A script runs to its end; `execute` would give back only the first page.
             raw.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
     return True

@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeEngine
 METADATA = MetaData()
 
 Identity = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up only what is declared INTEGER."""
+"""SQLite generates ids only for columns declared INTEGER."""
 
 
 class PredictionId(TypeDecorator[str]):
@@ -227,7 +227,7 @@ JOBS = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("started_us", BigInteger, comment="of the last attempt"),
     Column("finished_us", BigInteger),
-    # Whatever the code does, the database has one running job at most.
+    # The database itself allows at most one running job.
     Index(
         "one_running_job",
         "state",

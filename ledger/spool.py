@@ -1,7 +1,7 @@
 """The spool: files in which predictions wait for the database.
 
-Each worker appends to a segment of its own, and begins a new one when it is large or old. It holds a lock on the one it
-writes: a segment that nobody holds is finished. The kernel keeps what was written when a process is killed.
+Each worker appends to a segment of its own, and begins a new one when it is large or old. It holds a lock on the
+segment it writes: a segment without a lock is finished. What was written survives the death of the process.
 
 A segment is ``MAGIC``, then records: a mark, the length of what follows, the record, its CRC-32. Where bytes are
 damaged, the mark leads to the next record.
@@ -33,7 +33,7 @@ SUFFIX = ".spool"
 _UNFINISHED_SUFFIX = ".new"
 SEGMENT_BYTES = 4 * 1024 * 1024
 SEGMENT_SECONDS = 60.0
-"""A segment with records is finished at this age, so that its space is given back."""
+"""A segment with records is finished at this age in seconds, so that its space is freed."""
 PART_BYTES = 1024 * 1024
 """Bytes of a segment that are read at once, if no record is longer."""
 RETRY_SECONDS = 1.0
@@ -43,7 +43,7 @@ WARN_SECONDS = 60.0
 
 _MARK = b"\xf1LR\x01"
 _HEAD = struct.Struct("<4sI")
-"""The mark, and the length of what follows: the record and its checksum, which is of all that is before it."""
+"""The mark, and the length of the record with its checksum, which covers all bytes before it."""
 _PREDICTION = struct.Struct("<4sIB16sqdIIHH")
 """Head, kind, id, time, milliseconds, rows; bytes of the features (or ``_NOT_KEPT``), the source, the request id."""
 _ERRORS = struct.Struct("<4sIBqHI")
@@ -153,8 +153,8 @@ def read_segment(path: Path, position: int, *, finished: bool, most: int | None 
                 offset += len(body) + 4
             elif not whole:
                 if records or errors:
-                    break  # The next part begins with this record.
-                # It is longer than a part, or damaged: the rest of the segment tells.
+                    break  # This record begins the next part.
+                # The record is longer than a part, or damaged: read the rest of the segment to find out.
                 content += file.read()
                 whole = True
             elif offset == len(content):
@@ -214,7 +214,7 @@ def _errors(body: bytes) -> ErrorCount:
 
 @cache
 def _source(model: str, version: str, protocol: str) -> bytes:
-    """What answered, and how: few are different, so that they are cached."""
+    """Model, version and protocol. There are few combinations, so they are cached."""
     return f"{model}\0{version}\0{protocol}".encode()
 
 
@@ -257,7 +257,7 @@ def prepare(directory: Path) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what processes have left that were killed while they began a segment."""
+    """Remove unfinished files of processes that were killed while they began a segment."""
     for path in directory.glob(f"*{_UNFINISHED_SUFFIX}"):
         if time.time() - _modified(path) > SEGMENT_SECONDS and not locks.is_held(path):
             path.unlink(missing_ok=True)
@@ -270,7 +270,7 @@ class SpoolWriter:
 
     Args:
         directory: of the spool; made if there is none.
-        limit_bytes: of all segments in it, whoever wrote them. Above it the oldest ones are dropped.
+        limit_bytes: of all segments in the spool. Above it the oldest ones are dropped.
 
     Attributes:
         written, unwritten: records that were written, and that were lost because the disk failed.
@@ -283,14 +283,14 @@ class SpoolWriter:
         self.dropped = 0
         self._directory = directory
         self._limit = limit_bytes
-        # Small enough that to drop one is to drop a small part of a full spool.
+        # Segments are small, so that dropping one drops a small part of a full spool.
         self._segment_bytes = min(SEGMENT_BYTES, limit_bytes // 16)
         self._descriptor: int | None = None
         self._size = 0
         self._begun = 0.0
         self._looked = -RETRY_SECONDS
         self._failed: float | None = None
-        """When the disk has failed last, if nothing was written since."""
+        """Time of the disk's last failure, if nothing was written since."""
         self._warned = -WARN_SECONDS
 
     def append(self, records: Sequence[bytes]) -> None:
@@ -337,7 +337,7 @@ class SpoolWriter:
     def _begin(self) -> tuple[int, int]:
         """A new segment: its descriptor, which holds its lock, and its size.
 
-        It gets its name when it is locked, so that it never looks finished before.
+        It gets its name once it is locked, so that it never looks finished too early.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         name = _new_name()
@@ -356,9 +356,8 @@ class SpoolWriter:
         return descriptor, len(MAGIC)
 
     def _fail(self, error: OSError, now: float, records: Sequence[bytes], done: int) -> None:
-        """Count what is not in the segment as a whole, and finish it: its end may be torn.
-
-        It is not cut off there: the drainer may have read up to it.
+        """Count the records that were not written, and finish the segment: its end may be torn. The end is not cut off:
+        the drainer may have read up to it.
         """
         for record in records:
             done -= len(record)
@@ -385,7 +384,7 @@ class SpoolWriter:
                 excess -= size
                 self.dropped += 1
         if excess > 0:
-            # All that is left is being written: ours can be dropped the next time.
+            # All other segments are being written; ours can be dropped the next time.
             self.finish()
         if now - self._warned >= WARN_SECONDS:
             self._warned = now
@@ -396,7 +395,7 @@ class SpoolWriter:
 
 
 def _new_name() -> str:
-    """In order of time, and unique over hosts and processes."""
+    """A name in order of time, unique over hosts and processes."""
     host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())[:40]
     return f"{time.time_ns() // 1000:016x}-{host}-{os.getpid()}-{uuid4().hex[:12]}"
 
@@ -419,5 +418,5 @@ def _remove(path: Path) -> bool:
     try:
         path.unlink()
     except FileNotFoundError:
-        return False  # The drainer, or another worker, has done it.
+        return False  # The drainer or another worker has removed it.
     return True

@@ -23,7 +23,7 @@ from ledger.values import describe
 COLUMNS = ", ".join(column.name for column in PREDICTIONS.columns)
 INSERT = f"INSERT INTO predictions ({COLUMNS}) VALUES ({', '.join('?' * len(PREDICTIONS.columns))})"  # noqa: S608
 COPY = f"COPY predictions ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
-# The bytes of a uuid are those of a bytea: so no object is made for each.
+# A uuid has the bytes of a bytea, so no object has to be made for each.
 COPY_TYPES = ("bytea", "int8", "int4", "text", "text", "int4", "float8", "bytea", "bytea")
 LOOKED_UP = 500
 """Ids in one query."""
@@ -65,7 +65,7 @@ class Store:
             if not _advance(connection, segment, position):
                 return
             written = self._write(connection, _without_forgotten(connection, records))
-            # Last: several drainers may add to the same minute, and this locks it.
+            # Do this last: it locks the minute, to which several drainers may add.
             self._add_sums(connection, written)
             sums.add_errors(connection, errors)
 
@@ -105,7 +105,7 @@ class Store:
             with connection.begin_nested():
                 self._bulk_insert(connection, records)
         except (sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
-            # A segment was read again after its position was lost: rare, so nothing is looked up before.
+            # The segment was read again because its position was lost. That is rare, so nothing is looked up before.
             records = list(_new(connection, records))
             self._bulk_insert(connection, records)
         return records
@@ -184,7 +184,7 @@ def _advance(connection: Connection, segment: str, position: int) -> bool:
 
 
 def _without_forgotten(connection: Connection, records: Sequence[Record]) -> Sequence[Record]:
-    """The records but those that were to be forgotten before they came."""
+    """The records without those that were forgotten before they arrived."""
     if not records:
         return records
     ids = [record.id for record in records]

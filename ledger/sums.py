@@ -21,7 +21,7 @@ KEPT_MINUTES = 25 * MINUTES_OF_HOUR
 
 
 def first_kept_minute(now_us: int) -> int:
-    """From this minute on each minute has its own sums. It begins an hour."""
+    """The first minute with sums of its own; it begins an hour. Older sums hold whole hours."""
     minute = now_us // MINUTE_US - KEPT_MINUTES
     return minute - minute % MINUTES_OF_HOUR
 
@@ -60,7 +60,7 @@ def add_predictions(
         edges: of the bins of predicted values, by model id; None for classes.
     """
     columns = (MINUTES.c.minute, MINUTES.c.model_id, MINUTES.c.protocol)
-    # In order: two that add to the same minutes wait for each other, and never both.
+    # Sorted, so that two writers of the same minutes cannot block each other.
     for key in sorted(predicted):
         row = predicted[key]
         content = b"".join(row.outputs)

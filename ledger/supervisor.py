@@ -13,14 +13,14 @@ from ledger import locks, spool
 logger = logging.getLogger(__name__)
 
 DRAINER_LOCK = "drainer.lock"
-"""In the directory of the spool: held by its drainer."""
+"""Lock in the directory of the spool, held by its drainer."""
 SERVER_LOCK = "ledger.lock"
-"""In the metrics directory of a server: held, shared, by its workers. Its drainer ends when nobody holds it."""
+"""Lock in the metrics directory of a server, shared by its workers. The drainer ends when nobody holds it."""
 OWN_DRAINER_LOCK = "ledger-drainer.lock"
-"""In the same directory: held by a drainer that this server has started."""
+"""Lock in the same directory, held by a drainer that this server has started."""
 MOST_BACKOFF_SECONDS = 30.0
 SHORT_LIFE_SECONDS = 10.0
-"""A drainer that fails before it is this old is started again only after a while."""
+"""A drainer that fails before this age in seconds is restarted only after a while."""
 _POLL_SECONDS = 0.05
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -71,8 +71,8 @@ class Supervisor:
             return
         self._wait_for_drainer(deadline)
         if spool.segments(self._directory):
-            # There was none, or it died. Where services share the spool, it may also be the drainer of another: then
-            # none is started, and it goes on.
+            # There was no drainer, or it died. If services share the spool, another service's drainer may run: then
+            # none is started, and that one goes on.
             self._start()
             self._wait_for_drainer(deadline)
 
@@ -100,7 +100,7 @@ class Supervisor:
         for _ in range(5):
             if not locks.is_held(self._server / SERVER_LOCK):
                 return False
-            time.sleep(0.01)  # It may be the drainer, or another worker, that looks.
+            time.sleep(0.01)  # The drainer or another worker may be checking the lock.
         return True
 
     def _start(self) -> None:
@@ -112,14 +112,14 @@ class Supervisor:
                 if lock is None:
                     return
                 held.append(lock)
-            # The drainer inherits the locks: there is no moment at which a second one could start.
+            # The drainer inherits the locks, so that a second one can never start in between.
             self._child = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "ledger.drainer", str(self._directory), str(self._server / SERVER_LOCK)],
                 cwd=_PROJECT,
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
                 pass_fds=held,
-                start_new_session=True,  # Ctrl-C is for the server: the drainer ends after it.
+                start_new_session=True,  # Ctrl-C must not reach the drainer: it ends after the server.
             )
             self._started = time.monotonic()
         except OSError as error:
@@ -139,5 +139,5 @@ def _acquire_shared(path: Path) -> int:
         held = locks.acquire(path, shared=True)
         if held is not None:
             return held
-        time.sleep(0.01)  # Somebody looks whether it is held.
+        time.sleep(0.01)  # Another process is checking the lock.
     raise OSError(f"{path} stays locked")

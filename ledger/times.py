@@ -20,7 +20,7 @@ def from_iso(text: str) -> int:
     """A written time in microseconds. Without an offset it is in UTC; a date is its first moment.
 
     Raises:
-        ValueError: it is no time of ISO 8601.
+        ValueError: it is not a time in ISO 8601.
     """
     time_of_day = datetime.fromisoformat(text)
     if time_of_day.tzinfo is None:

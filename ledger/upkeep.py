@@ -1,4 +1,4 @@
-"""What the drainer does beside draining: feedback that waited, live quality, and what is too old."""
+"""The drainer's other tasks: applying feedback that waited, computing live quality, deleting old records."""
 
 import logging
 import threading
@@ -15,10 +15,10 @@ from ledger.quality import Quality
 logger = logging.getLogger(__name__)
 
 WITHDRAWN = float("nan")
-"""Value of a gauge that no longer holds: a scrape leaves it out."""
+"""Value of a gauge that no longer applies; a scrape leaves it out."""
 
 MAXIMUM_SHARE = 0.05
-"""Of its time, a drainer computes live quality for so much at most: over many millions of labelled rows less often."""
+"""Maximum share of a drainer's time for live quality: with many millions of labelled rows it is computed less often."""
 
 APPLIED = Counter("ml_ledger_waiting_feedback", "Entries of feedback that waited for their prediction.", ["outcome"])
 LIVE_METRIC = Gauge(
@@ -97,7 +97,7 @@ class Upkeep:
         try:
             self.round()
         except SQLAlchemyError as error:
-            # The drainer says so if it lasts; the next round comes.
+            # The drainer reports it if it lasts; the next round tries again.
             logger.warning("live quality was not computed", extra={"error": str(getattr(error, "orig", None) or error)})
         except Exception:
             logger.exception("live quality was not computed")

@@ -1,7 +1,7 @@
-"""Recent rows of a model version, for drift: those of the last hours, or the newest so many.
+"""Recent rows of a model version, for drift: those of the last hours, or a number of the newest.
 
-A window may have millions of rows. What is read of it is bounded: of each part of the window as many rows as its share
-of the traffic, so that they are distributed as all of them.
+A window may have millions of rows. So a bounded sample is read: from each part of the window as many rows as its share
+of the traffic.
 """
 
 from collections import Counter
@@ -19,11 +19,11 @@ from ledger.sums import MINUTE_US, MINUTES_OF_HOUR, first_kept_minute
 from ledger.times import now_us
 
 MAXIMUM_ROWS = 20_000
-"""Most rows that are read of a window. They are compared with 5,000: more would hardly make a comparison surer."""
+"""Maximum rows that are read of a window. They are compared with 5,000 rows: more would hardly help."""
 SLOTS = 48
 """Parts of a window, each of which gets its share of the rows."""
 REFUSED_STATUS = 400
-"""Of a request that was refused for what was in it."""
+"""Status of a request that was refused because of its rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ def last_hours(reader: Reader, model: str, version: str, *, since_us: int, until
     total = sum(by_minute.values())
     if total <= MAXIMUM_ROWS:
         chunks = reader.rows_for(model, version, since_us=since_us, until_us=until_us)
-        # The sums are of whole minutes and may be a moment old: the limit holds all the same.
+        # Sums hold whole minutes and may be a moment old; the limit must hold all the same.
         taken = list(_first(chunks, MAXIMUM_ROWS))
     else:
         taken = []
@@ -114,7 +114,7 @@ def _rows_by_minute(connection: Connection, model: ModelVersion, since_us: int, 
 
 
 def _slots(since_us: int, until_us: int) -> int:
-    """How many parts a window has. What is days old was counted by hours: there no part is shorter."""
+    """How many parts a window has. Old traffic was counted by hours: there, no part is shorter."""
     if since_us // MINUTE_US >= first_kept_minute(now_us()):
         return SLOTS
     return max(1, min(SLOTS, (until_us - since_us) // (MINUTES_OF_HOUR * MINUTE_US)))
@@ -131,7 +131,7 @@ def _shares(by_minute: Counter[int], edges: list[int]) -> list[int]:
 
 
 def _first(chunks: Iterator[Rows], rows: int) -> Iterator[Rows]:
-    """The first so many rows."""
+    """The first ``count`` rows."""
     for chunk in chunks:
         yield chunk if len(chunk) <= rows else chunk.part(slice(rows))
         rows -= len(chunk)

@@ -1,1 +1,1 @@
-"""What keeps a model right once it is in use: it runs outside of the service, and reads the ledger."""
+"""Keeps a model right once it is in use: runs outside of the service, and reads the ledger."""

@@ -1,8 +1,8 @@
-"""Runs a command so that nothing of it outlives whoever started it: ``python loop/child.py DESCRIPTOR command …``.
+"""Runs a command so that none of its processes outlives the starter: ``python loop/child.py DESCRIPTOR command …``.
 
-The descriptor is the end of a pipe that only the starter has the other end of. When that closes, whatever the starter
-died of, every process of the command is stopped, and killed if it does not stop. Processes that have left the group or
-lost their parent are found too: they become children of this process, or of the starter if this one is killed.
+The descriptor is one end of a pipe; only the starter has the other. When that end closes, however the starter died,
+every process of the command is stopped, and killed if it does not stop. Processes that have left the group or lost
+their parent are found too: they become children of this process, or of the starter if this one is killed.
 """
 
 import ctypes
@@ -19,11 +19,11 @@ import psutil
 GRACE_SECONDS = 5.0
 """A stage that is stopped removes its temporary files within this time."""
 MARK = "LOOP_COMMAND"
-"""Variable by which the processes of a command are known: they inherit it, wherever they go."""
+"""Variable that marks the processes of a command: they all inherit it."""
 STOPPED = 128 + signal.SIGTERM
 """Exit status of a command that was stopped."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-"""Of <linux/prctl.h>."""
+"""Constant of <linux/prctl.h>."""
 
 
 def adopt_orphans() -> None:
@@ -45,7 +45,7 @@ def end_descendants(mark: str, grace_seconds: float = GRACE_SECONDS) -> None:
         if time.monotonic() >= deadline and number is signal.SIGTERM:
             number, told = signal.SIGKILL, set()
         for process in running:
-            # Once: a second signal would interrupt what it does to end well.
+            # Send one signal only: a second one would interrupt a clean end.
             if process.pid not in told:
                 told.add(process.pid)
                 _signal(process, number)
@@ -53,7 +53,7 @@ def end_descendants(mark: str, grace_seconds: float = GRACE_SECONDS) -> None:
 
 
 def _descendants(mark: str) -> list[psutil.Process]:
-    """Those that run."""
+    """The processes that run."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -72,7 +72,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def start(command: Sequence[str], mark: str, **options: object) -> "tuple[subprocess.Popen[bytes], int]":
-    """Start a command under this module's care.
+    """Start a command under the control of this module.
 
     Args:
         command: and its arguments.
@@ -85,11 +85,11 @@ def start(command: Sequence[str], mark: str, **options: object) -> "tuple[subpro
     theirs, mine = os.pipe()
     try:
         process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 - of any options
-            # By its path, and without that on the search path: the command may run in any folder.
+            # Started by its path, with that folder kept off the search path: the command may run anywhere.
             [sys.executable, "-P", __file__, str(theirs), *command],
             pass_fds=[theirs],
             env={**os.environ, MARK: mark},
-            start_new_session=True,  # Ctrl-C is for the starter, which then ends it.
+            start_new_session=True,  # Ctrl-C must reach only the starter, which then ends the command.
             **options,
         )
     except OSError:
@@ -102,7 +102,7 @@ def start(command: Sequence[str], mark: str, **options: object) -> "tuple[subpro
 
 def _run(descriptor: int, command: Sequence[str]) -> int:
     adopt_orphans()
-    # Sent to us alone, a signal ends the command too.
+    # A signal that only we get ends the command too.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -118,12 +118,12 @@ def _run(descriptor: int, command: Sequence[str]) -> int:
 
 
 def _reap() -> None:
-    """Take note of the end of all that has ended: else it would be left to whoever adopts it next."""
+    """Collect the exit status of all processes that have ended; otherwise they would stay as zombies."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        return  # There are no more.
+        return  # There are no more children.
 
 
 def _die_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""What the loop works on: the deployed models, and the database of the ledger, as the service has them."""
+"""The deployed models and the ledger's database, found as the service finds them."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from training import tracking
 from training.import_models import MODELS, PACKAGE
 
 STATE = Path("state")
-"""Where the service keeps its ledger, if ``STATE_DIR`` does not say otherwise."""
+"""Default of ``STATE_DIR``: where the service keeps its ledger."""
 
 
 def deployed_model(dataset: Dataset) -> tuple[str, Artifact]:
@@ -67,7 +67,7 @@ def connect_ledger() -> Engine:
             f"There is no ledger: {engine.url.database} does not exist. Start the service and send predictions, or set "
             "STATE_DIR or DATABASE_URL as the service has them."
         )
-    # It tells of each step, also where there is none to take.
+    # Alembic logs each step, even if there is nothing to do.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     database.migrate(engine)
     return engine

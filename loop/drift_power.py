@@ -1,4 +1,4 @@
-"""What the search for drift finds, and what it takes for drift by mistake: ``python -m loop.drift_power``.
+"""Measures what the search for drift finds, and its false alarms: ``python -m loop.drift_power``.
 
 Draws windows of rows, without drift and with drift of known kinds, and counts alarms. It needs the output of the
 pipeline (``data/features``, ``models``). With ``--publish`` the tables of docs/drift.md are written; it takes some
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import FloatMatrix
 from model.drift import LEVEL, Detector, Drift
 from model.reference import Reference
@@ -31,9 +31,9 @@ FEATURES, MODELS = Path("data/features"), Path("models")
 WINDOWS = 1000
 WINDOW_ROWS = 500
 SHIFTS = (0.1, 0.2, 0.3, 0.5)
-"""In standard deviations of the training split."""
+"""Sizes of the shifts, in standard deviations of the training split."""
 SHIFTED_WINDOWS = 10
-"""A shift is drawn in so many times fewer windows, for each feature."""
+"""Each shift of each feature is drawn in this many times fewer windows."""
 SIZES = (100, 500, 2000, 10_000)
 TRACED_ROWS = 2000
 _HOUR_US = 3_600_000_000
@@ -50,9 +50,8 @@ class Bench:
 
     @classmethod
     def read(cls, dataset: Dataset, models: Path = MODELS, features: Path = FEATURES) -> "Bench":
-        """The model that the pipeline has trained, and rows that are distributed as its training rows are.
-
-        Those are the test split; of Iris all rows: 30 rows drawn again and again would differ from training by chance.
+        """The model that the pipeline has trained, and rows distributed like its training rows: the test split, or for
+        Iris all rows, since 30 rows drawn again and again would differ from training by chance.
         """
         artifact = Artifact.read(models / dataset.name)
         splits = Splits.read(dataset, features / dataset.name)
@@ -114,7 +113,7 @@ class Bench:
 
 
 def measure(benches: Sequence[Bench], windows: int) -> dict[str, str]:
-    """What the page tells of it, by name, in Markdown.
+    """The tables of the page by name, in Markdown.
 
     Args:
         windows: of each line without drift; shifts get a tenth.

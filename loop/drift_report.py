@@ -38,7 +38,7 @@ from training.params import MapParams
 _TEMPLATE = "drift_report.html.j2"
 _BINS = 40
 _SHOWN_EFFECT = 4.0
-"""Effects above it have the same colour in the timeline."""
+"""Effects above this value have the same colour in the timeline."""
 _MAP_CELLS = 26
 
 
@@ -239,7 +239,7 @@ def _draw_timeline(drift: Drift, path: Path) -> None:
     effects = np.array([[part.effects.get(name, np.nan) for part in drift.parts] for name in names])
     edges = [part.since for part in drift.parts] + [drift.parts[-1].until]
     times = date2num([datetime.fromisoformat(edge) for edge in edges])
-    # Parts that were predicted in a moment have a width all the same.
+    # Parts that took only a moment still get a width.
     times = np.maximum.accumulate(times + np.arange(len(times)) * max((times[-1] - times[0]) * 1e-6, 1e-9))
     colours = LinearSegmentedColormap.from_list("effect", ["#FFFFFF", "#FBE3D2", "#F0A070", ORANGE, "#7A2F00"])
     with canvas(path, 1.1 + 0.34 * len(names)) as figure:
@@ -364,7 +364,7 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
         raise RuntimeError("without features there is no map")
     names = search.dataset.feature_names
     columns = [names.index(area.longitude), names.index(area.latitude)]
-    # If only the newest rows have drifted, those are shown.
+    # If only the newest rows have drifted, show those.
     count = min((change.rows for change in search.drift.drifted if change.name != REFUSED), default=len(features))
     recent, reference = features[-count:, columns], search.reference.features[:, columns]
     everywhere = np.concatenate([recent, reference])
@@ -372,7 +372,7 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
     margin = 0.03 * max(north - south, east - west, 0.01)
     # A degree of longitude is shorter than one of latitude by the cosine of the latitude.
     stretch = float(1 / np.cos(np.radians((south + north) / 2)))
-    # West of the land is room for the names of places.
+    # West of the land there is room for the names of places.
     extent = (west - 0.2 * (east - west), east + margin, south - margin, north + margin)
     with canvas(path, 3.7) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
@@ -383,7 +383,7 @@ def _draw_map(search: Search, area: MapParams, path: Path) -> None:
                 handle.set_alpha(1)
         height, width = extent[3] - extent[2], (extent[1] - extent[0]) / stretch
         grid = (_MAP_CELLS, max(1, round(_MAP_CELLS * height / width / np.sqrt(3))))
-        # A row of either counts for its share of its rows.
+        # Each row counts as its share of all rows on its side.
         weights = np.concatenate([np.full(len(recent), 1 / len(recent)), np.full(len(reference), -1 / len(reference))])
         cells = right.hexbin(
             *everywhere.T,

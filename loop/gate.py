@@ -19,18 +19,18 @@ from training.params import MapParams, RetrainingParams
 
 ALL = "all"
 _LEAST_PROBABILITY = 1e-15
-"""As in ``ledger.quality``: a class that was given no probability costs 34.5 nats, not infinity."""
+"""As in ``ledger.quality``: a class with probability 0 costs 34.5 nats, not infinity."""
 
 
 class Rows(StrEnum):
-    """What models are compared on."""
+    """The rows that models are compared on."""
 
     RECENT = "recent rows"
     OLD = "test split"
 
 
 class Finding(StrEnum):
-    """What a comparison says of the challenger."""
+    """The finding of a comparison about the challenger."""
 
     BETTER = "better"
     WITHIN = "within the tolerance"
@@ -66,14 +66,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, and why, in a sentence or two."""
+    """The gate's decision, and why, in a sentence or two."""
 
     promoted: bool
     reason: str
     comparisons: Sequence[Comparison] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; a number that JSON does not have is None."""
+        """Plain data; NaN and infinity become None."""
         plain = [
             {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in one}
             for one in (asdict(comparison).items() for comparison in self.comparisons)
@@ -83,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Rows with their truth, and what both models say of them.
+    """Rows with their truth, and the answers of both models.
 
     Args:
         features: ``[N, F]``.
@@ -173,7 +173,7 @@ def _compare(
     difference = challenger - champion
     change = difference / champion if champion else math.copysign(math.inf, difference) if difference else 0.0
     chance = _chance(mine - theirs)
-    # Rounded: a change of exactly the limit is allowed, whatever the last bit of the division.
+    # Round, so that a change of exactly the limit is allowed whatever the division's last bit.
     within = round(change, 12) <= limit
     if len(mine) < minimum_rows:
         finding = Finding.FEW_ROWS
@@ -203,8 +203,8 @@ def decide(
 ) -> Verdict:
     """Whether the challenger takes over.
 
-    It does if it is better on the recent rows, by ``margin`` and beyond chance, and worse by more than a tolerance
-    nowhere: on the test split, in any class, in any region, old or recent.
+    It does if it is better on the recent rows, by ``margin`` and beyond chance, and nowhere worse by more than a
+    tolerance: neither on the test split, nor in any class or region, old or recent.
 
     Args:
         recent: rows that neither model has learned from.

@@ -15,13 +15,13 @@ from training.splits import WEIGHT, Split, Splits, row_keys
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Rows in order of time; of rows that are the same, the newest.
+    """Rows in order of time; of equal rows, only the newest.
 
     Args:
         features: ``[N, F]``.
         target: ``[N]``: the value, or the index of the class.
         time_us: when they were predicted, ``[N]``.
-        found: labelled rows of the window, before the same ones were taken together and unusable ones left out.
+        found: labelled rows of the window, before equal rows were merged and unusable ones dropped.
     """
 
     features: FloatMatrix
@@ -39,7 +39,7 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """Labelled rows, divided. No row is in two places, in whatever precision it was sent.
+    """Labelled rows, divided. No row is in two parts, whatever precision it was sent in.
 
     Args:
         train: to train on.
@@ -57,7 +57,7 @@ class Division:
 def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labelled:
     """The labelled rows of a model, in whatever version, that were predicted in a window.
 
-    Left out are rows whose features are not kept, or do not hold the contract any more.
+    Rows whose features are not kept, or break the present contract, are left out.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database is away.
@@ -84,14 +84,15 @@ def read(reader: Reader, dataset: Dataset, since_us: int, until_us: int) -> Labe
 
 
 def hold_the_contract(dataset: Dataset, features: FloatMatrix) -> NDArray[np.bool_]:
-    """Which rows ``[N, F]`` the contract of today takes; none whose features are not kept."""
+    """Which rows ``[N, F]`` fit the present contract; rows without features do not."""
     return good_rows(dataset, features) & ~np.isnan(features).all(axis=1)
 
 
 def divide(labelled: Labelled, splits: Splits, held_back: float) -> Division:
     """Divide labelled rows.
 
-    A row is held back by a hash of its features: it always is, or never. A row that a model has learned from is not.
+    A hash of its features decides whether a row is held back: it always is, or never. A row that a model has learned
+    from is not.
 
     Args:
         splits: the rows that the models were trained on, with those of the ledger, and the test split.
@@ -131,5 +132,5 @@ def _pairs(split: Split) -> set[tuple[bytes, float]]:
 
 
 def _share(key: bytes) -> float:
-    """A number from 0 to 1 that depends on the row alone, and on it evenly."""
+    """A number from 0 to 1, evenly distributed, that depends on the row alone."""
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64

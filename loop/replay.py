@@ -1,8 +1,8 @@
 """Replay: recorded traffic through another model: ``python -m loop.replay --model housing@challenger --hours 24``.
 
 Tells how its answers differ from those that were given, by class and region and in the worst cases, how good both are
-where the truth is known, and how long it takes. Writes ``reports/replay/{model}.html`` and ``.json``. The service has
-no part in it.
+where the truth is known, and how long it takes. Writes ``reports/replay/{model}.html`` and ``.json``. The service is
+not involved.
 """
 
 import argparse
@@ -44,7 +44,7 @@ WORST_CASES = 20
 TIMED_ROWS = 500
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CHANGED = 0.2
-"""Relative difference of a number that counts as another answer; of classes, another class does."""
+"""Relative difference from which a number counts as another answer; for classes, any other class does."""
 _HOUR_US = 3600 * 1_000_000
 
 
@@ -156,7 +156,7 @@ def replay(
         name = chunk.model.version
         chunks[name].append((chunk, kept))
         counts[name] += len(kept)
-        # Of each version they come in order of time: the first ones are not needed any more.
+        # Rows of each version come in order of time: drop the first ones.
         while counts[name] - len(chunks[name][0][1]) >= MAXIMUM_ROWS:
             counts[name] -= len(chunks[name].popleft()[1])
     chosen = [(chunk, int(row)) for parts in chunks.values() for chunk, kept in parts for row in kept]

@@ -2,7 +2,7 @@
 
 Labelled rows of the ledger are added to the training split, the pipeline trains a challenger, and the gate compares it
 with the champion on recent rows and on the test split (``loop.gate``). A better one gets the alias ``champion`` and is
-deployed by the rest of the pipeline; of a worse one nothing stays but its version in the registry and the report,
+deployed by the rest of the pipeline; a worse one leaves only its version in the registry and the report,
 ``reports/retraining/{model}.html``. Exit status: 0 if it took over, 3 if not, 1 for an error.
 """
 
@@ -45,7 +45,7 @@ from training.tracking import CHALLENGER, GATE, GATE_REASON, RegisteredModel
 REPORTS = Path("reports/retraining")
 MODELS = Path("models")
 REFUSED_STATUS = 3
-"""Exit status where the champion stays."""
+"""Exit status if the champion stays."""
 _DAY_US = 86_400_000_000
 
 
@@ -86,12 +86,12 @@ class Round:
 
 
 def progress(share: float, stage: str) -> None:
-    """Tell how far the retraining is: the worker puts it on record."""
+    """Print how far the retraining is; the worker records it."""
     print(f"[{100 * share:3.0f} %] {stage}", flush=True)  # noqa: T201 - the worker reads it
 
 
 def retrain(dataset: Dataset, engine: Engine, settings: Params, *, trigger: str, job: int | None = None) -> Round:
-    """Train a challenger and let the gate decide. The champion is deployed at the end, whichever it is.
+    """Train a challenger and let the gate decide. At the end the champion, old or new, is deployed.
 
     Args:
         dataset: of the model.
@@ -226,7 +226,7 @@ def _by_hand(challenger: RegisteredModel) -> str:
 
 
 def _answers(challenger: Artifact, champion: Artifact, rows: Split) -> Answers:
-    # No model is asked for the answers to no rows.
+    # Models do not take zero rows.
     theirs, mine = (one.predict(rows.features) if len(rows.target) else rows.target for one in (champion, challenger))
     return Answers(rows.features, rows.target, theirs, mine)
 

@@ -1,4 +1,4 @@
-"""The reports on retraining and replay: HTML files that need no others."""
+"""The reports on retraining and replay: self-contained HTML files."""
 
 import tempfile
 from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ from cronsim import CronSim, CronSimError
 
 
 def check(expression: str) -> str:
-    """The expression, if it is one; an empty one is of a schedule that never comes.
+    """Check a cron expression and return it; an empty one means never.
 
     Raises:
         ValueError: it does not parse.
@@ -22,7 +22,7 @@ def check(expression: str) -> str:
 
 
 class Schedule:
-    """When something is due.
+    """Tells when something is due.
 
     Args:
         expression: five fields: minute, hour, day of the month, month, day of the week.
@@ -34,7 +34,7 @@ class Schedule:
         self._due = self._next(now)
 
     def due(self, now: datetime) -> bool:
-        """Whether its time has come since it was asked last; times that were missed count once."""
+        """Whether a scheduled time has passed since the last call; missed times count once."""
         if self._due is None or now < self._due:
             return False
         self._due = self._next(now)

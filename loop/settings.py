@@ -30,7 +30,7 @@ class LoopSettings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "LoopSettings":
-        """Read them; an empty variable is as if it were not there.
+        """Read the settings; an empty variable counts as unset.
 
         Raises:
             StartupError: names each variable that does not parse.

@@ -1,4 +1,4 @@
-"""What makes the worker ask for a retraining by itself: a schedule, drift, live quality."""
+"""The reasons for which the worker asks for a retraining by itself: a schedule, drift, live quality."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +20,9 @@ from training import params
 log = logging.getLogger(__name__)
 
 WINDOW = "24h"
-"""Of live quality."""
+"""The window of live quality."""
 MINIMUM_LABELS = 50
-"""Live quality of fewer labelled rows triggers nothing."""
+"""With fewer labelled rows, live quality triggers nothing."""
 
 
 class Triggers:
@@ -86,7 +86,7 @@ class Triggers:
         try:
             job, new = jobs.request(self._engine, name, trigger, what, self._settings.limits)
         except NotNow as error:
-            # Said once, and not twice a minute.
+            # Log it once, not twice a minute.
             if self._told.get((name, trigger)) != what:
                 log.info("%s: not retrained for %s (%s): %s", name, trigger, what, error)
                 self._told[name, trigger] = what

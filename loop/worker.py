@@ -1,9 +1,9 @@
 """The worker of the loop: ``python -m loop.worker``, or ``make loop``.
 
 It takes jobs from the ledger's database, one at a time, and runs each as a process of its own, with low CPU priority.
-It asks for jobs itself where a schedule, drift or live quality says so: ``loop.triggers``. Two workers never run two
-jobs at once. When it is stopped, its job waits again; when it is killed, nothing of the job goes on, and another worker
-takes the job up again, once.
+It also asks for jobs itself, because of a schedule, drift or live quality: ``loop.triggers``. Two workers never run two
+jobs at once. When it is stopped, its job is queued again. When it is killed, its job's processes end, and another
+worker takes the job up again, once.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from training import console
 log = logging.getLogger(__name__)
 
 AWAY = (OperationalError, InterfaceError, NoConnection)
-"""What is raised while the database does not answer."""
+"""Errors that mean the database does not answer."""
 POLL_SECONDS = 2.0
 TRIGGER_SECONDS = 30.0
 NICENESS = 10
 STAGE = re.compile(r"^\[ *(\d{1,3}) %\] (.+)$")
-"""A line by which a job tells how far it is: ``loop.progress`` writes it."""
+"""A line in which a job reports its progress."""
 
 Command = Callable[[Job, Path], Sequence[str]]
 """Makes the command of a job, which writes its result into a file as JSON."""
@@ -117,7 +117,7 @@ class Worker:
                 break
             else:
                 select.select([self._wake], [], [], self._poll_seconds)
-        # While the database is away, its heartbeat says soon enough that it has ended.
+        # If the database is away, the worker soon counts as ended without this.
         with suppress(*AWAY):
             jobs.forget_worker(self._engine, self._name)
 
@@ -157,7 +157,7 @@ class Worker:
         every = self._lease_seconds / 6
         due, told = renewed, running.stage
         while not self._stopped and running.read(max(0.0, due - time.monotonic()), self._wake):
-            # A new stage is told at once.
+            # Report a new stage at once.
             if time.monotonic() < due and running.stage == told:
                 continue
             told = running.stage
@@ -173,7 +173,7 @@ class Worker:
                 self._told_away(None)
             except AWAY as error:
                 self._told_away(error)
-                # Somebody else may take the job when the lease is over: it must have ended here then.
+                # When the lease is over, another worker may take the job: it must have ended here by then.
                 if time.monotonic() - renewed > self._lease_seconds / 2:
                     return False
         return True
@@ -193,7 +193,7 @@ class Worker:
             except AWAY as error:
                 self._told_away(error)
                 if time.monotonic() > deadline:
-                    # Its lease ends, and it is taken up again.
+                    # The lease will end, and the job will be taken up again.
                     log.error("Job %d: its end could not be put on record.", job.id)  # noqa: TRY400 - no bug
                     return
                 time.sleep(min(1.0, self._lease_seconds / 10))
@@ -215,7 +215,7 @@ class _Running:
         self._line = b""
         self._mark = str(job.owner)
         self._silent = False
-        # What it writes goes through a pipe of ours: a process that is left over must not keep us waiting for its end.
+        # Read its output through a pipe of ours, so that a leftover process cannot keep us waiting.
         self._output, theirs = os.pipe()
         try:
             self._process, self._alive = child.start(
@@ -235,7 +235,7 @@ class _Running:
         ready, _, _ = select.select(sources, [], [], seconds)
         if self._output in ready:
             content = os.read(self._output, 65536)
-            # Nobody can write any more.
+            # No process can write to the pipe any more.
             self._silent = not content
             self._take(content)
         elif self._ended in ready:
@@ -258,7 +258,7 @@ class _Running:
         """End all that is left of it."""
         os.close(self._alive)
         self._process.wait()
-        # Where its guardian was killed, what it ran has become ours.
+        # If its guardian was killed, its processes are now our children.
         child.end_descendants(self._mark, child.GRACE_SECONDS if self.status is None else 0)
         while select.select([self._output], [], [], 0)[0] and (content := os.read(self._output, 65536)):
             self._take(content)
@@ -332,7 +332,7 @@ def _work(engine: Engine, *, once: bool) -> None:
     def stop(_: int, __: FrameType | None) -> None:
         worker.stop()
 
-    # Not as the console has it: a job is ended first, and waits for another worker then.
+    # Unlike other commands, end the job first, so that it waits for another worker.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     _put_back()

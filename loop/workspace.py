@@ -22,11 +22,11 @@ from training.files import replaced_directory, replaced_file, write_json, write_
 from training.tracking import CHAMPION, PREVIOUS, RegisteredModel
 
 KEPT = Path("data/retraining")
-"""What a retraining that is at work, or was killed, has changed, as it was before."""
+"""Copies of the files that a running or killed retraining changes, as they were before."""
 _LOCK = Path("data/retraining.lock")
 _MODELS = Path("models")
 _ROUND = "round.json"
-"""In it: which model, and which versions had the aliases if they were moved."""
+"""File in it that names the model, and the versions that had the aliases if they were moved."""
 _DEPLOYMENT = (
     *("reports/champions.json", "reports/evaluation.html", "reports/plots"),
     *("reports/deployment_validation.json", "models/store"),
@@ -35,12 +35,12 @@ _DEPLOYMENT = (
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a command of the pipeline, whose output goes where ours does.
+    """Run a command of the pipeline; its output goes where ours does.
 
     Raises:
         LoopError: it failed.
     """
-    # The stages are started as `python`: that of this environment.
+    # Stages start as `python`, which must be this environment's.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     ended = subprocess.run(  # noqa: S603 - our own commands
         [sys.executable, "-m", *command], check=False, env={**os.environ, "PATH": path}
@@ -80,9 +80,9 @@ class Workspace:
     def keep(self) -> None:
         """Keep what a retraining changes and DVC's cache does not hold."""
         with replaced_directory(KEPT) as folder:
-            # Those of every model: whoever recovers need not know which one was retrained.
+            # Keep the files of every model, so that a recovery need not know which one was retrained.
             kept = [Path("dvc.lock"), *FEEDBACK.glob("*.parquet*"), *Path("metrics").glob("*.json")]
-            # Not from the cache: a service may have been rolled back since the pipeline ran.
+            # The cache may be outdated: a service may have been rolled back since the pipeline ran.
             kept += [_MODELS / "deployed.json", _MODELS / "previous.json", *(_MODELS / "previous").glob("*")]
             for path in kept:
                 if path.is_file():
@@ -124,7 +124,7 @@ def recover() -> bool:
     for path in KEPT.rglob("*"):
         if path.is_file() and path.name != _ROUND:
             target = path.relative_to(KEPT)
-            # Whole or not at all, as services read some of them; and not at all if it is as it was.
+            # Replace files as a whole, since services read some of them; skip those that are unchanged.
             if not target.is_file() or target.read_bytes() != path.read_bytes():
                 with replaced_file(target) as partial:
                     shutil.copyfile(path, partial)

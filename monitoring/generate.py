@@ -21,7 +21,16 @@ def generated() -> dict[Path, str]:
     budgets = {HERE / "rules" / "slo.yml": slo.rules()}
     rules = {path: path.read_text() for path in sorted((HERE / "rules").glob("*.yml"))} | budgets
     rule_files = [*rules.values(), (HERE / "alerts.yml").read_text()]
-    return {**budgets, KUBERNETES_RULES: kubernetes.prometheus_rule(rule_files), **files}
+    local = {HERE / "alertmanager-local.yml": _local((HERE / "alertmanager.yml").read_text())}
+    return {**budgets, **local, KUBERNETES_RULES: kubernetes.prometheus_rule(rule_files), **files}
+
+
+def _local(alertmanager: str) -> str:
+    """The configuration of compose's Alertmanager, with the addresses of this machine."""
+    header = "# For an Alertmanager on this machine. `make dashboards` writes this file from alertmanager.yml.\n"
+    return header + alertmanager.replace("alert-webhook:9095", "localhost:9095").replace(
+        "ml-api:8000", "localhost:8000"
+    )
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The rules and alerts as an object of the Prometheus operator.
 
 The operator reads rules from the cluster and not from files, so ``prometheusrule.yaml`` is written from those files:
-what an alert says and when it fires is told once.
+each alert is defined once.
 """
 
 from collections.abc import Iterable

@@ -32,7 +32,7 @@ LEGEND_LINES = 6
 LETTER = 0.0034
 """Width of a letter beside a bar, as a share of the figure's."""
 GAP = 0.25
-"""Between panels, in cells of the grid."""
+"""Gap between panels, in cells of the grid."""
 
 
 def draw(prometheus: Prometheus, name: str, *, start: float, end: float, interval: str, **variables: str) -> Figure:
@@ -117,10 +117,10 @@ def _lines(axes: Axes, panel: Panel, courses: Sequence[tuple[str, Course]]) -> N
     for value, colour in panel.limits:
         if low <= value <= high:
             axes.axhline(value, color=LIMIT_COLOURS[colour], linewidth=0.8, linestyle="--")
-    # As many times as a panel of this width has room for.
+    # As many labels as a panel of this width has room for.
     axes.xaxis.set_major_locator(MaxNLocator(min(5, max(2, panel.place[2] * 5 // 8))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda moment, _: time.strftime("%H:%M:%S", time.gmtime(moment))))
-    # The title has the unit of a rate; it would not fit beside each tick.
+    # The unit of a rate is in the title: it would not fit beside each tick.
     unit = "none" if panel.unit in RATES else panel.unit
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value, unit)))
     axes.locator_params(axis="y", nbins=5)

@@ -1,7 +1,7 @@
 """The service level objectives, and the recording rules for how fast their error budgets are spent.
 
 Prometheus' rules have no parameters, so ``rules/slo.yml`` is written from here: objectives, windows and what counts as
-bad are each said once. The windows and burn rates of ``alerts.yml`` are those of the Google SRE workbook,
+bad are each defined once. The windows and burn rates of ``alerts.yml`` are those of the Google SRE workbook,
 https://sre.google/workbook/alerting-on-slos/.
 """
 
@@ -95,7 +95,7 @@ def _counts(window: str) -> list[str]:
             _rule("slo:requests:increase", objective.requests.replace("WINDOW", window), objective.name, window),
             _rule(
                 "slo:bad_requests:increase",
-                # Without a series of bad requests, their number is 0.
+                # If there is no series of bad requests, count 0.
                 f"{objective.bad}\nor 0 * {objective.requests}".replace("WINDOW", window),
                 objective.name,
                 window,

@@ -102,7 +102,12 @@ def frame(look: Look) -> Group:
     clock = time.strftime("%H:%M:%S", time.localtime(look.recent.after.at))
     starts = figures.worker_starts(look.recent.after)
     seconds = look.recent.seconds
-    window = "rates follow with the next scrape" if math.isnan(seconds) else f"last {seconds:.0f} s"
+    if not look.recent.after.series:
+        window = "waiting for a first scrape"
+    elif math.isnan(seconds):
+        window = "waiting for a second scrape"
+    else:
+        window = f"last {seconds:.0f} s"
     title = Text.assemble((clock, "bold"), f"  {look.source}, {window}, {_number(starts, 0)} worker starts")
     return Group(
         title,

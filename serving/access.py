@@ -1,7 +1,7 @@
-"""Who may call what: a key for each call, over HTTP and gRPC alike.
+"""Who may call what: each call shows a key, over HTTP and gRPC alike.
 
-A right key always passes. Only wrong ones are counted against their client, and refused for a while once there are too
-many: behind one address of a proxy, a client with a wrong key does not lock the others out.
+A right key always passes. Wrong keys are counted for each client address, and after too many they are refused for a
+while. Clients behind one proxy share an address: a wrong key of one does not lock the others out.
 """
 
 import base64
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 HEADER = "authorization"
 """Name of the HTTP header and of the gRPC metadata that has the key: ``Bearer <key>``."""
 REREAD_SECONDS = 1.0
-"""Files of keys are looked at this often, while calls come."""
+"""Seconds between two looks at the files of keys, while calls come."""
 MAXIMUM_HEADER = 512
 """A longer header holds no key, and is not hashed."""
 MAXIMUM_VERDICTS = 4096
-"""Header values that are known by heart. Only right keys are, so that wrong ones cannot push them out."""
+"""Maximum header values in the cache. It holds right keys only, so that wrong ones cannot push them out."""
 ATTEMPTS, ATTEMPT_SECONDS = 10, 60.0
-"""Wrong keys that one client may show in this time; after them, 429."""
+"""Wrong keys that one client may send in this time; after that, 429."""
 MAXIMUM_CLIENTS = 10_000
-"""Clients whose wrong keys are counted at a time; the one who began first is forgotten for one more."""
+"""Maximum clients whose wrong keys are counted; a new one replaces the oldest."""
 
 
 class Access(StrEnum):
@@ -103,7 +103,7 @@ class Gate:
         self._told_at = -math.inf
         if keys.rings:
             for protocol, reason in product(("http", "v2", "grpc"), AccessReason):
-                # From 0 on, so that a rate over them is right from the first refusal on.
+                # The series start at 0, so that a rate counts the first refusal too.
                 series.ACCESS_REFUSED.labels(protocol, reason.value)
 
     def needs_key(self, access: Access) -> bool:
@@ -141,7 +141,7 @@ class Gate:
         return None
 
     def count(self, refusal: Refusal, client: str, protocol: str) -> BundleError:
-        """Count a refusal, and return what the caller is told: 429 in the place of 401 after too many wrong keys.
+        """Count a refusal, and return what the caller is told: after too many wrong keys 429 instead of 401.
 
         Args:
             refusal: why.
@@ -159,7 +159,7 @@ class Gate:
         return error
 
     def holder(self, header: bytes) -> Holder | None:
-        """Who sent this ``Authorization``; None if its key is not known."""
+        """The holder of the key in this ``Authorization``; None if the key is not known."""
         verdict = self._verdicts.get(header) or self._examine(header)
         return None if isinstance(verdict, Refusal) else verdict.holder
 
@@ -219,7 +219,7 @@ class WrongKeys:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # In the order in which their time began, so that the first is the next to end.
+        # Ordered by the start of their time, so that the first ends next.
         self._clients: dict[str, tuple[float, int]] = {}
 
     def add(self, client: str) -> int:
@@ -237,7 +237,7 @@ class WrongKeys:
 
 
 def _network(client: str) -> str:
-    """Of an IPv6 address its /64, which one client has all addresses of."""
+    """An IPv6 address becomes its /64 network: one client has all addresses of it."""
     if ":" not in client:
         return client
     try:
@@ -262,7 +262,7 @@ class Proxies:
         """The address of a client: the last one that no proxy of ours has.
 
         Args:
-            peer: the address of whoever is connected.
+            peer: the address of the connection.
             forwarded: the values of ``X-Forwarded-For``, in their order; the last hop is the last.
         """
         client = peer

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ActionLog:
-    """Records actions, each before its answer is sent: whoever was answered is on record.
+    """Records each action before its answer is sent, so that no answered action is missing.
 
     Args:
         ledger: the ledger's database; None without a ledger.
@@ -27,9 +27,7 @@ class ActionLog:
         self._ledger = ledger
 
     async def record(self, call: Call, key: Key, client: str) -> None:
-        """Record what a call did.
-
-        If the database does not take it, the log has a warning with all of it.
+        """Record what a call did. If the database does not take it, a warning with all of it is logged.
 
         Args:
             call: an answered call of an admin route.

@@ -24,9 +24,9 @@ from serving.telemetry import bulk
 logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (10_000, 10, 10)
-"""Of ``gc.set_threshold``: new objects, and collections of each generation until the next older one has its turn."""
+"""Arguments of ``gc.set_threshold``: new objects per collection, then collections until the next older generation."""
 SWITCH_SECONDS = 0.0005
-"""Of ``sys.setswitchinterval``."""
+"""Argument of ``sys.setswitchinterval``."""
 
 
 class Bundle:
@@ -70,33 +70,34 @@ class Bundle:
         """Warm every model up, then set the heap aside from the garbage collector."""
         for predictor in self.predictors.values():
             predictor.warm_up()
-        # Collecting over the import graph of BentoML stalls requests for 200 ms and more. What is loaded now stays.
+        # A collection that walks BentoML's modules stalls requests for 200 ms and more. They stay loaded, so leave them
+        # out.
         gc.collect()
         gc.freeze()
-        # A connection has some dozens of objects that live for long. With thousands of connections, Python's own
-        # thresholds (700, 10, 10) have it look through all of them twice a second, for a quarter of the time.
+        # A connection has dozens of long-lived objects. With thousands of connections and Python's own thresholds (700,
+        # 10, 10), the collector walks all of them twice a second, which takes a quarter of the time.
         gc.set_threshold(*GC_THRESHOLDS)
-        # A batch in a thread asks for the interpreter twice. Beside a busy event loop it would get it after 5 ms each
-        # time, seem slow, and stay in the thread for that.
+        # A batch in a thread needs the interpreter lock twice. Beside a busy event loop it would wait 5 ms each time,
+        # seem slow, and therefore stay in the thread.
         sys.setswitchinterval(SWITCH_SECONDS)
 
     def open(self) -> None:
-        """Be ready from now on."""
+        """Mark the service as ready."""
         self._opened_at = monotonic()
 
     def drain(self) -> None:
-        """Stop being ready; requests that come all the same are still answered."""
+        """Stop being ready. Requests that still arrive are answered."""
         self._draining = True
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken, tell the observers of the last predictions."""
+        """Refuse new requests, finish accepted ones, and tell the observers about the last predictions."""
         self.drain()
         await asyncio.gather(*(predictor.close() for predictor in self.predictors.values()))
         bulk.flush()
 
     def health(self) -> dict[str, Any]:
         """A summary for people: status, uptime in seconds, the version of each model."""
-        # Not of the day's clock, which may be set back.
+        # A monotonic clock: the time of day may be set back.
         uptime = 0.0 if self._opened_at is None else monotonic() - self._opened_at
         return {
             "status": "ok" if self.ready else "draining" if self._draining else "starting",
@@ -107,7 +108,7 @@ class Bundle:
 
     def models_info(self) -> dict[str, Any]:
         """Each model's card without its golden rows, and when it was loaded."""
-        return {name: _info(predictor.model) for name, predictor in self.predictors.items()}
+        return {name: model_info(predictor.model) for name, predictor in self.predictors.items()}
 
 
 def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare: Spare = no_spare) -> Bundle:
@@ -138,14 +139,15 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
     return Bundle(loaded, settings)
 
 
-def _info(model: LoadedModel) -> dict[str, Any]:
+def model_info(model: LoadedModel) -> dict[str, Any]:
+    """A model's card without its golden rows, its training run, and when it was loaded, as plain data."""
     card = model.card.model_dump(mode="json", exclude={"golden"})
     for feature, described in zip(model.dataset.features, card["features"], strict=True):
-        # The range that is enforced is the one of the code that serves.
+        # The serving code enforces its own range, not the one on the card.
         described |= {"minimum": feature.decode(feature.minimum), "maximum": feature.decode(feature.maximum)}
         if not feature.plain:
             described |= {"kind": feature.kind, "optional": feature.optional}
-            # A quantile of dates may be between two.
+            # A quantile of dates may lie between two days.
             edges = map(round, described["deciles"]) if feature.kind is Kind.DATE else described["deciles"]
             described["deciles"] = [feature.decode(edge) for edge in edges]
         if feature.vocabulary:

@@ -1,8 +1,8 @@
-"""Draining: after SIGTERM, go on serving for a while, but not ready.
+"""Draining: after SIGTERM, keep serving for a while without being ready.
 
 uvicorn stops listening as soon as it is told to stop. A load balancer, or Kubernetes, notices that a server is leaving
-only with its next probe, and sends it requests until then. So SIGTERM first makes the server not ready, and reaches
-uvicorn later, after every prober has asked once. SIGINT (Ctrl-C) stops the server at once.
+only with its next probe, and sends it requests until then. So SIGTERM first makes the server not ready. It reaches
+uvicorn later, once every prober has asked. SIGINT (Ctrl-C) stops the server at once.
 """
 
 import asyncio

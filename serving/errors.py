@@ -16,13 +16,13 @@ INTERNAL_ERROR = "An internal error: this is our fault. The server's log has the
 
 
 class Unauthenticated(BundleError):
-    """No key, or one that nobody has."""
+    """No key, or an unknown one."""
 
     status = 401
 
 
 class PermissionDenied(BundleError):
-    """A key that does not open this route."""
+    """A known key that does not open this route."""
 
     status = 403
 
@@ -44,7 +44,7 @@ class MethodNotAllowed(BundleError):
 
 
 class Conflict(BundleError):
-    """What is deployed, or was before, cannot be served: nothing was changed."""
+    """The deployed or the previous model cannot be served; nothing was changed."""
 
     status = 409
 

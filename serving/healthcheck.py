@@ -38,7 +38,7 @@ def _connection(host: str, port: int, environment: Mapping[str, str]) -> http.cl
     if not environment.get("TLS_CERT_FILE"):
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # The certificate is for a name by which clients come. This is the container's own loopback.
+    # The certificate names the host that clients use; this connection is to the container's own loopback.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if environment.get("TLS_CLIENT_CA_FILE"):

@@ -1,11 +1,11 @@
-"""The pipe by which workers say that they live, to the process that has started them."""
+"""The pipe through which workers tell the process that started them that they are alive."""
 
 import os
 import struct
 from contextlib import suppress
 
 VARIABLE = "WORKER_HEARTBEAT_FD"
-"""In which a worker finds the pipe."""
+"""The variable that gives a worker the pipe's descriptor."""
 SECONDS = 0.5
 """Between two beats."""
 BEAT = struct.Struct("<i")
@@ -13,10 +13,10 @@ BEAT = struct.Struct("<i")
 
 
 def beat(descriptor: int) -> None:
-    """Say that this worker lives.
+    """Say that this worker is alive.
 
     Raises:
-        BrokenPipeError: nobody looks after it any more: the process that started it is gone.
+        BrokenPipeError: the process that started this worker is gone.
     """
-    with suppress(BlockingIOError):  # It has been stopped for hours, and the pipe is full.
+    with suppress(BlockingIOError):  # The parent was stopped for hours, and the pipe is full.
         os.write(descriptor, BEAT.pack(os.getpid()))

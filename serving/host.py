@@ -6,6 +6,7 @@ every request that outlives it, and has the raw path as a label of its metrics.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -24,11 +25,13 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml._internal.utils import circus
 from bentoml.exceptions import BentoMLException
+from bentoml.models import BentoModel
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.dataset import Dataset
 from contract.errors import StartupError
 from ledger import log_output
 from serving import workers
@@ -39,39 +42,45 @@ from serving.http.errors import http_exception_response
 from serving.http.openapi import document
 from serving.http.security import allow_origins
 from serving.settings import Settings
+from serving.startup import ready_line
 from serving.telemetry import directory, tracing
 from serving.tls import Tls
 
+logger = logging.getLogger(__name__)
+
 NO_BENTO = "not available"
-"""BentoML's version of a service that is served from its source."""
+"""The version that BentoML gives to a service served from its source."""
 
 
-def service_options(settings: Settings, certificate: Tls | None) -> dict[str, Any]:
+def service_options(
+    settings: Settings, certificate: Tls | None, models: Mapping[Dataset, BentoModel]
+) -> dict[str, Any]:
     """The arguments of ``@bentoml.service``, for a server that speaks HTTP by our ``Guard``.
 
-    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties.
+    The server that starts the workers gets our arbiter, and a metrics directory that nobody empties. Once all workers
+    have started, it logs where to go, and which ``models`` it serves.
     """
     guard.install(settings)
     if certificate is not None:
         tls.install(certificate)
-    # BentoML imports both when it starts a server, which is after it has imported the service.
-    circus.create_standalone_arbiter = partial(_arbiter, settings)
+    # BentoML imports both names when it starts a server, after it has imported the service.
+    circus.create_standalone_arbiter = partial(_arbiter, settings, certificate, models)
     bentoml.serving.ensure_prometheus_dir = lambda *_, **__: _claim_metrics_directory()
     return {
         "service_class": BundleService,
         "workers": settings.WORKERS or "cpu_count",
         "http": {"host": settings.API_HOST, "port": settings.API_PORT},
         "ssl": tls.options(certificate),
-        # A line a request halves the throughput; metrics count requests, and errors are logged.
+        # One line per request halves the throughput. Metrics count requests, and errors are logged.
         "logging": {"access": {"enabled": False}},
-        # Ours have the same names and bounded labels.
+        # Our metrics have the same names and bounded labels.
         "metrics": {"enabled": False},
         "tracing": tracing.configuration(settings),
     }
 
 
 def check_tls_options(certificate: Tls | None) -> None:
-    """Check that BentoML's own options for TLS say nothing: they would leave gRPC in plain text.
+    """Check that BentoML's own TLS options are not set: they would leave gRPC in plain text.
 
     Raises:
         StartupError: ``bentoml serve --ssl-…`` was called, or BentoML's configuration has ``ssl``.
@@ -113,31 +122,49 @@ def _claim_metrics_directory() -> str:
 
 
 GRACE_SECONDS = 15.0
-"""Time that a worker gets to stop, beside its drain and its longest request; the ledger takes most of it."""
+"""Extra time for a worker to stop, after its drain and its longest request. The ledger takes most of it."""
 
 
-def _arbiter(settings: Settings, watchers: Sequence[Any], *, threaded: bool = False, **options: Any) -> Any:
+def _arbiter(
+    settings: Settings,
+    certificate: Tls | None,
+    models: Mapping[Dataset, BentoModel],
+    watchers: Sequence[Any],
+    *,
+    sockets: Sequence[Any],
+    threaded: bool = False,
+    **options: Any,
+) -> Any:
     """In place of BentoML's function, which opens two TCP ports: any user of the machine could run commands by them."""
     options.pop("check_delay", None)
     made = _ThreadedArbiter if threaded else _Arbiter
     if options.get("plugins"):
-        # `bentoml serve --reload` starts a process that tells the arbiter of changes: by sockets of this user alone.
+        # `bentoml serve --reload` starts a process that tells the arbiter about changes, through sockets that only this
+        # user can open.
         folder = tempfile.mkdtemp(prefix="bentoml-control-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         places = {"endpoint": f"ipc://{folder}/control", "pubsub_endpoint": f"ipc://{folder}/events"}
     else:
-        # Within this process: nobody outside of it can connect.
+        # These sockets exist within this process only: nobody else can connect.
         places = {"endpoint": "inproc://control", "pubsub_endpoint": "inproc://events"}
     for watcher in watchers:
-        # BentoML waits for a day before it kills a worker that does not stop.
+        # By default BentoML waits a day before it kills a worker that does not stop.
         watcher.graceful_timeout = settings.DRAIN_SECONDS + settings.TIMEOUT_SECONDS + GRACE_SECONDS
-    return made(watchers, check_delay=workers.LOOK_SECONDS, **places, **options)
+    (listener,) = sockets
+    ready = ready_line(listener.host, listener.port, settings.GRPC_PORT, models, tls=certificate is not None)
+    return made(watchers, ready=ready, sockets=sockets, check_delay=workers.LOOK_SECONDS, **places, **options)
 
 
 class _Arbiter(circus.Arbiter):
-    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``."""
+    """BentoML's arbiter, which also looks after its workers: see ``serving.workers``.
 
-    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+    Args:
+        watchers: what starts the workers.
+        ready: the line to log once all workers have started.
+        options: of BentoML's arbiter.
+    """
+
+    def __init__(self, watchers: Sequence[Any], *, ready: str, **options: Any) -> None:
         self._served = list(watchers)  # without the plugins, which the arbiter adds
         super().__init__(watchers, **options)
         self._keeper = workers.Keeper(sum(watcher.numprocesses for watcher in self._served))
@@ -145,6 +172,7 @@ class _Arbiter(circus.Arbiter):
             self._keeper.introduce(watcher.env)
             watcher.hooks |= {"after_spawn": self._after_spawn, "before_signal": self._before_signal}
         self._told_to_stop = False
+        self._ready: str | None = ready
 
     async def manage_watchers(self) -> None:
         """Look after the workers, and start those that are missing. Called twice a second."""
@@ -169,12 +197,15 @@ class _Arbiter(circus.Arbiter):
         return super().stop()
 
     def _look_to_the_end(self) -> None:
-        """A worker that hangs would keep the server from ending."""
+        """Keep looking for workers that hang: one would keep the server from ending."""
         self._look()
         self.loop.call_later(workers.LOOK_SECONDS, self._look_to_the_end)
 
     def _look(self) -> None:
         self._keeper.look([process.pid for watcher in self._served for process in watcher.processes.values()])
+        if self._ready is not None and self._keeper.all_started:
+            logger.info(self._ready)
+            self._ready = None
 
     def _after_spawn(self, *, pid: int, **_: Any) -> bool:
         """Whether a worker that was just started may go on. It may end before anybody looks."""
@@ -192,7 +223,7 @@ class _ThreadedArbiter(_Arbiter, circus.ThreadedArbiter):
 
 
 def bento_version() -> str:
-    """The version of the Bento that this worker serves; of a checkout, ``development``."""
+    """The version of the Bento that this worker serves; ``development`` for a checkout."""
     version = server_context.bento_version
     return "development" if version in {"", NO_BENTO} else version
 
@@ -206,7 +237,7 @@ class BundleService(Service[Any]):
     """
 
     instance: Any = attrs.field(init=False, default=None)
-    """Of the decorated class, once the worker has started."""
+    """Instance of the decorated class; None until the worker starts."""
 
     def __attrs_post_init__(self) -> None:
         """Declare the models, so that a built Bento carries them at the version they have now."""
@@ -239,14 +270,14 @@ class _Application:
     def __init__(self, service: BundleService, theirs: Starlette) -> None:
         self._service = service
         self._theirs = theirs
-        # The time-out leaves a timer behind every request; ours are in the runner. The context takes 6 % of a request,
-        # and no API method of ours asks for it. Spans cost a third of a request even where nobody collects them.
+        # BentoML's time-out leaves a timer behind for every request; our runner has its own. Its context takes 6 % of a
+        # request, and none of our API methods uses it. Spans take a third of a request, even if nobody collects them.
         replaced: list[object] = [TimeoutMiddleware, ContextMiddleware]
         if service.inner.settings.OTEL_EXPORTER_OTLP_ENDPOINT is None:
             replaced.append(OpenTelemetryMiddleware)
         self.middlewares = [middleware for middleware in theirs.user_middleware if middleware.cls not in replaced]
         theirs.user_middleware = []
-        # Its API routes have none of our limits.
+        # BentoML's API routes have none of our limits.
         kept = [route for route in theirs.router.routes if getattr(route, "path", "") in BENTOML_ROUTES]
         theirs.router.routes[:] = kept
         theirs.add_exception_handler(HTTPException, http_exception_response)
@@ -273,7 +304,7 @@ class _Application:
         ours: HttpApp = self._service.instance.http_app(lambda: self._service.openapi_spec, self._theirs)
         ours.join(lifespan)
         app = allow_origins(ours, self._service.inner.settings.CORS_ORIGINS or ())
-        # Those that a user has configured for BentoML, such as CORS, are around ours.
+        # Middlewares that a user has configured for BentoML, such as CORS, wrap our application.
         for middleware in reversed(self.middlewares):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app

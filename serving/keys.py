@@ -1,4 +1,4 @@
-"""Keys: how they are made, and which are taken.
+"""Keys: how they are made, and which are accepted.
 
 A key is shown once, by ``python -m serving.keys new``. The service is given SHA-256 hashes alone, in the environment or
 in files, which are read again when they change. A key has 256 random bits: its hash needs neither salt nor stretching.
@@ -22,9 +22,9 @@ from contract.errors import StartupError
 logger = logging.getLogger(__name__)
 
 PREFIX = "mlpb_"
-"""Begins every key of ours, so that people and scanners for secrets recognise one."""
+"""Prefix of every key, so that people and secret scanners recognise one."""
 MAXIMUM_KEYS = 1000
-"""Most hashes in one place: an unknown key is compared with all of them."""
+"""Maximum hashes in one place: an unknown key is compared with all of them."""
 MAXIMUM_FILE_BYTES = 1024 * 1024
 _ALPHABET = string.ascii_letters + string.digits
 _LETTERS = 43
@@ -56,14 +56,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has shown a key that is taken: the key, and every ring it is on."""
+    """The holder of an accepted key: the key, and every ring it is on."""
 
     key: Key
     rings: frozenset[Ring]
 
 
 def new_key() -> str:
-    """A key that nobody has: the prefix and 256 random bits."""
+    """A new key: the prefix and 256 random bits."""
     return PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_LETTERS))
 
 
@@ -76,7 +76,7 @@ def hashes(text: str) -> tuple[Key, ...]:
     """The keys of a setting: hashes in hexadecimal digits, between commas or white space.
 
     Raises:
-        ValueError: which of them is no hash. It does not repeat it: it may be a key.
+        ValueError: names the position of what is no hash. The text itself is left out: it may be a key.
     """
     words = text.replace(",", " ").split()
     return _checked((Key(_hash(word, f"entry {number}")) for number, word in enumerate(words, 1)))
@@ -86,7 +86,8 @@ def file_hashes(text: str) -> tuple[Key, ...]:
     """The keys of a file: on each line a hash and, if there is one, a name; ``#`` begins a comment.
 
     Raises:
-        ValueError: which line has no hash, or that none has. It does not repeat it: it may be a key.
+        ValueError: names the line without a hash, or says that there is none. The text itself is left out: it may be a
+        key.
     """
     lines = ((number, line.partition("#")[0].split(maxsplit=1)) for number, line in enumerate(text.splitlines(), 1))
     return _checked(
@@ -128,7 +129,7 @@ class KeyFile:
         self._path = path
         self._state = self._look()
         self._told = ""
-        """Why it cannot be used, as the log has it."""
+        """Why the file cannot be used, as logged last; None if it can."""
         try:
             self.keys = self._read()
         except (OSError, ValueError) as error:
@@ -140,7 +141,7 @@ class KeyFile:
         Returns:
             Whether there are other keys now.
         """
-        # Looked at before it is read: what is written in between is read the next time.
+        # Look before reading: what is written in between is read the next time.
         state = self._look()
         if state == self._state:
             return False
@@ -166,7 +167,7 @@ class KeyFile:
         return changed
 
     def _look(self) -> object:
-        """What differs when the file was written, or another one put in its place; None if it is not there."""
+        """A value that changes when the file is written or replaced; None if it does not exist."""
         try:
             found = self._path.stat()
         except OSError:
@@ -183,7 +184,7 @@ class KeyFile:
 
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        # Its own text has some of the bytes.
+        # The error's own text contains some of the bytes.
         return "it is not UTF-8 text"
     return (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
 
@@ -203,7 +204,7 @@ class Keys:
         self._given = given
         self._files = {ring: KeyFile(f"{ring.value}_FILE", path) for ring, path in files.items()}
         self.rings = frozenset({*given, *files})
-        """The rings that have keys. A ring of a file has them for good: the file cannot be emptied."""
+        """The rings that have keys. A ring with a file always has keys: an empty file is refused."""
         self.in_files = bool(files)
         self._holders = self._all()
 
@@ -215,9 +216,9 @@ class Keys:
         return any(changed)
 
     def holder(self, key: bytes) -> Holder | None:
-        """Who has this key; None for a key that is on no ring.
+        """The holder of this key; None for a key that is on no ring.
 
-        It is compared with every hash, each in constant time, whichever fits.
+        It is compared with every hash, in constant time.
         """
         shown = digest(key)
         found = None

@@ -1,4 +1,4 @@
-"""The ledger's database as the routes ask it: in threads of their own, away from the event loop."""
+"""The ledger's database, queried from threads, away from the event loop."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 THREADS = 4
 MAXIMUM_CALLS = 32
-"""Most calls that are at work or wait for a thread; the next ones are told to come back."""
+"""Maximum calls that run or wait for a thread; further callers are told to come back."""
 RETRY_SECONDS = 5
 QUALITY_SECONDS = 10
-"""How long live quality is kept: the drainer computes it every 30 seconds."""
+"""Seconds that live quality is cached: the drainer computes it every 30 seconds."""
 QUALITY_WAIT_SECONDS = 1
 """Longest time that ``/models/info`` waits for it."""
 
@@ -72,7 +72,7 @@ class LedgerDatabase:
 
 
 _UNDEFINED_TABLE = "42P01"
-"""PostgreSQL's code where the drainer has not made the tables yet."""
+"""PostgreSQL's error code while the drainer has not made the tables yet."""
 
 
 def _away() -> DatabaseAway:
@@ -93,7 +93,7 @@ class LiveQuality:
         self._reading: asyncio.Task[None] | None = None
 
     async def of(self, models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """What is known of these versions, by model; where nothing is, ``absent`` says why."""
+        """The quality of these versions, by model; ``absent`` says why if nothing is known."""
         if monotonic() - self._read_at >= QUALITY_SECONDS:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bentoml
 import pydantic
+import yaml
 from bentoml.exceptions import BentoMLException
 from bentoml.exceptions import NotFound as NotInStore
 
@@ -20,23 +21,25 @@ from contract.errors import StartupError
 from model.card import TRAINING_RUN, ModelCard, TrainingRun
 from model.deployed import DAMAGED, DEPLOYED_FILE, Deployment, DeploymentError, unpack
 from model.session import Artifact, ArtifactError
+from serving.settings import PROJECT
 
 logger = logging.getLogger(__name__)
 
 
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Folder of a stored model that holds ``model.onnx`` and the card."""
-_LATEST = "latest"
 _DESCRIPTION = "model.yaml"
+_BENTO = "bento.yaml"
+"""The description of a built Bento, beside its source."""
 _CONTENT_VERSION = "sha-"
-"""Begins a version that is the checksum of the model card."""
+"""Prefix of a version that is the checksum of the model card."""
 _REIMPORT = "Run `dvc repro -f -s import_models`"
 _UNREADABLE = (BentoMLException, *DAMAGED, AttributeError, KeyError, TypeError, ExceptionGroup)
-"""What BentoML raises of a ``model.yaml`` that is damaged; the last one is that of its validation."""
+"""What BentoML raises for a damaged ``model.yaml``; the last one comes from its validation."""
 
 
 Spare = Callable[[str], str | None]
-"""The tag to serve of a model where the deployed one cannot be, or None."""
+"""Maps a model's name to the tag to serve if the deployed one cannot be; None if there is none."""
 
 
 def no_spare(_: str) -> None:
@@ -49,10 +52,10 @@ def deployed_model(name: str, directory: Path, spare: Spare = no_spare) -> bento
     Args:
         name: of the dataset.
         directory: where the pipeline leaves ``deployed.json`` and ``store/{name}.bentomodel``.
-        spare: what else would do.
+        spare: gives the tag to serve instead, if there is one.
 
     Raises:
-        StartupError: the model is neither in the store nor exported, or a file of the pipeline is damaged.
+        StartupError: none is deployed, it is neither in the store nor exported, or a file of the pipeline is damaged.
     """
     try:
         return bentoml.models.BentoModel(find(deployed_tag(name, directory), directory).tag)
@@ -64,15 +67,32 @@ def deployed_model(name: str, directory: Path, spare: Spare = no_spare) -> bento
 
 
 def deployed_tag(name: str, directory: Path) -> str:
-    """The tag in ``deployed.json``; without that file, the latest of the model in the store.
+    """The tag of a model in ``deployed.json``; in a Bento that has no such file, the tag that the Bento pins.
 
     Raises:
-        StartupError: the file is damaged.
+        StartupError: no model of this name is deployed, or the file is damaged.
     """
+    deployment = Deployment(directory)
     try:
-        return Deployment(directory).tags().get(name, f"{name}:{_LATEST}")
+        tag = deployment.tags().get(name) or _pinned(PROJECT.parent / _BENTO).get(name)
     except DeploymentError as error:
         raise StartupError(str(error)) from None
+    if tag is None:
+        raise StartupError(
+            f"No model of {name} is deployed: {deployment.deployed} "
+            f"{'does not name it' if deployment.deployed.exists() else 'does not exist'}. Run `make train`, or set "
+            "MODELS_DIR to a directory that has it."
+        )
+    return tag
+
+
+def _pinned(bento: Path) -> dict[str, str]:
+    """The tags of the models that a built Bento carries, by name; empty for a checkout."""
+    if not bento.exists():
+        return {}
+    services = yaml.safe_load(bento.read_text(encoding="utf-8"))["services"]
+    tags = (model["tag"] for service in services for model in service["models"])
+    return {tag.partition(":")[0]: tag for tag in tags}
 
 
 def find(tag: str, directory: Path) -> bentoml.Model:
@@ -83,7 +103,7 @@ def find(tag: str, directory: Path) -> bentoml.Model:
     to, and others are kept in ``BENTOML_HOME``.
 
     Args:
-        tag: its version may be ``latest``.
+        tag: its name and version.
         directory: where the exports are.
 
     Raises:
@@ -120,7 +140,7 @@ def _read(folder: Path, tag: str) -> bentoml.Model:
 def _of_tag(model: bentoml.Model, tag: str) -> bentoml.Model:
     """The model, which must be the one that the tag names."""
     name, _, version = tag.partition(":")
-    if model.tag.name != name or version not in {_LATEST, model.tag.version}:
+    if (model.tag.name, model.tag.version) != (name, version):
         raise StartupError(
             f"The stored model {tag} is damaged: {model.path} holds {model.tag}. Delete it and start again: it is "
             "imported anew from models/store, or trained anew by `make train`."
@@ -134,7 +154,7 @@ def _first_line(error: Exception) -> str:
 
 def _import(tag: str, directory: Path) -> bentoml.Model:
     """Import an export into the store of ``BENTOML_HOME``, whole or not at all. Several processes may do it at once."""
-    name, _, wanted = tag.partition(":")
+    name, _, version = tag.partition(":")
     exported = Deployment(directory).export_path(tag)
     if not exported.exists():
         raise StartupError(
@@ -148,8 +168,7 @@ def _import(tag: str, directory: Path) -> bentoml.Model:
         with tempfile.TemporaryDirectory(dir=models.parent, prefix=".import-") as temporary:
             partial = Path(temporary) / "model"
             found = unpack(exported, partial)
-            version = found.partition(":")[2]
-            if found.partition(":")[0] != name or wanted not in {_LATEST, version}:
+            if found != tag:
                 raise StartupError(
                     f"{directory / DEPLOYED_FILE} names {tag}, but {exported} holds {found}. "
                     "Run `dvc repro -f -s import_models`."
@@ -175,7 +194,7 @@ def _put(partial: Path, target: Path) -> None:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         if not (target / _DESCRIPTION).exists():
-            # What an import of BentoML's own has left half-written.
+            # BentoML's own import has left a half-written model.
             shutil.rmtree(target)
             partial.rename(target)
 

@@ -24,7 +24,7 @@ from serving.telemetry.model import ModelMetrics
 logger = logging.getLogger(__name__)
 
 PENDING_ROWS = 4096
-"""As soon as this many rows wait for the observers, they are told without waiting for the next flush."""
+"""With this many rows waiting, the observers are told at once, before the next flush."""
 
 # Names, no secrets: as unlikely to collide as those of `uuid`, without a system call for each.
 _RANDOM = Random()  # noqa: S311
@@ -58,10 +58,10 @@ class Prediction(NamedTuple):
 
 
 class Observer(Protocol):
-    """Is told of every answered prediction, many at a time and after they were answered."""
+    """Gets every answered prediction, many at a time and after the answers were sent."""
 
     def predicted(self, predictions: Sequence[Prediction]) -> None:
-        """Take note of predictions, in the order of their answers. It runs on the event loop: be quick."""
+        """Handle predictions, in the order of their answers. It runs on the event loop: be quick."""
 
 
 class Observers:
@@ -74,7 +74,7 @@ class Observers:
 
     def add(self, observer: Observer) -> None:
         """Tell one more observer, from the next prediction on."""
-        self.write()  # What is pending was answered before, and is not for it.
+        self.write()  # Pending predictions were answered before it came.
         self._observers.append(observer)
 
     def remove(self, observer: Observer) -> None:
@@ -106,7 +106,7 @@ class Observers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Served:
-    """A model and the runner that runs it and no other: what a call uses from its start to its answer."""
+    """A model and its runner. A call uses the same pair from its start to its answer."""
 
     model: LoadedModel
     runner: Runner
@@ -160,7 +160,7 @@ class Predictor:
             NotReady: the service is shutting down.
             InferenceFailed: the model raised.
         """
-        # Read once: a replacement must not come between the model that is named and the one that answers.
+        # Read it once: the model that is named must be the one that answers, also during a replacement.
         served = self._served
         call.version = served.model.version
         if version:
@@ -224,7 +224,7 @@ class Predictor:
         self._served.runner.warm_up(self.model.artifact.golden_rows(self.dataset))
 
     async def close(self) -> None:
-        """Refuse what comes, finish what was taken. A replacement that is under way will refuse too."""
+        """Refuse new calls and finish accepted ones. A replacement that is under way will refuse too."""
         self._closed = True
         await self._served.runner.close()
 

@@ -1,4 +1,4 @@
-"""The pulse of a worker: twice a second it says that it lives, and every few seconds it looks at the disks.
+"""The pulse of a worker: twice a second it reports that it is alive, and every few seconds it checks the disks.
 
 When the process that started the workers is gone, nobody would replace them: each ends as after SIGTERM.
 """
@@ -24,7 +24,7 @@ LOW_BYTES = 16 * 1024 * 1024
 
 
 class Pulse:
-    """All methods belong to the event loop of the worker, whose turning is what a beat shows.
+    """The pulse of one worker. All methods belong to its event loop: a beat shows that the loop still turns.
 
     Args:
         settings: say where the service writes.
@@ -40,12 +40,12 @@ class Pulse:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Beat from now on."""
+        """Start to beat."""
         self._task = asyncio.create_task(self._watch_disks())
         self._beat()
 
     def stop(self) -> None:
-        """Look at the disks no longer. It beats on: as long as the loop turns, the worker does not hang."""
+        """Stop checking the disks. It keeps beating: as long as the loop turns, the worker does not hang."""
         if self._task is not None:
             self._task.cancel()
 
@@ -91,7 +91,7 @@ class Disks:
             try:
                 found[place] = shutil.disk_usage(path).free
             except OSError:
-                continue  # Whoever writes there says so.
+                continue  # The code that writes there reports it.
         return found
 
     def tell(self, free: Mapping[str, int]) -> None:

@@ -8,15 +8,15 @@ from serving.errors import Overloaded
 STATE = "receiving"
 """Name of the worker's budget in the state of a lifespan, as ASGI has it."""
 TRIM_BYTES = 16 * 1024 * 1024
-"""As soon as all is given back after so many were taken, the process gives its free memory back too."""
+"""If at least this many bytes were taken, the process returns free memory to the system once all are given back."""
 TRIM_SECONDS = 1.0
-"""How long after that: those who give back may still refer to it."""
+"""Seconds until then: callers may still refer to the memory."""
 
 
 class ReceiveBudget:
-    """Bounds the bytes of unfinished requests. Whoever keeps some takes them first, and gives back as many.
+    """Bounds the bytes of unfinished requests. A reader takes bytes before it keeps them, and gives as many back.
 
-    A request that arrives in one piece never asks: so single predictions go on whatever others leave unfinished.
+    A request that arrives in one piece needs none, so single predictions go on whatever others leave unfinished.
 
     Args:
         limit_bytes: maximum bytes taken at a time.
@@ -45,7 +45,7 @@ class ReceiveBudget:
             asyncio.get_running_loop().call_later(TRIM_SECONDS, memory.give_back)
 
     def refusal(self) -> Overloaded:
-        """What a caller is told whose bytes do not fit."""
+        """The error for a caller whose bytes do not fit."""
         return Overloaded(
             "The service is receiving too many large requests at a time. Send it again a little later.", retry_after=1
         )

@@ -19,11 +19,11 @@ from serving.telemetry.call import FAILURES, CallProtocol
 logger = logging.getLogger(__name__)
 
 TEND_SECONDS = 1.0
-"""How often a recorder looks after its segment and the drainer."""
+"""Seconds between two checks of the segment and the drainer."""
 FINISH_SECONDS = 10.0
 """Longest time that the stop of a server waits for its drainer."""
 MOST_WAITING = 64
-"""Batches that may wait in memory for a disk that hangs, about 6 seconds of them; what comes then is not recorded."""
+"""Maximum batches that wait in memory while a disk hangs, about 6 seconds of them; later ones are not recorded."""
 
 Failed = Mapping[tuple[str, CallProtocol, int], int]
 
@@ -44,7 +44,7 @@ class Recorder:
         )
         self._keep_features = settings.LEDGER_FEATURES == "on"
         self._queue: SimpleQueue[Sequence[Prediction] | Failed | None] = SimpleQueue()
-        # Each is written by one thread: the event loop's, and ours.
+        # Each writer belongs to one thread: the event loop's, and ours.
         self._refused = 0
         self._failed = 0
         self._counted_unwritten = 0
@@ -106,7 +106,7 @@ class Recorder:
             else:
                 records = [self._encoded(prediction) for prediction in given]
         except Exception:
-            # A bug with one of them shall not end the recording of all that follow.
+            # A bug in one batch must not end the recording of all that follow.
             logger.exception("predictions were not recorded", extra={"lost": len(given)})
             self._failed += len(given)
             return

@@ -1,12 +1,12 @@
-"""Another model without a restart: each worker follows ``deployed.json`` of ``MODELS_DIR``.
+"""Replaces models without a restart: each worker follows ``deployed.json`` in ``MODELS_DIR``.
 
-A worker looks at the files about once a second. Where another model is deployed than the one it serves, it loads and
-checks that one beside its own, warms it up, and swaps between two batches. One worker of a server does so at a time.
-A model that cannot be served is refused: the worker keeps its own, and says why.
+A worker looks at the files about once a second. If a new model is deployed, it loads and checks that model beside its
+own, warms it up, and swaps between two batches. Workers of a server take turns. A model that cannot be served is
+refused: the worker keeps its own, and says why.
 
 The workers of a server tell each other in files of its own directory (that of its metrics). ``reload.asked`` holds the
 number of the last request to look; ``served_<pid>.status`` what a worker serves, what it refused and why, and the last
-number that it has heeded. So whoever asks knows when all have.
+number that it has heeded. So the worker that was asked knows when all have looked.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from serving.telemetry.scrape import is_alive
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""How often a worker looks. It heeds a change of the files when it has seen the same twice: copies take a while."""
+"""Seconds between two looks. A worker follows a change once two looks see the same files: copies take a while."""
 ASK_SECONDS = 0.1
 LOCK_SECONDS = 0.05
 WAIT_SECONDS = 120.0
@@ -43,7 +43,7 @@ WAIT_SECONDS = 120.0
 _ASKED, _LOCK = "reload.asked.status", "reload.lock"
 
 Signature = tuple[tuple[str, int, int, int], ...]
-"""Path, inode, time and size of each file. They are followed through links: a volume is swapped by one."""
+"""Path, inode, time and size of each file. Symbolic links are followed: volumes are swapped by a link."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Status:
 
     Args:
         versions: of each model.
-        refused: why it does not serve the deployed one, by model.
-        heeded: the number of the last request that it has heeded.
+        refused: why it does not serve the deployed version, by model.
+        heeded: the number of the last request that it has handled.
     """
 
     versions: dict[str, str]
@@ -83,16 +83,16 @@ class Reloader:
             series.RELOAD_REFUSED.labels(name).set(0)
 
     def start(self) -> None:
-        """Follow from now on."""
+        """Start to follow."""
         try:
             _write_status(self._server, self._status(0))
         except OSError as error:
-            # Written again when there is something to tell; until then nobody waits for this worker.
+            # It is written again with the next change; until then nobody waits for this worker.
             logger.error("this worker cannot say what it serves", extra={"error": error.strerror})  # noqa: TRY400 - no bug
         self._watching.start(self._watch())
 
     async def stop(self) -> None:
-        """Follow no longer."""
+        """Stop following."""
         await self._watching.stop()
         _status_file(self._server, os.getpid()).unlink(missing_ok=True)
 
@@ -178,7 +178,7 @@ class Reloader:
 
     async def _follow(self, number: int) -> None:
         """Serve what is deployed, or say why not."""
-        # Mostly there is nothing to do, and then nobody has to wait.
+        # Usually there is nothing to do; then no worker has to wait for the lock.
         if any([not await self._serves_deployed(name) for name in self._bundle.predictors]):
             lock = await self._lock()
             try:
@@ -320,5 +320,5 @@ def _statuses(server: Path) -> dict[int, Status]:
             else:
                 path.unlink(missing_ok=True)
         except FileNotFoundError:
-            continue  # It has left just now.
+            continue  # The worker has just ended.
     return found

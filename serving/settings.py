@@ -45,6 +45,17 @@ def address_of(host: str) -> str:
     return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
+def existing_directory(path: Path) -> Path:
+    """A directory that exists.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not path.is_dir():
+        raise ValueError("there is no such directory")
+    return path
+
+
 def networks_of(text: str) -> str:
     """Addresses and networks, separated by commas; ``*`` for all.
 
@@ -149,7 +160,7 @@ class Settings(BaseModel):
         default=None, description="File to write the log to as well, as JSON; each worker adds its number to the name."
     )
     SLOW_REQUEST_MS: float = Field(default=1000, gt=0, description="Requests slower than this are logged, in ms.")
-    MODELS_DIR: Path = Field(
+    MODELS_DIR: Annotated[Path, AfterValidator(existing_directory)] = Field(
         default=PROJECT / "models", description="Where the pipeline leaves `deployed.json` and the exported models."
     )
     MODEL_PUBLIC_KEYS: Annotated[str, AfterValidator(_public_keys)] | None = Field(

@@ -1,4 +1,4 @@
-"""Checks before the workers start: a worker that cannot start is started again and again."""
+"""Checks before the workers start: a worker that cannot start would be restarted again and again."""
 
 import errno
 import ipaddress
@@ -29,7 +29,7 @@ LEAST_FILES = 128
 def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -> None:
     """Check the models, the place of the ledger, the files of keys, and that both ports are free.
 
-    The workers read the environment, not the command line: it gets what the options of ``bentoml serve`` change.
+    Workers read the environment, not the command line, so options of ``bentoml serve`` are copied into the environment.
 
     Raises:
         StartupError: what is wrong, and what to do about it.
@@ -38,7 +38,10 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     for dataset, reference in models.items():
         load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
     rings = settings.keys().rings
-    logger.info("keys are asked for" if rings else "no keys: everybody may call", extra={"settings": sorted(rings)})
+    if rings:
+        logger.info("keys are asked for", extra={"settings": sorted(rings)})
+    else:
+        logger.info("no keys: everybody may call")
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
     # `bentoml serve --host/--port` override the environment.
@@ -56,6 +59,24 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     os.environ["API_HOST"] = host
     if context and context.get_parameter_source("timeout_keep_alive") is ParameterSource.COMMANDLINE:
         os.environ["HTTP_KEEP_ALIVE_SECONDS"] = str(options["timeout_keep_alive"])
+
+
+def ready_line(host: str, port: int, grpc_port: int, models: Mapping[Dataset, BentoModel], *, tls: bool) -> str:
+    """The last line of a start: where to go, and what is served.
+
+    Args:
+        host: the IP address that both ports listen on.
+        port: of HTTP.
+        grpc_port: of gRPC.
+        models: the stored model of each dataset.
+        tls: whether both ports speak TLS.
+    """
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:  # No browser opens 0.0.0.0.
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    place = f"[{address}]" if address.version == 6 else address
+    served = (f"{dataset.name} {reference.tag.version}" for dataset, reference in models.items())
+    return " · ".join([f"ready: http{'s' * tls}://{place}:{port} (docs /docs)", f"gRPC {grpc_port}", *served])
 
 
 def _check_process() -> None:
@@ -88,7 +109,7 @@ def _check_ledger(settings: Settings) -> None:
 def _check_port(host: str, port: int, variable: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Not SO_REUSEPORT: with it, the workers of another such service would share its gRPC port with ours.
+        # SO_REUSEPORT is not set: with it, another such service would share its gRPC port with us unnoticed.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

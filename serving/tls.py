@@ -1,4 +1,4 @@
-"""TLS: the certificate of both listeners, its key and the CAs of clients, from files that are reread when they change.
+"""TLS: the certificate of both listeners, its key and the CAs of clients, read again when their files change.
 
 OpenSSL (HTTP) and gRPC's own BoringSSL get the same files. A new file that cannot be used changes nothing: the last
 good certificate stays, the log says why, and ``ml_tls_certificate_refused`` is 1 until there is one that can be used.
@@ -24,9 +24,10 @@ from serving.telemetry import series
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""How often a worker looks. It rereads files that it has seen unchanged twice: the key may follow the certificate."""
+"""Seconds between two looks. Changed files are reread once two looks see the same: the key may follow the
+certificate."""
 HANDSHAKE_SECONDS = 10.0
-"""How long a client may take for its handshake, over either protocol."""
+"""Maximum seconds for a handshake, over either protocol."""
 MAXIMUM_FILE_BYTES = 4 * 1024 * 1024
 CERTIFICATE, KEY, CLIENT_CA = "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"
 _CERTIFICATES = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -53,7 +54,7 @@ class Material:
 
 
 class Tls:
-    """The present certificate, key and CAs.
+    """The current certificate, key and CAs.
 
     Args:
         files: by setting. Symbolic links are followed each time, as Kubernetes swaps them.
@@ -78,7 +79,7 @@ class Tls:
 
     @classmethod
     def of(cls, settings: Settings) -> "Tls | None":
-        """That of the settings; None without ``TLS_CERT_FILE``: the listeners speak plain text.
+        """The TLS of the settings; None without ``TLS_CERT_FILE``: the listeners speak plain text.
 
         Raises:
             StartupError: a setting or its file cannot be used.
@@ -114,7 +115,8 @@ class Tls:
             )
 
     def _refusal(self, certificate: Path, key: Path) -> str:
-        """Why a client with this certificate is refused; empty if it is not. It shakes hands, in memory."""
+        """Why a client with this certificate would be refused; empty if it would not. It tries a handshake in
+        memory."""
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -187,7 +189,7 @@ class Tls:
             self._refused = str(error)
             series.TLS_REFUSED.set(1)
             return
-        # Connections that are open go on with what they began with.
+        # Open connections keep the certificate that they began with.
         self.material = material
         self._refused = ""
         series.TLS_REFUSED.set(0)
@@ -201,7 +203,7 @@ class Tls:
             series.TLS_EXPIRY.labels(name).set(at)
 
     def _look(self) -> object:
-        """What differs when one of the files was written or replaced."""
+        """A value that changes when one of the files is written or replaced."""
         found: list[object] = []
         for path in self.files.values():
             try:
@@ -252,14 +254,14 @@ def _context(files: Mapping[str, Path], texts: Mapping[str, str]) -> ssl.SSLCont
         raise Unusable(f"{_named(files, CERTIFICATE)} with {KEY}={files[KEY]} is refused: {_reason(error)}.") from None
     if CLIENT_CA in files:
         context.verify_mode = ssl.CERT_REQUIRED
-        # By a ticket of an earlier connection, a client would get in for hours after its certificate has expired.
+        # With a session ticket, a client would get in for hours after its certificate has expired.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         try:
             context.load_verify_locations(cadata="\n".join(_CERTIFICATES.findall(texts[CLIENT_CA])))
         except ssl.SSLError as error:
             raise Unusable(f"{_named(files, CLIENT_CA)} is refused: {_reason(error)}.") from None
-    # What has been checked is what OpenSSL has read.
+    # OpenSSL must have read what was checked.
     if any(_text(name, path) != texts[name] for name, path in files.items()):
         raise Unusable(f"{_named(files, CERTIFICATE)} changed while it was read.")
     return context

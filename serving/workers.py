@@ -3,7 +3,7 @@
 Each worker writes its process id into a pipe twice a second, from its event loop. A worker whose event loop has stopped
 turning writes nothing. If it also uses no processor time, it hangs: it is killed, and then replaced like any that died.
 
-Silence is counted in looks, not in seconds: when the whole machine stops for a while, nobody looks.
+Silence is counted in looks, not in seconds: while the whole machine is stopped, nobody looks.
 """
 
 import logging
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 HUNG_LOOKS = 10
-"""After so many looks in a row a silent worker that uses no processor time hangs: 5 seconds."""
+"""Looks after which a silent worker that uses no processor time counts as hung: 5 seconds."""
 STUCK_LOOKS = 120
-"""After so many looks a silent worker hangs, whatever it does: 60 seconds."""
+"""Looks after which a silent worker counts as hung, whatever it does: 60 seconds."""
 START_LOOKS = 120
-"""After so many looks a worker that does nothing, and has not started yet, hangs."""
+"""Looks after which a worker that has not started and does nothing counts as hung."""
 MOST_BACKOFF_SECONDS = 30.0
 """After failures to start, one after the other, the next start waits ever longer, up to this."""
 _REASONS = ("died", "hung", "start_failed")
 _BUSY = {psutil.STATUS_RUNNING, psutil.STATUS_WAKING, psutil.STATUS_DISK_SLEEP}
-"""States of a thread that waits for a processor or a disk: to kill it would not help."""
+"""States of a thread that waits for a processor or a disk: a kill would not help."""
 
 
 @dataclass
 class _Worker:
-    """What is known of a worker. ``silent`` and ``idle`` count looks since it was last heard of, and last active."""
+    """The state of a worker. ``silent`` and ``idle`` count looks since it was last heard of, and last active."""
 
     started: bool = False
     silent: int = 0
@@ -48,7 +48,7 @@ class _Worker:
 
 
 class Keeper:
-    """Knows which workers live, which hang, and when the next may be started.
+    """Knows which workers are alive, which hang, and when the next may be started.
 
     Args:
         wanted: how many workers there should be.
@@ -59,7 +59,7 @@ class Keeper:
         self._reader, self._writer = os.pipe()
         for descriptor in (self._reader, self._writer):
             os.set_blocking(descriptor, False)
-        # The other end is ours alone: when this process is gone, the workers' writes fail.
+        # Only this process has the other end: when it is gone, the workers' writes fail.
         os.set_inheritable(self._writer, True)  # noqa: FBT003
         self._workers: dict[int, _Worker] = {}
         self._failures = 0
@@ -70,7 +70,7 @@ class Keeper:
             series.WORKER_EXITS.labels(reason)
 
     def introduce(self, environment: MutableMapping[str, str]) -> None:
-        """Tell workers, in their environment, where to write that they live."""
+        """Tell workers, through their environment, where to write their beats."""
         environment[heartbeat.VARIABLE] = str(self._writer)
 
     @property
@@ -79,12 +79,17 @@ class Keeper:
         return time.monotonic() >= self._start_at
 
     @property
+    def all_started(self) -> bool:
+        """Whether as many workers as there should be have started."""
+        return sum(worker.started for worker in self._workers.values()) >= self._wanted
+
+    @property
     def hopeless(self) -> bool:
-        """Whether each worker has failed while it started, and none ever did start."""
+        """Whether every worker has failed during its start, and none has ever started."""
         return not self.ever_started and self._failures >= self._wanted
 
     def look(self, pids: Collection[int]) -> None:
-        """Note who lives, and kill who hangs.
+        """Note which workers are alive, and kill those that hang.
 
         Args:
             pids: the workers that run now.
@@ -138,7 +143,7 @@ class Keeper:
         try:
             process = psutil.Process(pid)
             status = process.status()
-            # Of the main thread, which runs the event loop: others may go on without it.
+            # The main thread runs the event loop; other threads may go on without it.
             seconds = sum(one.user_time + one.system_time for one in process.threads() if one.id == pid)
         except psutil.Error:
             return False  # It has just ended, or is about to.

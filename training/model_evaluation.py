@@ -4,9 +4,10 @@ Reads ``data/features`` and ``models``; writes ``metrics/{name}.json``, ``report
 and ``reports/champions.json``; moves the alias ``champion`` in the MLflow registry.
 """
 
+import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from training.evaluation import model_figures
 from training.evaluation import page as evaluation_page
 from training.evaluation import stability as stability_check
 from training.evaluation.gate import Contender, decide
-from training.evaluation.page import Evaluation
-from training.evaluation.scores import score
+from training.evaluation.page import Candidates, Evaluation
+from training.evaluation.scores import CANDIDATES_FILE, baseline, by_class, label, score
 from training.evaluation.stability import Stability
 from training.files import replaced_directory, write_json, write_text
 from training.onnx.export import ESTIMATOR_FILE, load_estimator
@@ -32,6 +33,8 @@ from training.params import ModelEvaluationParams, load
 from training.registry import registration
 from training.splits import Split, Splits
 from training.tracking import GATE, GATE_REASON, RegisteredModel
+
+_IN_METRICS = frozenset({"rmse", "r2", "accuracy", "log_loss", "cv_rmse", "cv_accuracy"})
 
 FEATURES, MODELS, METRICS, REPORTS = Path("data/features"), Path("models"), Path("metrics"), Path("reports")
 
@@ -63,6 +66,7 @@ def evaluate(
             theirs = _scores(dataset, splits.test, usable, params)
             excess = _stability(dataset, splits.test, usable, params).excess
             rival = Contender(former.content_version, theirs, usable.card.data_sha256, unusable=excess)
+    metric = getattr(params.gate, dataset.task)
     decision = decide(
         Contender(
             registered.content_version,
@@ -72,7 +76,7 @@ def evaluate(
             feedback_rows=model.card.feedback_rows,
         ),
         rival,
-        metric=getattr(params.gate, dataset.task),
+        metric=metric,
         margin=params.margin,
         name=dataset.name,
         chosen=chosen,
@@ -90,17 +94,22 @@ def evaluate(
         champion_scores=theirs if theirs and kept else mine,
         decision=decision,
         test_rows=len(splits.test.target),
+        metric=metric,
+        baseline=baseline(dataset, splits.train.target, splits.test.target, within=params.close),
+        classes=by_class(dataset, splits.test.target, model.predict(splits.test.features)),
     )
 
 
-def metrics(evaluation: Evaluation) -> dict[str, object]:
-    """The numbers of ``metrics/{name}.json``: the challenger's, and under ``champion`` those of the gate's choice."""
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The challenger's scores for ``metrics/{name}.json``: few, so that DVC's tables fit a terminal.
+
+    The report and the run in MLflow have all of them, and those of the champion.
+    """
     validated = {f"cv_{name}": mean for name, (mean, _) in evaluation.card.cross_validation.items()}
     return {
-        **_rounded(evaluation.scores),
-        **_rounded(validated),
-        "stability": _rounded(evaluation.stability.metrics),
-        "champion": _rounded(evaluation.champion_scores),
+        name: round(value, 6)
+        for name, value in {**evaluation.scores, **validated}.items()
+        if name in _IN_METRICS or name.startswith("within_")
     }
 
 
@@ -143,10 +152,20 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
             decision = replace(evaluation.decision, reason=challenger[0].tags[GATE_REASON])
             evaluation = replace(evaluation, decision=decision)
     log.info("%s: %s", name, evaluation.decision.reason)
+    if evaluation.is_naive:
+        log.warning(
+            "%s: by its %s the model is no better than an answer that ignores the features.",
+            name,
+            label(evaluation.metric),
+        )
     with step(f"{name}: draw the figures"):
         estimator = load_estimator(MODELS / name / ESTIMATOR_FILE)
         figures = model_figures.draw(dataset, splits, challenger[1], estimator, params, directory)
-    return replace(evaluation, figures=figures)
+    return replace(evaluation, figures=figures, candidates=_candidates(MODELS / name / CANDIDATES_FILE))
+
+
+def _candidates(path: Path) -> Candidates:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:
@@ -207,7 +226,7 @@ def _record(evaluation: Evaluation) -> None:
             **{f"test_{name}": value for name, value in evaluation.scores.items()},
             **{f"stability_{name}": value for name, value in evaluation.stability.metrics.items()},
         },
-        [directory / figure.image.name for figure in evaluation.figures],
+        [REPORTS / "evaluation.html", *(directory / figure.image.name for figure in evaluation.figures)],
         tags,
     )
 
@@ -227,10 +246,6 @@ def _refusal(evaluation: Evaluation) -> str:
         f"{name}: {evaluation.decision.reason} Round the features (train.{name}.features.decimals), choose another "
         f"candidate, or raise the limit (model_evaluation.stability). {REPORTS / 'evaluation.html'} shows each feature."
     )
-
-
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in scores.items()}
 
 
 def main() -> None:

@@ -84,7 +84,8 @@ def follow() -> None:
     """Heed what a person decided elsewhere, so that the pipeline deploys it.
 
     A moved alias, or a rollback over HTTP, is noted in ``reports/champions.json``, which is older than both. Of the two
-    the alias counts. Then ``dvc repro`` does the rest: it evaluates and imports that version.
+    the alias counts. Then ``dvc repro`` does the rest: it evaluates and imports that version. If an experiment was
+    applied whose model is better than the champion, the aliases are moved to that model.
     """
     if not CHAMPIONS_FILE.exists():
         return
@@ -97,6 +98,10 @@ def follow() -> None:
         chosen = _known_by_content(dataset, registered)
         if chosen is None:
             continue  # It cannot be read: the gate says so.
+        if (applied := _applied(name, known, chosen)) is not None:
+            console.log.info("%s: %s of an experiment that was applied is champion", name, _described(applied))
+            tracking.promote(applied)
+            continue
         if chosen.content_version != known:
             console.log.info("%s: the alias %s was moved to %s", name, tracking.CHAMPION, _described(chosen))
             if former := tracking.with_content(name, known):
@@ -112,6 +117,14 @@ def follow() -> None:
             continue
         champions = {**champions, name: chosen.content_version}
         files.write_json(CHAMPIONS_FILE, champions)
+
+
+def _applied(name: str, known: str, champion: RegisteredModel) -> RegisteredModel | None:
+    """The version of ``reports/champions.json``, if it won against this champion in an experiment that was applied."""
+    if known == champion.content_version:
+        return None
+    found = tracking.with_content(name, known)
+    return next((one for one in found if one.tags.get(tracking.WOULD_REPLACE) == champion.version), None)
 
 
 def _rolled_back(name: str, champion: str) -> RegisteredModel | None:

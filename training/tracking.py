@@ -12,13 +12,14 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TrainingRun
-from training import features
+from training import console, features
 from training.errors import PipelineError
 from training.files import replaced_directory
 from training.onnx.export import ESTIMATOR_FILE
@@ -42,8 +43,13 @@ CONTENT_VERSION = "content_version"
 GATE = "gate"
 GATE_REASON = "gate_reason"
 """The tags of a registered version that say whether it became champion, and why."""
+SECONDS = "cv_seconds"
+"""The metric of a candidate's run that says how long its cross-validation took."""
 CHOSEN_OVER = "chosen_over"
 """The tag of a version that a person made champion: the newest version of that time. None up to it replaces it."""
+
+WOULD_REPLACE = "would_replace"
+"""The tag of a version that won in an experiment: the number of the champion it was better than."""
 
 # MLflow reads these when it is imported. They disable telemetry and needless output.
 _QUIET = {
@@ -99,6 +105,25 @@ class Run:
         for fold, value in enumerate(values):
             _client().log_metric(self.run_id, f"{metric}_fold", value, step=fold)
 
+    def log_data(self, name: str, files: Mapping[str, Path]) -> None:
+        """Add tables as the inputs of the run: Parquet files by context, such as ``training``."""
+        import mlflow
+        import pandas as pd
+        from mlflow.data.pandas_dataset import from_pandas
+
+        for context, path in files.items():
+            # MLflow warns of integers: as they are now, they could not be missing.
+            rows = pd.read_parquet(path).astype("float64", errors="ignore")
+            with warnings.catch_warnings():  # of MLflow's own code
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.filterwarnings("ignore", ".*source can be interpreted in multiple ways")
+                data = from_pandas(rows, source=str(path), name=name)
+            mlflow.log_input(data, context=context)
+
+    def rename(self, name: str) -> None:
+        """Give the run another name: what it tried is known at its start, what it chose at its end."""
+        _client().update_run(self.run_id, name=name)
+
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Add a figure as an artifact, such as ``plots/cross_validation.png``."""
         _client().log_figure(self.run_id, figure, path)
@@ -142,6 +167,7 @@ def register(
     trusted: Sequence[str],
     requirements: Sequence[str],
     tags: Mapping[str, str],
+    descriptions: tuple[str, str],
 ) -> RegisteredModel:
     """Log a fitted estimator to the run in progress and register it as a new version of ``name``.
 
@@ -155,6 +181,7 @@ def register(
         trusted: the types that skops may load beyond its own list.
         requirements: pip requirements. MLflow would otherwise find them by importing the model in another process.
         tags: of the version.
+        descriptions: of the registered model, and of the version.
     """
     client = _client()
     import mlflow
@@ -183,9 +210,11 @@ def register(
     with _store():
         if not _find(client, name):
             client.create_registered_model(name)
+        client.update_registered_model(name, descriptions[0])
     # MLflow tells people of it on stderr, past its own log level.
     with contextlib.redirect_stderr(io.StringIO()):
         version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+    client.update_model_version(name, version.version, descriptions[1])
     return _registered(version)
 
 
@@ -229,8 +258,15 @@ def by_alias(name: str, alias: str) -> RegisteredModel | None:
 
 
 def promote(model: RegisteredModel) -> None:
-    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it."""
+    """Move the alias ``champion`` to a version, and the alias ``previous`` to the one that had it.
+
+    An experiment in a copy of the project moves nothing: it only notes what it would replace. Once it is applied to the
+    project, ``training.promote.follow`` moves the aliases.
+    """
     former = champion(model.name)
+    if former is not None and console.experiment_of() is not None:
+        _client().set_model_version_tag(model.name, model.version, WOULD_REPLACE, former.version)
+        return
     if former is not None and former.content_version != model.content_version:
         set_alias(former, PREVIOUS)
     set_alias(model, CHAMPION)
@@ -322,14 +358,14 @@ def _unreadable(model: RegisteredModel, error: Exception) -> PipelineError:
 
 
 def log_evaluation(
-    model: RegisteredModel, metrics: Mapping[str, float], figures: Sequence[Path], tags: Mapping[str, str]
+    model: RegisteredModel, metrics: Mapping[str, float], files: Sequence[Path], tags: Mapping[str, str]
 ) -> None:
-    """Add metrics and figures to the run that made a version, and tags to the version."""
+    """Add metrics and files, such as figures, to the run that made a version, and tags to the version."""
     client = _client()
     for metric, value in metrics.items():
         client.log_metric(model.run_id, metric, value)
-    for figure in figures:
-        client.log_artifact(model.run_id, str(figure), "evaluation")
+    for file in files:
+        client.log_artifact(model.run_id, str(file), "evaluation")
     for tag, text in tags.items():
         client.set_model_version_tag(model.name, model.version, tag, text)
 

@@ -11,4 +11,4 @@ DASHBOARDS: dict[str, Dashboard] = {
     "quality": quality.DASHBOARD,
     "loop": loop.DASHBOARD,
 }
-"""Every dashboard by the name of its file."""
+"""Every dashboard, by the name of its file."""

@@ -8,7 +8,7 @@ MODEL = 'job="ml-api",model=~"$model"'
 FEATURE = f'{MODEL},feature="$feature"'
 FEATURE_VARIABLE = variable("feature", 'label_values(ml_feature_reference_share{model=~"$model"}, feature)', many=False)
 PSI_LIMITS = [(0.1, YELLOW), (0.2, RED)]
-"""Below 0.1 nothing moved, above 0.2 something did; the alert is at 0.2."""
+"""Colours: no drift below 0.1, drift above 0.2, where the alert fires."""
 
 _REFUSED = f"rate(ml_refused_rows_total{{{MODEL}}}[$__rate_interval])"
 _PREDICTED = f"rate(ml_predictions_total{{{MODEL}}}[$__rate_interval])"

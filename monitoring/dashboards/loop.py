@@ -17,7 +17,7 @@ JOB = 'job="ml-api"'
 MODEL = f'{JOB},model=~"$model"'
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 EFFECT_LIMITS = [(0.5, YELLOW), (1, RED)]
-"""From 1 on an effect is large; it is drift if it is certain, too."""
+"""An effect of 1 or more is large; it is drift if it is also certain."""
 
 DASHBOARD = (
     dashboard("ml-loop", "Loop", "Does a model need retraining, what became of it, and which versions are served?")

@@ -49,14 +49,14 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 TAG = "ml-prediction-bundle"
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
-"""As ``grafana/provisioning/datasources`` has it."""
+"""The datasource in ``grafana/provisioning/datasources``."""
 HEIGHT = 8
 GREEN, YELLOW, RED = "green", "orange", "red"
 
 Query = tuple[str, str]
 """PromQL and the legend of its series."""
 Limits = Sequence[tuple[float, str]]
-"""From which value on which colour; the base colour, green, below the first."""
+"""Values and the colours from there on; green below the first."""
 AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, BarGauge, Table)
 
 
@@ -103,7 +103,7 @@ VERSION_VARIABLE = variable("version", 'label_values(ml_model_info{model=~"$mode
 
 
 def version_changes() -> AnnotationQuery:
-    """A mark where a version is served that was not in the hour before."""
+    """A mark wherever a version appears that was not served in the hour before."""
     served = 'max by (model, version) (ml_model_info{job="ml-api",model=~"$model"})'
     before = 'max by (model, version) (last_over_time(ml_model_info{job="ml-api",model=~"$model"}[1h] offset 1m))'
     return (
@@ -207,7 +207,7 @@ def quantiles(series: str, matchers: str, *, by: str, levels: Sequence[float] = 
     legend = " ".join(f"{{{{{label.strip()}}}}}" for label in by.split(",") if label.strip())
     groups = ", ".join(filter(None, ("le", by)))
     rate = f"sum by ({groups}) (rate({series}_bucket{{{matchers}}}[$__rate_interval]))"
-    # A quantile of nothing is NaN, which a comparison leaves out.
+    # Without observations a quantile is NaN; the comparison drops it.
     return [
         (f"histogram_quantile({level:g}, {rate}) >= -Inf", f"{legend} p{level * 100:g}".strip()) for level in levels
     ]

@@ -45,7 +45,7 @@ class QueuedRows:
 
 
 SMALL_ROWS = 16
-"""Requests of at most so many rows go before larger ones, so that a single row waits for no batches of others."""
+"""Requests up to this many rows go before larger ones, so that a single row does not wait for others' batches."""
 
 
 class Slice(NamedTuple):
@@ -70,7 +70,7 @@ class BatchQueue:
         self.small_rows = 0
         """Rows of small requests."""
         self.next_rows = 0
-        """Rows that run before a request that arrives now: at most one batch of each request in the queue."""
+        """Rows that run before those of a request that arrives now: at most one batch of each queued request."""
         self._small: deque[QueuedRows] = deque()
         self._others: deque[QueuedRows] = deque()
 
@@ -81,7 +81,7 @@ class BatchQueue:
         return chain(self._small, self._others)
 
     def is_small(self, rows: int) -> bool:
-        """Whether a request of so many rows goes before larger ones."""
+        """Whether a request with this many rows goes before larger ones."""
         return rows <= SMALL_ROWS and rows <= self.max_batch_size
 
     def append(self, request: QueuedRows) -> None:

@@ -23,14 +23,14 @@ from serving.errors import DeadlineExceeded, InferenceFailed, NotReady, Overload
 logger = logging.getLogger(__name__)
 
 Model = Callable[[FloatMatrix], FloatMatrix]
-"""Rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the other rows."""
+"""Maps rows ``[N, F]`` to outputs ``[N, K]``; a row's output does not depend on the other rows."""
 
 
 class BatchObserver(Protocol):
-    """Is told what a runner does with its batches."""
+    """Gets told about the batches of a runner."""
 
     def batch(self, rows: int, seconds: float) -> None:
-        """The model has answered a batch of so many rows, in so many seconds."""
+        """The model has answered a batch; ``rows`` and ``seconds`` say how large it was and how long it took."""
 
     def shed(self) -> None:
         """A call was refused because of the load."""
@@ -160,7 +160,7 @@ class Runner:
         self._thread.shutdown()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Run in the next turn of the event loop: all requests that are read in this turn are in the queue by then.
+        # Run in the next turn of the event loop. By then, all requests read in this turn are in the queue.
         if self._running_until is None and self._scheduled_at is None:
             self._scheduled_at = perf_counter()
             self._idle.clear()

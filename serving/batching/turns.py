@@ -1,6 +1,6 @@
 """Large requests take turns: few at a time are parsed, run and answered, so that they fit into memory.
 
-The others wait with their bodies unparsed, in order of arrival. Small requests pass them by.
+The others wait with their bodies unparsed, in order of arrival. Small requests overtake them.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from serving import memory
 from serving.errors import DeadlineExceeded, Overloaded
 
 LARGE_BYTES = 64 * 1024
-"""A body up to this size waits for no turn: it is parsed within 5 ms, whatever it holds."""
+"""A body up to this size needs no turn: parsing takes at most 5 ms, whatever it holds."""
 AT_ONCE = 2
 """One is parsed while another is in the model."""
 GIVE_BACK_SECONDS = 1.0
@@ -26,7 +26,7 @@ class Turns:
     """The turns of one worker.
 
     Args:
-        max_latency_ms: a request is refused before it is parsed if its turn is estimated to come later, or has.
+        max_latency_ms: a request is refused before it is parsed if its turn comes later, or is estimated to.
         timeout_seconds: maximum time a request waits.
     """
 

@@ -35,7 +35,7 @@ _REQUEST_ID = request_id.HEADER.encode()
 _NO_STATE: Mapping[str, Any] = MappingProxyType({})
 _AUTHORIZATION = HEADER.encode()
 _BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="any name, and a key as the password", charset="UTF-8"')
-"""Makes a browser ask; in a header of its own, since browsers do not take a list apart."""
+"""Makes a browser ask for a password. It is a separate header, because browsers do not split a list of challenges."""
 
 
 class HttpRequest(NamedTuple):
@@ -71,7 +71,7 @@ class Route:
     Args:
         endpoint: its name in metrics and logs.
         handler: answers; None where BentoML's application does.
-        method: the only one it takes; a route that takes GET takes HEAD too. None for any.
+        method: the only method it takes; a route that takes GET takes HEAD too. None for any.
         error_body: what a client is told of an error, as plain data.
         access: which keys open it.
         page: people open it in a browser, which asks them for a key.
@@ -140,7 +140,7 @@ class HttpApp:
         arrived = scope.get("state", _NO_STATE).get(ARRIVED)
         with Call(route.endpoint, header(scope, _REQUEST_ID), self._log, arrived) as call:
             call.scope = scope
-            # Before the body is read, and before a wrong method or an unknown path is told from a right one.
+            # Check the key first: without one, a caller learns neither which paths nor which methods exist.
             if self._gate.needs_key(route.access) and (refused := self._refused(route, call, scope)):
                 extra = (_BASIC_CHALLENGE,) if route.page and refused.status == Unauthenticated.status else ()
                 await _send(send, refused, call, extra)
@@ -163,7 +163,7 @@ class HttpApp:
     async def _answer_recorded(self, route: Route, handler: Handler, request: HttpRequest) -> HttpResponse:
         """Answer on an admin route, and put on record who called it."""
         scope = request.scope
-        # Now: its file may lose the key meanwhile.
+        # Look the key up now: its file may lose it during the request.
         holder = self._gate.holder(authorization(scope) or b"")
         if holder is None:
             raise RuntimeError("an admin route was reached without a key")
@@ -173,7 +173,7 @@ class HttpApp:
             await self._actions.record(request.call, holder.key, client_of(scope))
 
     def join(self, lifespan: Scope) -> None:
-        """Have the connections of a server use the door of this application, by the scope of its lifespan."""
+        """Pass this application's door to the connections of a server, in the scope of its lifespan."""
         lifespan["state"].update({STATE: self.door, receiving.STATE: self.door.receiving})
 
     def _count_refused(self, refused: Mapping[tuple[str, int], int]) -> None:
@@ -245,7 +245,8 @@ def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
 
 
 def _error(error: BundleError, call: Call, body: Callable[[BundleError], Any]) -> HttpResponse:
-    # Its frames have the body and the call, which has the error: that ring would wait for the garbage collector.
+    # Drop the traceback: its frames refer to the call, which refers to the error. That cycle would wait for the garbage
+    # collector.
     call.error = error.with_traceback(None)
     call.status = error.status
     return HttpResponse(to_json(body(error)), headers=error_headers(error), status=error.status)
@@ -258,7 +259,7 @@ def _internal_error(error: Exception, call: Call, body: Callable[[BundleError], 
 
 
 def client_of(scope: Scope) -> str:
-    """The address of whoever sent a request; uvicorn has heeded ``FORWARDED_ALLOW_IPS``. "" if it is not known."""
+    """The client's address; uvicorn has applied ``FORWARDED_ALLOW_IPS``. "" if it is not known."""
     client = scope.get("client")
     return client[0] if client else ""
 

@@ -20,9 +20,9 @@ SMALL_BYTES = 64 * 1024
 SPARE_TOKENS = 1000
 """Tokens that a legal body may have beside its rows."""
 _LATE = "the body is late"
-"""Tells the cancellation by our timer from any other."""
+"""Message that marks a cancellation by our timer."""
 _TOKENS = (b",", b":", b"[", b"{")
-"""They begin all values and fields of JSON but the outermost. In the text of a legal body there are few of them."""
+"""Characters that begin every JSON value and field but the outermost. Texts in a legal body contain few of them."""
 _GZIP = zlib.MAX_WBITS | 16
 """zlib's ``wbits`` for gzip and nothing else."""
 
@@ -42,7 +42,7 @@ def media_type(scope: Scope) -> str:
 
 
 def content_length(scope: Scope) -> int:
-    """The length of the body as its header tells it, in bytes; 0 if it does not."""
+    """The length of the body in bytes, from its header; 0 without one."""
     length = header(scope, b"content-length") or ""
     return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
 
@@ -126,7 +126,7 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     if len(chunks) == 1:
         return chunks[0]
     if ARRIVED in scope.get("state", {}):
-        # What the client took to send it counts for nobody.
+        # Time that the client took to send the body does not count as ours.
         scope["state"][ARRIVED] = perf_counter()
     return b"".join(chunks)
 

@@ -1,22 +1,21 @@
 """The door of a worker: which requests come in, which wait, and which are refused before they cost anything.
 
-**Overload.** The event loop is what a worker has least of. Left to itself it reads every socket that has something, and
-parses all of it, before it answers anybody: with some thousand connections a turn of it takes longer than callers wait.
-So:
+**Overload.** The event loop is what a worker has least of. By itself it reads and parses everything that has arrived on
+all sockets before it answers anybody. With thousands of connections, one turn then takes longer than callers wait. So:
 
 - At most ``TURN_REQUESTS`` requests come in during one turn of the event loop. What is read beyond that waits here,
   unparsed, first come first served. The clock of a request is started when it is read, so waiting here counts.
-- The queue is as long as can be worked off in ``WAIT_SHARE`` of ``MAX_LATENCY_MS``, by the time that a request took of
-  late. What does not fit is refused in the moment it is read. Hence nobody waits long for a refusal, a burst is
-  answered, and whoever is let in can be answered in time.
-- Refusing is cheap (the head is parsed; nothing else is done), but callers who try again at once could make it all the
-  work there is. So it gets ``REFUSAL_SHARE`` of the time. Beyond that, a refused connection rests: it is not read
-  until there is time for one more refusal, or room. TCP then slows its client down, at no cost to us.
+- The queue holds as many requests as the worker can answer in ``WAIT_SHARE`` of ``MAX_LATENCY_MS``, at its recent
+  speed. Requests beyond that are refused as soon as they are read. So refusals come fast, bursts are answered, and
+  every request that is let in can be answered in time.
+- Refusing is cheap (only the head is parsed), but clients that retry at once could keep a worker busy with refusals
+  alone. So refusals get ``REFUSAL_SHARE`` of the time. Beyond that, a refused connection rests: it is not read until
+  there is time for another refusal, or room. TCP then slows its client down, at no cost to us.
 - Probes and scrapes wait, but are never refused.
 
-**Connections.** Their number is limited, by default by the file descriptors of the process. At the limit those are
-closed first that keep us waiting longest: for a request, or for the rest of one. If all are busy, new ones are read,
-since they may be of a prober, and refused; those that come when even ``RESERVE`` more are open are refused unread.
+**Connections.** Their number is limited, by default by the file descriptors of the process. At the limit, the
+connection that has kept us waiting longest (for a request, or for the rest of one) is closed first. If all are busy, a
+new connection is read, since it may be a probe, and refused; with ``RESERVE`` more open, it is refused unread.
 """
 
 import resource
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     from serving.http.guard import Guard
 
 STATE = "door"
-"""Its name in the state of a lifespan, as ASGI has it: the application puts it there, and each connection finds it."""
+"""Key of the door in the ASGI lifespan state: the application puts it there, and each connection finds it."""
 LEFT = "left"
-"""In the state of a request: there once its client has left."""
+"""Key in the state of a request; present once its client has left."""
 TURN_REQUESTS = 64
 """Requests that come in during one turn of the event loop, at most: a turn then takes some 10 ms."""
 WAIT_SHARE = 0.6
@@ -49,17 +48,17 @@ STALL = 10
 REFUSAL_SHARE = 0.02
 """Share of the time for refusals; reading and writing the sockets takes as much again."""
 FIRST_SECONDS = 0.0002
-"""What a request takes, as long as nothing was measured."""
+"""Seconds per request until there is a measurement."""
 WEIGHT = 0.1
 """Weight of the latest turn in the moving mean of that time."""
 RESERVE = 64
-"""Connections beyond the limit that are read all the same: they may be of a prober."""
+"""Connections beyond the limit that are still read: they may be probes."""
 DESCRIPTOR_SHARE = 0.75
 """Share of the process' file descriptors for HTTP; the others are for gRPC, files and the ledger."""
 MOST_CONNECTIONS = 10_000
 """Default limit where descriptors abound: an idle connection takes some 10 kB."""
 PATIENCE_SECONDS = 1.0
-"""At the limit of connections: those that have kept us waiting for less are not closed."""
+"""At the limit, connections that have kept us waiting for less than this are not closed."""
 SWEEP_SECONDS = 1.0
 
 
@@ -70,14 +69,14 @@ class Refusal:
         status: of HTTP.
         reason: the words behind it in the status line.
         error: the sentence of the answer.
-        retry_after: in whole seconds; None where another try would be in vain.
+        retry_after: in whole seconds; None if a retry would not help.
     """
 
     def __init__(self, status: int, reason: str, error: str, retry_after: int | None = None) -> None:
         self.status = status
         self.flat = to_json({"error": error, "detail": []})
         self.protocol = to_json({"error": error})
-        """As the Open Inference Protocol has it, under ``/v2``."""
+        """The error body of the Open Inference Protocol, under ``/v2``."""
         retry = "" if retry_after is None else f"retry-after: {retry_after}\r\n"
         self.head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n{retry}".encode()
 
@@ -106,7 +105,7 @@ class Door:
         """Requests that may still come in during this turn; 0 while others wait."""
         self.turning = False
         self.now = perf_counter()
-        """The time of the last turn or sweep: cheap, and good enough for limits of seconds."""
+        """The time of the last turn or sweep: cheap, and exact enough for limits of seconds."""
         milliseconds = settings.MAX_LATENCY_MS
         self._max_latency = milliseconds / 1000
         self._max_wait = WAIT_SHARE * self._max_latency
@@ -147,7 +146,7 @@ class Door:
 
     @classmethod
     def of(cls, state: MutableMapping[str, Any]) -> Self:
-        """The door in the state of a lifespan; where an application has put none, one with the default limits."""
+        """The door in the lifespan state; without one, a door with the default limits."""
         if STATE not in state:
             state[STATE] = cls(Settings())
         found: Self = state[STATE]
@@ -156,12 +155,12 @@ class Door:
     # Requests
 
     def begin_turn(self, loop: "asyncio.AbstractEventLoop") -> None:
-        """Have ``turn`` called when the event loop has read what there is."""
+        """Schedule ``turn`` for when the event loop has read what has arrived."""
         self.turning = True
         loop.call_soon(self.turn, loop)
 
     def receive(self, guard: "Guard", data: bytes) -> None:
-        """Take the first bytes of a request when there is no room in this turn: it waits, or is refused."""
+        """Take the first bytes of a request for which this turn has no room: it waits or is refused."""
         now = perf_counter()
         arrived = guard.arrived_at(now)
         if now - arrived + len(self._queue) * self._seconds > self._max_wait:
@@ -171,7 +170,7 @@ class Door:
             self._queue.append(guard)
 
     def turn(self, loop: "asyncio.AbstractEventLoop") -> None:
-        """Let those in that wait, as many as fit into a turn."""
+        """Let waiting requests in, as many as fit into a turn."""
         now = perf_counter()
         elapsed, self.now = now - self.now, now
         self.turns += 1
@@ -211,7 +210,7 @@ class Door:
             self._resting.append(guard)
 
     def _wake(self) -> None:
-        """Read connections again that rest: those that may still be let in, and as many as may be refused."""
+        """Read resting connections again: as many as may be let in, and as many as may be refused."""
         queued = len(self._queue)
         refusals = int(self._allowance / self._refusal_seconds) if queued else TURN_REQUESTS
         woken = 0
@@ -225,7 +224,7 @@ class Door:
     # Connections
 
     def watch(self, loop: "asyncio.AbstractEventLoop", connections: Collection[Any]) -> None:
-        """Watch over the time limits of these connections, as long as there are any."""
+        """Watch the time limits of these connections for as long as there are any."""
         if not self._sweeping:
             self._sweeping = True
             self.now = perf_counter()
@@ -235,12 +234,12 @@ class Door:
         """Close connections that keep us waiting, since there are too many; or refuse the new one."""
         now = perf_counter()
         excess = len(connections) - self.max_connections
-        # If it was in vain, it is so for a while.
+        # Nothing was found to close; do not search again for a while.
         if now - self._crowded_at > PATIENCE_SECONDS / 10:
             waiting = [(one.kept_waiting(now) or 0, id(one), one) for one in connections]
             waiting = [each for each in waiting if each[0] >= PATIENCE_SECONDS]
             waiting.sort(reverse=True)
-            # Some more, so that the next one does not have to look for them.
+            # Close a few more, so that the next connection needs no search.
             for _, _, one in waiting[: excess + len(connections) // 32]:
                 one.evict()
                 excess -= 1
@@ -266,7 +265,7 @@ class Door:
     # Answers
 
     def default_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """The headers that uvicorn gives to every answer, as they are sent. It makes new ones each second."""
+        """The headers that uvicorn adds to every answer, as bytes. uvicorn renews them each second."""
         if headers is not self._headers:
             self._headers = headers
             self._header_lines = b"".join(b"%s: %s\r\n" % header for header in headers)

@@ -30,7 +30,7 @@ from serving.telemetry.call import Endpoint, http_counter
 PATH = "/drift/detect"
 DEFAULT_HOURS = 24
 MAXIMUM_WAITING = 4
-"""Most requests with rows that are at work or wait; one of 10,000 rows takes a fifth of a second."""
+"""Maximum requests with rows that run or wait; one with 10,000 rows takes a fifth of a second."""
 _HOUR_US = 3600 * 1_000_000
 
 
@@ -133,7 +133,7 @@ class DriftApp:
         rows = content.get("rows")
         if rows is not None:
             matrix = finished(checked_rows(model.dataset, rows, reasons, ("rows",)))
-            # They count as sent, and are checked already.
+            # They count as sent by the caller, and are checked.
             content = {**content, "rows": [model.dataset.example]}
         asked = reasons.check(request_of(model.dataset), content)
         if reasons:

@@ -68,7 +68,8 @@ class Reasons:
     def add_all(self, error: ValidationError, loc: Location = ()) -> None:
         """Take the reasons of pydantic for what is at ``loc``."""
         for problem in error.errors(include_url=False, include_context=False):
-            self.add((*loc, *problem["loc"]), _what(problem), problem["type"], _reason(problem))
+            kind = "missing" if problem["input"] is None else problem["type"]
+            self.add((*loc, *problem["loc"]), _what(problem), kind, _reason(problem))
 
     def check(self, model: type[BaseModel], content: object, loc: Location = ()) -> Any:
         """The object at ``loc`` as an instance of ``model``; None if it is refused.
@@ -153,7 +154,7 @@ def _reason(problem: Any) -> tuple[str, Reason]:
     if problem["type"] == "extra_forbidden":
         return OTHER, Reason.UNKNOWN_FIELD
     if loc and isinstance(loc[-1], str):
-        if problem["input"] is None and problem["type"] in _REASONS:
+        if problem["input"] is None:
             return loc[-1], Reason.MISSING
         return loc[-1], _REASONS.get(problem["type"], Reason.NOT_A_NUMBER)
     return OTHER, Reason.MALFORMED
@@ -179,14 +180,16 @@ def _what(problem: Any) -> str:
         return _UNKNOWN
     if problem["type"] == "missing":
         return "the field is missing"
+    if problem["input"] is None:
+        return "the value is missing (null)"
     what = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
     if problem["type"] == "json_invalid" or isinstance(problem["input"], dict | list):
         return what
     value = problem["input"]
-    return f"{what}, not {_JSON[value] if value is None or isinstance(value, bool) else shown(value)}"
+    return f"{what}, not {_JSON[value] if isinstance(value, bool) else shown(value)}"
 
 
-_JSON = {None: "null", True: "true", False: "false"}
+_JSON = {True: "true", False: "false"}
 
 
 def _path(loc: Sequence[str | int]) -> str:

@@ -24,11 +24,11 @@ PATH = "/feedback"
 MAXIMUM_ENTRIES = 10_000
 MAXIMUM_CLASS_NAME = 200
 _MAXIMUM_ROW = 2**31 - 1
-"""What the column holds."""
+"""Width of the column."""
 
 
 def _check_actual(value: object) -> object:
-    # One error of ours instead of pydantic's one for each type.
+    # One error of ours replaces pydantic's error for each type.
     if isinstance(value, str):
         good = len(value) <= MAXIMUM_CLASS_NAME
     else:

@@ -5,8 +5,8 @@ It adds three things to uvicorn's own class:
 - An offer to upgrade the connection is declined, as RFC 9110 (7.8) allows, and the request is answered as if there
   were none. httptools stops parsing at the offer, and uvicorn would drop the body (uvicorn#2722).
 - A request that is refused before its body has arrived gets its answer. Closing a socket with unread bytes resets the
-  connection, and the client then loses what it has not read yet (RFC 9112, 9.6). So we first stop sending, and read on
-  for a while.
+  connection, and the client then loses what it has not read yet (RFC 9112, 9.6). So we stop sending first, and keep
+  reading for a while.
 - A client may stop sending, and keep reading, once its request is complete.
 """
 
@@ -30,20 +30,20 @@ from serving.telemetry import request_id
 from serving.telemetry.call import ARRIVED
 
 DRAIN_BYTES = 64 * 1024 * 1024
-"""How much of a refused body is read and thrown away, at most."""
+"""Maximum bytes of a refused body that are read and thrown away."""
 DRAIN_SECONDS = 5.0
-"""How long a refused body is read, at most."""
+"""Maximum seconds that a refused body is read."""
 REQUEST_ID = request_id.HEADER.encode()
 VERSIONS = ("1.1", "1.0")
 OTHER_VERSIONS = ("Invalid HTTP version", "Pause on PRI/Upgrade")
-"""Errors of httptools for a version of HTTP that it does not know, and for HTTP/2."""
+"""httptools' errors for an unknown version of HTTP, and for HTTP/2."""
 OTHER_VERSION = Refusal(505, "HTTP Version Not Supported", "The service speaks HTTP/1.1 and HTTP/1.0.")
 CONNECT = Refusal(400, "Bad Request", "The service is no proxy: it does not take CONNECT.")
 
 
 def install(settings: Settings) -> None:
     """Make uvicorn use ``Guard`` for the servers that are configured from now on."""
-    # uvicorn by itself believes every process of this machine.
+    # By default uvicorn trusts every process of this machine.
     os.environ["FORWARDED_ALLOW_IPS"] = settings.FORWARDED_ALLOW_IPS
     config.HTTP_PROTOCOLS["auto"] = f"{Guard.__module__}:{Guard.__qualname__}"
 
@@ -61,7 +61,7 @@ class Guard(HttpToolsProtocol):
         self.parser = Parser(self)
         self.door = Door.of(app_state)
         self.held: bytes | None = None
-        """What was received while it waits at the door; None if it does not."""
+        """Bytes received while it waits at the door; None if it does not wait."""
         self.held_since = 0.0
         self._ended = False
         self.rests_since = 0.0
@@ -101,7 +101,7 @@ class Guard(HttpToolsProtocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin; uvicorn gets a transport that drains before it closes."""
+        """Begin, and give uvicorn a transport that drains before it closes."""
         super().connection_made(ClosingTransport(transport, self))  # type: ignore[arg-type]
         self.door.watch(self.loop, self.connections)
         self._since = self.door.now
@@ -126,17 +126,17 @@ class Guard(HttpToolsProtocol):
         self._feed(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; an answer that is still being made goes nowhere."""
+        """End. An answer that is still being made is dropped."""
         self.held = None
         self.transport.lose()
         answered = self._answered
         if answered is not None and not answered.response_complete:
-            # uvicorn tells the last request, which may be behind this one in the pipeline.
+            # uvicorn notifies the last request, which may be behind this one in the pipeline.
             answered.disconnected = True
             answered.scope["state"][LEFT] = True
             answered.message_event.set()
         super().connection_lost(exc)
-        # The garbage collector seldom comes.
+        # Break the reference: the garbage collector rarely runs.
         self.transport.forget()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; uvicorn always closes
@@ -153,7 +153,7 @@ class Guard(HttpToolsProtocol):
     # What the door calls
 
     def arrived_at(self, now: float) -> float:
-        """When what is received now may have come: it may have waited while the connection rested."""
+        """When bytes received now may have arrived: they may have waited while the connection rested."""
         return self.rests_since if self._woken == self.door.turns else now
 
     def hold(self, data: bytes, arrived: float) -> None:
@@ -183,7 +183,7 @@ class Guard(HttpToolsProtocol):
             self.transport.close()
 
     def rest(self) -> bool:
-        """Read no more for now; False if there is somebody to be answered, or nobody."""
+        """Stop reading for now. False if an answer is due, or the client is gone."""
         if not self.idle or self.transport.is_closing():
             return False
         self._rests = True
@@ -199,7 +199,7 @@ class Guard(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def turn_away(self, refusal: Refusal, *, at_once: bool) -> None:
-        """Refuse whatever this connection asks for, unless it is exempt; or close it now."""
+        """Refuse the connection's request, unless it is exempt; or close the connection now."""
         self._banned = refusal
         if at_once:
             self.door.note(b"", refusal.status)
@@ -225,7 +225,7 @@ class Guard(HttpToolsProtocol):
         if self.transport.is_closing():
             self._closing_since = now if self._closing_since is None else self._closing_since
             if now - self._closing_since > 2 * DRAIN_SECONDS:
-                # It does not read its answer.
+                # The client does not read its answer.
                 self.transport.abort()
         elif seconds is None:
             return
@@ -262,7 +262,7 @@ class Guard(HttpToolsProtocol):
             return
         refusal = self._banned or self._refusal
         cycle: Any = self.cycle
-        # Behind a request that is being answered it waits for that answer.
+        # A pipelined request waits for the answer to the one before.
         if refusal is not None and (cycle is None or cycle.response_complete):
             if self._path() in door.exempt:
                 self._refusal = None
@@ -307,7 +307,7 @@ class Guard(HttpToolsProtocol):
         if self.pipeline:
             self._answered = self.pipeline[-1][0]
         elif not self.transport.is_closing():
-            # As uvicorn has it, but without a timer for each request.
+            # As uvicorn does, but without a timer for each request.
             self.server_state.total_requests += 1
             self._since = self.door.now
             self.flow.resume_reading()
@@ -340,7 +340,7 @@ class Guard(HttpToolsProtocol):
             self._progress = False
             self._fruitless = 0
         else:
-            # Of the headers, or of something that comes with a body and is none of it.
+            # Part of the headers, or bytes around a body that are not part of it.
             self._fruitless += self._chunk
             if self._fruitless > self.door.header_bytes:
                 self._refuse(self.door.large_head)
@@ -404,7 +404,7 @@ class Guard(HttpToolsProtocol):
             head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
             head += [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
             self.parser = Parser(self)
-            # Not our own feed_data: many such requests in a row would recurse.
+            # Call the parser's feed_data, not ours: many such requests in a row would recurse.
             feed = super(Parser, self.parser).feed_data
             feed(b"\r\n".join([*head, b"\r\n"]))
             try:
@@ -444,7 +444,7 @@ class Parser(httptools.HttpRequestParser):
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(guard)
-        # As uvicorn has it: what follows a request with `Connection: close` is ignored.
+        # As in uvicorn: bytes after a request with `Connection: close` are ignored.
         self.set_dangerous_leniencies(lenient_data_after_close=True)
         self._guard = guard
 
@@ -491,11 +491,11 @@ class ClosingTransport:
         self._transport.close()
 
     def forget(self) -> None:
-        """Refer to nothing that refers to this."""
+        """Drop the references that form a cycle."""
         del self._guard
 
     def lose(self) -> None:
-        """Write no more: uvloop raises, where asyncio ignores what comes after the end."""
+        """Stop writing: after the end uvloop raises, where asyncio ignores writes."""
         self.write = _discard
 
 

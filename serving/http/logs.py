@@ -25,7 +25,7 @@ from serving.telemetry.call import Endpoint, http_counter
 RECENT = "/logs/recent"
 STATS = "/logs/stats"
 MAXIMUM_VALUES = 20_000
-"""Most rows whose values are in one answer."""
+"""Maximum rows with values in one answer."""
 MAXIMUM_QUERY_BYTES = 4096
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _OFFSET = re.compile(r" (\d\d:?\d\d)$")
@@ -72,7 +72,7 @@ def _time_field(description: str) -> Any:
 
 
 class Query(BaseModel):
-    """The parameters of a query. One without a value is as if it were not there."""
+    """The parameters of a query. A parameter without a value counts as absent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -34,7 +34,7 @@ class ServedVersions(BaseModel):
         description="Version of each model.", examples=[dict.fromkeys(DATASETS, "sha-3f9a0c1b2d4e")]
     )
     workers: dict[str, dict[str, str]] = Field(
-        description="The same by worker, which is named by its process id.",
+        description="The same by worker; workers are named by process id.",
         examples=[{"4711": dict.fromkeys(DATASETS, "sha-3f9a0c1b2d4e")}],
     )
 

@@ -274,7 +274,7 @@ def document(
     _, schemas = models_json_schema(
         [
             *((body, "serialization") for body in dict.fromkeys(bodies)),
-            # Here what has a default may be left out, of answers too.
+            # Fields with a default may be left out, in answers too.
             *((body, "validation") for body in dict.fromkeys(lenient_bodies)),
         ],
         ref_template="#/components/schemas/{model}",
@@ -288,7 +288,7 @@ def document(
             {"name": name} for name in ("predictions", "ledger", "Open Inference Protocol", "operations", "admin")
         ],
         "paths": paths,
-        # Or none, where the service has no keys: the document is the same.
+        # No key is needed if the service has none: the document is the same.
         "security": [{BEARER: []}, {}],
         "components": {"schemas": schemas["$defs"], "securitySchemes": {BEARER: _SCHEME}},
     }
@@ -366,7 +366,7 @@ def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
     """The fields of a query, as parameters."""
     parameters = []
     for name, schema in query.model_json_schema()["properties"].items():
-        # What may be left out is no null in an address.
+        # An optional parameter is left out of an address; there is no null.
         kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
         kept = {key: value for key, value in schema.items() if key not in ("anyOf", "title", "description", "default")}
         default = {} if schema.get("default") is None else {"default": schema["default"]}

@@ -1,6 +1,6 @@
 """``POST /retrain``, ``GET /retrain/jobs``, ``GET /retrain/status/{id}``, ``POST /retrain/alert``: retraining jobs.
 
-The service takes jobs and tells of them; the worker of the loop runs them, elsewhere.
+The service queues jobs and reports on them. The worker of the loop runs them in another process.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ JOBS = "/retrain/jobs"
 STATUS = "/retrain/status/{id}"
 _STATUS = STATUS.removesuffix("{id}")
 _MOST_TOKENS = most_tokens(0)
-"""Of a notification, which has many labels and annotations that are not read."""
+"""Maximum tokens of a notification, which has many labels and annotations that are not read."""
 MAXIMUM_ALERTS = 1000
 NO_WORKER = (
     "No worker has been seen: jobs wait until one runs. `python -m loop.worker` (`make loop`) starts one, where the "
@@ -190,7 +190,7 @@ class RetrainApp:
                     try:
                         taken.append(jobs.request(engine, model, Trigger.ALERT, name, self._limits)[0].id)
                     except NotNow as error:
-                        # Alertmanager would send it again and again.
+                        # With an error, Alertmanager would send it again and again.
                         skipped.append(f"alerts[{number}].labels.{error}")
             return {"jobs": list(dict.fromkeys(taken)), "skipped": skipped}
 

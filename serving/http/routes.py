@@ -1,16 +1,13 @@
 """Every HTTP route of the service: predictions, the protocol, operations and pages."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from starlette.types import ASGIApp
 
 from serving.access import Access, Gate
 from serving.actions import ActionLog
-from serving.http import docs
 from serving.http.app import (
-    Handler,
     HttpApp,
     HttpRequest,
     HttpResponse,
@@ -19,14 +16,17 @@ from serving.http.app import (
     json_response,
     quiet_route,
 )
+from serving.http.docs import DocsApp
 from serving.http.door import Door
 from serving.http.drift import DriftApp
 from serving.http.feedback import FeedbackApp
 from serving.http.logs import LogsApp
 from serving.http.logs_page import LogsPage
 from serving.http.models import ModelsApp
+from serving.http.pages import file_routes
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.http.retrain import RetrainApp
+from serving.http.try_page import TryPage
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
@@ -74,24 +74,6 @@ def http_app(
     retraining = RetrainApp(ledger, settings, gate)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
-    async def page(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8", docs.PAGE_HEADERS)
-
-    def file(name: str, media_type: str) -> Handler:
-        response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
-
-        async def answer(_: HttpRequest) -> HttpResponse:
-            return response
-
-        return answer
-
-    @cache
-    def rendered() -> HttpResponse:
-        return json_response(document())
-
-    async def openapi(_: HttpRequest) -> HttpResponse:
-        return rendered()
-
     async def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
 
@@ -113,16 +95,15 @@ def http_app(
         DriftApp(bundle, ledger, settings).route,
         *retraining.routes,
         *LogsApp(ledger).routes,
-        *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
+        LogsPage(ledger, settings.LEDGER_MIN_LABELS).route,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
         *ModelsApp(reloader, settings).routes,
         quiet_route("/health", health, Access.PUBLIC),
         quiet_route("/metrics", metrics, Access.METRICS),
         quiet_route("/metrics/prometheus", metrics, Access.METRICS),
-        quiet_route("/", page, page=True),
-        quiet_route("/docs", page, page=True),
-        quiet_route("/docs.json", openapi),
-        *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
+        TryPage(bundle, settings, gate).route,
+        *DocsApp(document, inference).routes,
+        *file_routes(),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
 

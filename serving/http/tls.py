@@ -1,8 +1,8 @@
-"""TLS of the HTTP listener: each connection gets the certificate that is the present one when it begins.
+"""TLS of the HTTP listener: each new connection gets the current certificate.
 
-uvicorn makes one ``ssl.SSLContext`` for good. Ours hands every new connection to the present context; it is told by the
-methods that ``ssl`` offers for it, ``wrap_bio`` and ``sslobject_class``. The event loop ends a handshake after a minute
-and says nothing of those that fail; ours ends it sooner, and failures are counted.
+uvicorn makes one ``ssl.SSLContext`` and keeps it. Ours passes every new connection to the current context, through
+``wrap_bio`` and ``sslobject_class``, which ``ssl`` offers for that. The event loop ends a handshake after a minute and
+does not report failures. Ours ends it sooner, and failures are counted.
 """
 
 import logging
@@ -21,9 +21,9 @@ from serving.tls import CERTIFICATE, CLIENT_CA, HANDSHAKE_SECONDS, KEY, Tls
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 5.0
-"""How long a client may take to say that it has closed, too."""
+"""Maximum seconds for a client to acknowledge the close of a connection."""
 LOG_SECONDS = 60.0
-"""How often a failed handshake is logged; all are counted."""
+"""Seconds between two log lines about failed handshakes; all of them are counted."""
 REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no_certificate",
     "CERTIFICATE_VERIFY_FAILED": "unknown_certificate",
@@ -34,12 +34,12 @@ REASONS = {
     "NO_PROTOCOLS_AVAILABLE": "version",
     "NO_SHARED_CIPHER": "version",
 }
-"""Why a handshake failed, by OpenSSL's word for it."""
+"""Maps OpenSSL's words to the reason of a failed handshake."""
 REFUSED_BY_CLIENT, CROWDED, OTHER = "refused_by_client", "crowded", "other"
 DESCRIPTOR_SHARE = 0.25
 """Share of the process' file descriptors for connections whose handshake goes on; at the limit, new ones are closed."""
 MOST_HANDSHAKES = 10_000
-"""Their limit where descriptors abound."""
+"""Their limit if there are plenty of descriptors."""
 
 
 def options(tls: Tls | None) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def options(tls: Tls | None) -> dict[str, Any]:
 
 
 def install(tls: Tls) -> None:
-    """Make uvicorn use the present certificate for the servers that are configured from now on."""
+    """Make uvicorn use the current certificate for servers that are configured from now on."""
     context = LiveContext(tls)
     config.create_ssl_context = lambda *_, **__: context
     config.LOOP_FACTORIES["auto"] = f"{__name__}:{loop_factory.__qualname__}"
 
 
 class LiveContext(ssl.SSLContext):
-    """A context whose connections are made by the present one."""
+    """A context that passes each connection to the current context."""
 
     def __new__(cls, tls: Tls) -> "LiveContext":  # noqa: ARG004 - for __init__
         """The context of a server. It has no certificate of its own."""
@@ -78,7 +78,7 @@ class LiveContext(ssl.SSLContext):
         """Begin one connection.
 
         Raises:
-            ConnectionAbortedError: too many have begun and not ended their handshake. The event loop closes this one.
+            ConnectionAbortedError: too many handshakes are unfinished. The event loop closes this one.
         """
         if len(Connection.shaking) >= self.limit:
             _count(CROWDED, f"{self.limit} handshakes are going on in this worker")
@@ -94,7 +94,7 @@ class Connection(ssl.SSLObject):
     """One connection; counts its handshake if it fails."""
 
     shaking: ClassVar[WeakSet[ssl.SSLObject]] = WeakSet()
-    """Those of this process whose handshake goes on. One that is given up by the event loop leaves by itself."""
+    """Connections of this process with an unfinished handshake. One that the event loop gives up leaves by itself."""
 
     def do_handshake(self) -> None:
         """Go on with the handshake."""
@@ -120,11 +120,11 @@ def _count(reason: str, told: str) -> None:
 
 
 _logged = [-LOG_SECONDS]
-"""When this process last logged one."""
+"""Time of this process's last log line about a failure."""
 
 
 class Loop(uvloop.Loop):
-    """uvicorn's event loop, whose servers give up a handshake sooner than after a minute."""
+    """uvicorn's event loop; its servers give up a handshake sooner than after a minute."""
 
     async def create_server(self, *arguments: Any, **options: Any) -> Any:
         """Listen."""
@@ -134,5 +134,5 @@ class Loop(uvloop.Loop):
 
 
 def loop_factory(use_subprocess: bool = False) -> type[Loop]:  # noqa: ARG001 - uvicorn asks with it
-    """What makes the event loop of a worker."""
+    """The factory of a worker's event loop."""
     return Loop

@@ -53,7 +53,7 @@ Method = Callable[[Any, Call], Awaitable[Message]]
 """Answers the message of one call."""
 
 COUNT_SECONDS = 1.0
-"""How often the calls are counted that were dropped before they were taken."""
+"""Seconds between two counts of calls that the core has dropped."""
 PROBES = (f"/{health.NAME}/", f"/{SERVICE.full_name}/ServerLive", f"/{SERVICE.full_name}/ServerReady")
 """The methods that need no key begin with one of these."""
 
@@ -136,7 +136,7 @@ class GrpcServer:
         server.add_registered_method_handlers = _register_none  # type: ignore[method-assign]
         server.add_generic_rpc_handlers((self._waiting.taken,))
         if self._gate.needs_key(Access.API):
-            # Before all others: the first that takes a call has it.
+            # It comes first: the first handler that accepts a call gets it.
             server.add_generic_rpc_handlers((_Refuse(self._gate, self._refuse),))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -186,7 +186,7 @@ class GrpcServer:
                 call.status = 200
             except BundleError as error:
                 code, details, headers = _status_code(error), sentence(error), error_headers(error)
-                # Its frames have the message and the call, which has the error: a ring.
+                # Drop the traceback: its frames refer to the call, which refers to the error.
                 call.status, call.error = error.status, error.with_traceback(None)
             except asyncio.CancelledError:
                 expired = context.time_remaining() == 0
@@ -205,14 +205,14 @@ class GrpcServer:
         return content
 
     async def _refuse(self, method: str, refusal: Refusal, _: object, context: Context) -> None:
-        """Answer a call that may not pass. Its message is not read, and so it is about no model."""
+        """Answer a call that may not pass. Its message is not read, so its model is unknown."""
         metadata = context.invocation_metadata() or ()
         told = [value for key, value in metadata if key == "x-forwarded-for" and isinstance(value, str)]
         client = self._proxies.client(_peer_address(context.peer()), told)
         error = self._gate.count(refusal, client, "grpc")
         asked = next((value for key, value in metadata if key == request_id.HEADER), None)
         name = method.removeprefix(f"/{SERVICE.full_name}/")
-        # As ever, only calls of ours are counted as such; reflection and unknown methods are not.
+        # Only calls of our own methods are counted; reflection and unknown methods are not.
         endpoint = self._endpoint(name, UNKNOWN) if name in SERVICE.methods_by_name else Endpoint(UNKNOWN, "grpc")
         code = _status_code(error)
         with Call(endpoint, asked if isinstance(asked, str) else None, self._log) as call:
@@ -248,7 +248,7 @@ class GrpcServer:
         return pb.ServerReadyResponse(ready=self._inference.bundle.ready)
 
     async def _model_ready(self, request: pb.ModelReadyRequest, _: Call) -> Message:
-        # As Triton: its client raises on a status.
+        # As Triton does: its client raises for a status.
         return pb.ModelReadyResponse(ready=self._inference.is_ready(request.name, request.version))
 
     async def _server_metadata(self, _: pb.ServerMetadataRequest, __: Call) -> Message:
@@ -278,7 +278,7 @@ class GrpcServer:
 
 
 class _Refuse(grpc.GenericRpcHandler):
-    """Takes the calls that may not pass, without reading their messages.
+    """Answers the calls that may not pass, without reading their messages.
 
     Args:
         gate: decides who may pass.
@@ -298,7 +298,7 @@ class _Refuse(grpc.GenericRpcHandler):
         refusal = self._gate.refusal(Access.API, header.encode() if isinstance(header, str) else header)
         if refusal is None:
             return None
-        # As if messages streamed in: they are read when they are asked for, which nobody does.
+        # Declared as if messages streamed in: a message is read when asked for, and nobody asks.
         return grpc.stream_unary_rpc_method_handler(partial(self._answer, method, refusal))
 
 

@@ -40,7 +40,7 @@ MAXIMUM_FIELDS = 10_000
 """Most fields of a message, those of its parts included; packed numbers are one."""
 _VARINT, _LENGTH = 0, 2
 _SIZES = {1: 8, 3: 0, 4: 0, 5: 4}
-"""Of the other kinds of fields, in bytes; a group's fields follow it."""
+"""Bytes of the other kinds of fields; the fields of a group follow it."""
 
 
 def check_fields(data: bytes, descriptor: Any) -> None:
@@ -61,7 +61,7 @@ def check_fields(data: bytes, descriptor: Any) -> None:
 
 
 def _fields_left(data: bytes, position: int, end: int, descriptor: Any, left: int) -> int:
-    """How many more fields there may be; what is malformed ends it, as it ends the parser.
+    """How many more fields there may be. Malformed bytes end the count, as they end the parser.
 
     https://protobuf.dev/programming-guides/encoding/
     """

@@ -1,6 +1,6 @@
-"""Reading the messages of gRPC: few at a time, so that half a message of many callers does not fill the memory.
+"""Reads the messages of gRPC, few at a time, so that unfinished messages do not fill the memory.
 
-gRPC's core takes in 64 kB of a message until somebody asks for it, and all of it then.
+gRPC's core takes in 64 kB of a message until somebody asks for it, and then all of it.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from contract.errors import InvalidInput
 from serving.errors import Overloaded
 
 RECEIVING_BYTES = 64 * 1024 * 1024
-"""Most bytes of messages that a worker takes in at a time."""
+"""Maximum bytes of messages that a worker takes in at a time."""
 PATIENCE_SECONDS = 0.1
-"""How long a message may arrive while others wait to be read; those of 4 MB take a few milliseconds."""
+"""Maximum seconds for a message to arrive while others wait; 4 MB take a few milliseconds."""
 _LATE = "the message is late"
-"""Tells a cancellation of ours from any other."""
+"""Message that marks our own cancellation."""
 
 
 class Receiver:

@@ -237,6 +237,8 @@ def _from_values(
     # Compare types: isinstance takes bool for int, and numpy takes text for numbers.
     if not allowed.issuperset(map(type, values)):
         index = next(index for index, value in enumerate(values) if type(value) not in allowed)
+        if values[index] is None:
+            raise place(index).refusal(Reason.MISSING, "the value is missing (null).")
         kind = "number" if dtype.kind == "f" else f"{tensor.datatype} integer"
         raise place(index).refusal(Reason.NOT_A_NUMBER, f"{shown(values[index])} is not a valid {kind}.")
     try:

@@ -1,7 +1,7 @@
-"""The calls that wait in gRPC's core until Python takes them: how many may, and how many were dropped there.
+"""Limits the calls that wait in gRPC's core until Python takes them, and counts those dropped there.
 
-A refusal in Python costs half of an answer, so that five times the capacity would leave no time for answers. The core
-drops a call for a fiftieth of one. Its client sees CANCELLED.
+A refusal in Python costs half as much as an answer: at five times the capacity, no time would be left for answers. A
+drop in the core costs a fiftieth. The client sees CANCELLED.
 """
 
 import json
@@ -28,7 +28,7 @@ A server accepts one call at a time, and waits for its thread before the next. O
 SPARE_COUNTS = 2
 """Looks beyond the time that a call may wait: a busy event loop takes it late."""
 FEWEST_CALLS = 4
-"""Calls that may wait at each listener, however slow the machine is."""
+"""Minimum calls that may wait at each listener, however slow the machine is."""
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 _PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
@@ -52,7 +52,7 @@ def quota() -> float | None:
 
 
 class Waiting:
-    """What waits at the listeners of one worker.
+    """The calls that wait at the listeners of one worker.
 
     Args:
         settings: the limits.
@@ -65,7 +65,7 @@ class Waiting:
         self.calls = max(int(calls / LISTENERS), FEWEST_CALLS)
         """How many may wait at each."""
         self._seconds = math.ceil(settings.MAX_LATENCY_MS / 1000)
-        """The core drops a call that was not taken for so long; it counts in whole seconds."""
+        """Seconds after which the core drops a call that was not taken; it counts whole seconds."""
         self.taken = _Taken()
         self._started = started or _started
         self._history = deque[int](maxlen=self._seconds + SPARE_COUNTS)
@@ -75,7 +75,7 @@ class Waiting:
     def options(self) -> list[tuple[str, int]]:
         """The options of a listener."""
         return [
-            # A client keeps what is above to itself; its calls would be dropped here.
+            # A client holds back the calls above this limit; here they would be dropped.
             ("grpc.max_concurrent_streams", self.calls),
             ("grpc.server.max_pending_requests", self.calls),
             ("grpc.server.max_pending_requests_hard_limit", self.calls),
@@ -99,7 +99,7 @@ class Waiting:
 
 
 class _Taken(grpc.GenericRpcHandler):
-    """Sees every call that Python takes, before the handlers that answer."""
+    """Counts every call that Python takes; it comes before the handlers that answer."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -15,9 +15,9 @@ _PID = os.getpid()
 
 
 def share() -> None:
-    """Write what is counted from now on to the metrics directory, where the scrapes of every worker find it."""
+    """Write metrics to the metrics directory from now on, where every worker's scrape finds them."""
     values.MmapedDict = files.ValueFile  # type: ignore[attr-defined, assignment]  # prometheus_client uses its three methods
-    # A worker never forks. To ask the system for the process at each of six increments took 16 % of a request.
+    # A worker never forks. Asking for the process id at each of six increments took 16 % of a request.
     values.ValueClass = values.MultiProcessValue(lambda: _PID)
 
 

@@ -1,6 +1,6 @@
 """Metrics in bulk: values are noted at once and written a moment later, many at a time.
 
-Writing each value when it came took a tenth of a small prediction's time.
+Writing each value at once took a tenth of a small prediction's time.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Noted(Protocol):
 
 
 _waiting: set[Noted] = set()
-"""Who has noted something since the last flush. Their number is bounded by the routes and the models."""
+"""Objects with values to write. Routes and models bound their number."""
 
 
 def note(noted: Noted) -> None:
@@ -38,13 +38,13 @@ def note(noted: Noted) -> None:
 def flush() -> None:
     """Write everything that was noted in this process. What cannot be written is logged, and the rest goes on."""
     waiting = list(_waiting)
-    # Cleared first, so that the next note schedules a flush whatever becomes of this one.
+    # Clear first, so that the next note schedules a flush even if this one fails.
     _waiting.clear()
     for noted in waiting:
         try:
             noted.write()
         except Exception:
-            # A full disk, or a bug in one of them: the others have nothing to do with it.
+            # A full disk, or a bug in one of them, must not stop the others.
             logger.exception("metrics not written", extra={"metrics": type(noted).__name__})
 
 

@@ -1,4 +1,4 @@
-"""One call, of HTTP or gRPC: it is identified, counted and logged in one place."""
+"""One call over HTTP or gRPC: identified, counted and logged in one place."""
 
 from collections import Counter as Counts
 from collections import defaultdict
@@ -82,7 +82,7 @@ class CallCounter:
             bulk.observe_all(histogram, seconds)
 
     def start_at_zero(self, *statuses: Any) -> None:
-        """Create the series of these statuses, so that a rate over them is right from the first call on."""
+        """Create the series of these statuses at 0, so that a rate counts the first call too."""
         for status in statuses:
             self._of(status)
 
@@ -138,7 +138,7 @@ class Endpoint:
     counter: CallCounter | None = None
 
     def count_refused(self, status: int, calls: int) -> None:
-        """Count calls that were refused with a status of HTTP before they were looked at."""
+        """Count calls that were refused with an HTTP status before they were read."""
         if self.counter is not None:
             self.counter.count_refused(status, calls)
         model = self.dataset.name if self.dataset else ""
@@ -176,8 +176,8 @@ FAILURES = Failures()
 class Call:
     """A call from its arrival to its answer: a context manager around the work.
 
-    Whoever answers sets ``status``, and ``error`` if it was refused or failed. ``version`` is the version of the model
-    that answered, set by ``Predictor.predict``; "" until then.
+    The code that answers sets ``status``, and ``error`` if the call was refused or failed. ``version`` is the version
+    of the model that answered, set by ``Predictor.predict``; "" until then.
 
     Args:
         endpoint: what it asks for.
@@ -214,7 +214,7 @@ class Call:
 
     @property
     def arrived(self) -> float:
-        """When all of it had arrived, by ``perf_counter``; waiting for the client counts for nobody."""
+        """When the whole request had arrived, by ``perf_counter``; time spent waiting for the client does not count."""
         if self.scope is None:
             return self.started
         found: float = self.scope.get("state", {}).get(ARRIVED, self.started)
@@ -238,7 +238,7 @@ class Call:
                 FAILURES.note(endpoint.dataset.name if endpoint.dataset else "", endpoint.protocol, status)
         if isinstance(failure, InvalidInput) and endpoint.dataset is not None:
             count_refused(endpoint.dataset, failure.refused)
-        # What probes and pages are answered is not worth a line, unless it is a bug.
+        # Answers to probes and pages are not logged, unless there is a bug.
         if (counter is not None or status == INTERNAL) and self._log.wants(status, seconds):
             self._log.write(status, seconds, failure, self._line())
 

@@ -1,7 +1,7 @@
 """The directory that ``PROMETHEUS_MULTIPROC_DIR`` names, where prometheus_client keeps the metrics of all workers.
 
-The workers of a server also meet there: it has their sockets, locks and states. Nothing is ever removed from it that a
-server has not made.
+The workers of a server also meet there: it has their sockets, locks and states. Only files that a server has made are
+ever removed from it.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from ledger import locks
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 LOCK = "server.lock"
-"""Held by the process that starts the workers. A directory that has it was a server's."""
+"""Lock held by the process that starts the workers. It also marks a directory as a server's."""
 _OURS = re.compile(
     r"(?:counter|histogram|summary|gauge_[a-z]+)_(?P<owner>\d+|dead)\.(?:db|new|folding|copy|folded)"
     r"|flush_(?P<socket>\d+)\.sock|\.?served_(?P<served>\d+)\.status|reload\.asked\.status"

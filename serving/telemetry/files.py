@@ -1,8 +1,8 @@
 """The files in which prometheus_client keeps the values of a process, on a disk that may be full.
 
 Its own files are sparse and mapped into memory: the first write to a page for which the disk has no room kills the
-process (SIGBUS). Ours take their space before they are mapped. A value for which there is no room is kept in memory,
-and written once there is some: a full disk delays what is counted, and never stops a prediction.
+process (SIGBUS). Ours take their space before they are mapped. Values without room stay in memory until there is some:
+a full disk delays metrics, and never stops a prediction.
 """
 
 import logging
@@ -17,7 +17,7 @@ from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-"""Time between two attempts to find room."""
+"""Seconds between two attempts to find room."""
 
 
 class ReservedFile(MmapedDict):
@@ -143,7 +143,7 @@ def _open(path: Path) -> ReservedFile:
 
 
 class _Told:
-    """Says once that there is no room, and once that there is again."""
+    """Logs once that there is no room, and once that there is room again."""
 
     def __init__(self) -> None:
         self._is_full = False

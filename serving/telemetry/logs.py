@@ -7,7 +7,9 @@ in the name. A worker that replaces another takes over its number.
 
 import logging
 import logging.config
+import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,8 @@ def configure(settings: Settings) -> None:
     levels = {
         "serving": settings.LOG_LEVEL,
         "bentoml": settings.LOG_LEVEL,
+        # `bentoml build` warns that it takes the older way for our Dockerfile template, as it should.
+        "bentoml.build": "ERROR",
         "uvicorn.error": "WARNING",
         "circus": "WARNING",
     }
@@ -107,15 +111,29 @@ class LineFormatter(JsonFormatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, logger, event, fields: ``12:30:01.123 INFO serving.bundle model loaded model='iris'``."""
+    """Time, level, logger, event, fields: ``12:30:01.123 INFO serving.bundle model loaded model=iris``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, followed by the stack if there is one."""
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(
-            f" {name}={value if isinstance(value, int | float) else str(value)!r}"
-            for name, value in vars(record).items()
-            if name not in RESERVED_ATTRS
+            f" {name}={_written(value)}" for name, value in vars(record).items() if name not in RESERVED_ATTRS
         )
         line = f"{time} {record.levelname} {record.name} {record.getMessage()}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+_PLAIN = re.compile(r"[\w./:+@%*-]+", re.ASCII).fullmatch
+
+
+def _written(value: object) -> str:
+    """A value as people write it: ``missing``, ``[{feature: MedInc, reason: missing, rows: 1}]``.
+
+    Text is quoted if it would not read as one word: control characters of a caller never reach the terminal.
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_written(key)}: {_written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(map(_written, value))}]"
+    text = str(value)
+    return text if _PLAIN(text) else repr(text)

@@ -1,4 +1,4 @@
-"""What a model predicts, as series: an observer of its predictions, and of its runner's batches."""
+"""Metrics of a model: an observer of its predictions, and of its runner's batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -57,7 +57,7 @@ class ModelMetrics:
             if version in self._versions:
                 self._versions[version].count(rows, outputs)
             observe_all(self._queue_wait, [prediction.queue_seconds for prediction in answered])
-            # Looked up here, so that there is no series before the first prediction: its value would be the year 1970.
+            # Create the series here: before the first prediction its value would be the year 1970.
             series.LAST_PREDICTION.labels(self._dataset.name).set_to_current_time()
 
     def batch(self, rows: int, seconds: float) -> None:
@@ -111,7 +111,7 @@ class _Version:
         self._predictions.inc(len(rows))
 
     def withdraw(self) -> None:
-        """Take back the series that describe this version; see ``series.WITHDRAWN``."""
+        """Withdraw the series that describe this version; see ``series.WITHDRAWN``."""
         for gauge in self._described:
             gauge.set(series.WITHDRAWN)
 

@@ -30,6 +30,6 @@ def choose(asked: str | None) -> str:
 def new() -> str:
     """A new identifier of 32 hexadecimal digits: nanoseconds since 1970, then 64 random bits.
 
-    The ledger has an index of them, and writes those that are in order at a third of the cost.
+    They grow with time because the ledger indexes them: keys in order cost a third to write.
     """
     return f"{time.time_ns():016x}{_RANDOM.getrandbits(64):016x}"

@@ -1,7 +1,7 @@
 """The log line of a request. At DEBUG every request has one; else those that were refused, shed, slow or failed.
 
 A line has no values of features, and so not the sentence of a refusal, which repeats them: it has feature and reason.
-Callers could make lines faster than they are written, so those that are no fault of ours are limited; metrics count
+Callers could cause lines faster than they can be written, so lines about callers' faults are limited. Metrics count
 all.
 """
 

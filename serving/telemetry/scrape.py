@@ -50,7 +50,7 @@ def join() -> None:
     """Take part in the scrapes of the other workers. Call it once, on the event loop of a worker that starts."""
     try:
         with _alone():
-            # Also where nobody scrapes: this worker may replace one that keeps dying.
+            # Do it even if nobody scrapes: this worker may replace one that keeps dying.
             bury_dead(_directory())
         _peer()
     except OSError as error:
@@ -61,7 +61,7 @@ def join() -> None:
 def bury_dead(directory: Path) -> None:
     """Fold what dead workers counted into ``<kind>_dead.db``, and remove their gauges and sockets.
 
-    Whoever does it may be killed at any point; the next one goes on from there, and each file is counted once.
+    The worker that does it may be killed at any point: the next one continues, and each file is counted once.
     """
     for path in directory.glob(f"*{FOLDED}"):
         _finish(path)
@@ -221,7 +221,7 @@ def _fold(source: Path) -> None:
 
 
 def _finish(folded: Path) -> None:
-    """Put sums in the place of what they are of. The source goes first: without it, nobody folds it again."""
+    """Replace the files with their sums. The source is removed first, so that nobody folds it again."""
     folded.with_suffix(FOLDING).unlink(missing_ok=True)
     folded.rename(_dead(folded))
 
@@ -260,7 +260,7 @@ def _directory() -> Path:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One worker at a time: none reads what another folds."""
+    """A lock: no worker reads what another one folds."""
     with (_directory() / "scrape.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -9,9 +9,8 @@ from functools import cache
 from prometheus_client import Counter, Gauge, Histogram
 
 WITHDRAWN = -math.inf
-"""Value of a gauge that no longer holds: a scrape leaves it out. In several processes no series can be removed.
-
-It is below every other, so that with ``livemax`` a series is there as long as one worker means it."""
+"""Value of a gauge that no longer applies; a scrape leaves it out. With several processes a series cannot be removed.
+It is the smallest value, so that with ``livemax`` a series stays as long as one worker sets it."""
 
 WORKER_STARTS = Counter("ml_worker_starts", "Workers that have started, replacements included.")
 WORKER_EXITS = Counter(

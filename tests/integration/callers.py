@@ -12,8 +12,8 @@ import httpx
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 
 Ask = Callable[[], str]
 """Asks once; returns ``ok`` or what went wrong."""

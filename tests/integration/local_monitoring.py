@@ -89,13 +89,13 @@ def local_monitoring(service: str, directory: Path, admin_key: str) -> Iterator[
         "localhost:8000": service,
         "localhost:9093": f"127.0.0.1:{alertmanager}",
         "localhost:9090": f"127.0.0.1:{prometheus}",
-        "alert-webhook:9095": f"127.0.0.1:{webhook}",
-        "ml-api:8000": service,
+        "localhost:9095": f"127.0.0.1:{webhook}",
         "/etc/alertmanager/admin.key": str(directory / "admin.key"),
     }
     (directory / "admin.key").write_text(admin_key)
-    for name, target in (("prometheus-local.yml", "prometheus.yml"), ("alertmanager.yml", "alertmanager.yml")):
-        text = scaled(with_retraining((MONITORING / name).read_text()))
+    for target in ("prometheus.yml", "alertmanager.yml"):
+        committed = MONITORING / target.replace(".", "-local.")
+        text = scaled(with_retraining(committed.read_text()))
         for place, address in addresses.items():
             text = text.replace(place, address)
         (directory / target).write_text(text)

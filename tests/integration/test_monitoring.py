@@ -22,8 +22,8 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from contract import DATASETS
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database, jobs
 from ledger.jobs import State, Trigger
 from ledger.times import now_us

@@ -34,8 +34,9 @@ def test_alerts_fire_when_they_should_and_only_then(name: str) -> None:
     check("promtool", "test", "rules", f"tests/{name}")
 
 
-def test_alertmanager_takes_its_configuration() -> None:
-    check("amtool", "check-config", "alertmanager.yml")
+@pytest.mark.parametrize("name", ["alertmanager.yml", "alertmanager-local.yml"])
+def test_alertmanager_takes_its_configuration(name: str) -> None:
+    assert "2 receivers" in check("amtool", "check-config", name)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_a_prometheus_that_knows_little_shows_what_it_knows(
     shown = capsys.readouterr().out
     assert "Foreign" in shown
     assert ("/predict/iris" in shown) == bool(value)
-    assert ("rates follow with the next scrape" in shown) == (scraped == 0)
+    assert ("waiting for a first scrape" in shown) == (value is None)
+    assert ("waiting for a second scrape" in shown) == (scraped == 0 and value is not None)
 
 
 def test_a_window_of_no_length_has_no_rates() -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import Running, running
 from tests.serving.series import scrape

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from contract.dataset import MAXIMUM_BATCH_ROWS
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.resilience.trees import LONG, counted, until_workers_started
 from tests.serving.running import Running, running
 from tests.waiting import wait_until

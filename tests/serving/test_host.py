@@ -2,7 +2,11 @@
 
 import asyncio
 import gc
+import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
+from local_service import PROJECT
 from tests.serving.series import scrape
 
 DATASET = pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
@@ -95,6 +100,29 @@ def test_bentomls_client_is_told_what_is_wrong(client: httpx.Client) -> None:
         pytest.raises(bentoml.exceptions.BentoMLException, match="MedInc"),
     ):
         theirs.predict_housing({**HOUSING.example, "MedInc": -1})  # type: ignore[attr-defined]  # made from the schema
+
+
+@CLIENT
+def test_bentomls_client_refuses_keywords_itself(client: httpx.Client) -> None:
+    """Where it takes them, ``docs/how-to/clients.md`` may say so."""
+    with (
+        bentoml.SyncHTTPClient(str(client.base_url), server_ready_timeout=30) as theirs,
+        pytest.raises(TypeError, match="Expected one positional argument for root input"),
+    ):
+        theirs.predict_housing(**HOUSING.example)  # type: ignore[attr-defined]  # made from the schema
+
+
+def test_the_example_of_bentomls_client_runs(client: httpx.Client) -> None:
+    ended = subprocess.run(
+        [sys.executable, "examples/python_bentoml.py"],
+        cwd=PROJECT,
+        env={**os.environ, "API_URL": str(client.base_url)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    one, batch = map(json.loads, ended.stdout.splitlines())
+    assert one == batch[0] != batch[1]
 
 
 def test_bentomls_series_have_their_names_and_labels(client: httpx.Client) -> None:

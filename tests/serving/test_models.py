@@ -8,11 +8,12 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
 from model.deployed import DEPLOYED_FILE
+from serving import models
 from serving.models import ARTIFACT_FOLDER, deployed_model, find, load
 from serving.telemetry.model import ModelMetrics
 from tests.serving import tiny_models
@@ -80,17 +81,31 @@ def test_a_missing_or_broken_card_is_refused(content: str | None) -> None:
         load(IRIS, stored)
 
 
-def test_without_a_pipeline_the_latest_in_the_store_is_deployed(tmp_path: Path) -> None:
-    tiny_models.store(IRIS)
-    newest = tiny_models.store(IRIS)
-    assert deployed_model("iris", tmp_path).tag == newest.tag
+def test_what_nobody_deployed_is_not_served(tmp_path: Path) -> None:
+    stored = tiny_models.store(IRIS)
+    with pytest.raises(StartupError, match=r"iris is deployed: .*deployed.json does not exist.*`make train`"):
+        deployed_model("iris", tmp_path)
+    tiny_models.pin(tmp_path, {"housing": str(stored.tag.version)})
+    with pytest.raises(StartupError, match=r"deployed.json does not name it"):
+        deployed_model("iris", tmp_path)
 
 
-def test_the_pipelines_word_comes_before_the_latest(tmp_path: Path) -> None:
+def test_the_deployed_version_is_served_and_not_the_latest(tmp_path: Path) -> None:
     first = tiny_models.store(IRIS)
     tiny_models.store(IRIS)
     tiny_models.pin(tmp_path, {"iris": str(first.tag.version)})
     assert deployed_model("iris", tmp_path).tag == first.tag
+
+
+def test_a_bento_serves_what_it_pins_unless_it_is_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, deployed = tiny_models.store(IRIS), tiny_models.store(IRIS)
+    (tmp_path / "bento.yaml").write_text(f"models: []\nservices:\n- name: bundle\n  models:\n  - tag: {pinned.tag}\n")
+    monkeypatch.setattr(models, "PROJECT", tmp_path / "src")
+    assert deployed_model("iris", tmp_path / "models").tag == pinned.tag
+    tiny_models.pin(tmp_path / "models", {"iris": str(deployed.tag.version)})
+    assert deployed_model("iris", tmp_path / "models").tag == deployed.tag
 
 
 def exported(directory: Path) -> bentoml.Model:

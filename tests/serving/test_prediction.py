@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import grpc
@@ -18,8 +19,8 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 from sklearn.linear_model import LogisticRegression
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from serving import prediction
 from serving.errors import NotReady
 from serving.host import BundleService
@@ -300,8 +301,11 @@ def test_identifiers_are_uuids_that_sort_by_time() -> None:
 
 
 @pytest.mark.parametrize("dataset", [HOUSING, IRIS], ids=lambda dataset: dataset.name)
-def test_the_api_methods_answer_in_python_too(worker: LocalWorker, dataset: Dataset) -> None:
+def test_the_api_methods_answer_in_python_too(
+    worker: LocalWorker, dataset: Dataset, pinned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As ``bentoml`` users call a service in a notebook."""
+    monkeypatch.setenv("MODELS_DIR", str(pinned))
     from service import PredictionService
 
     class Notebook:

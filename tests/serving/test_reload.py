@@ -17,9 +17,8 @@ import httpx
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from ledger import locks
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from model.deployed import PREVIOUS_FILE, Deployment
@@ -150,12 +149,13 @@ def test_nothing_new_is_no_reload(scene: Scene) -> None:
     assert scene.worker.bundle["iris"].model is before
 
 
-def test_without_a_pointer_the_latest_in_the_store_is_served_when_asked(scene: Scene) -> None:
-    """As at the start."""
-    version = str(other().tag.version)
-    tiny_models.store(HOUSING)  # other tests leave damaged ones in the store
+def test_without_a_pointer_the_model_stays(scene: Scene) -> None:
+    served = scene.served
     (scene.models / "deployed.json").unlink()
-    assert scene.reload().json()["models"]["iris"] == version
+    answer = scene.reload()
+    assert answer.status_code == 409
+    assert "deployed.json does not exist" in answer.json()["error"]
+    assert scene.served == served
 
 
 def corrupt() -> bentoml.Model:

@@ -12,14 +12,14 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert (settings.API_PORT, settings.WORKERS, settings.LOG_LEVEL) == (8000, None, "INFO")
 
 
-def test_the_environment_is_read_and_what_is_not_ours_is_left_alone() -> None:
+def test_the_environment_is_read_and_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     settings = Settings.from_environment(
-        {"API_PORT": "9000", "WORKERS": "3", "LOG_LEVEL": "debug", "MODELS_DIR": "elsewhere", "PATH": "/usr/bin"}
+        {"API_PORT": "9000", "WORKERS": "3", "LOG_LEVEL": "debug", "MODELS_DIR": str(tmp_path), "PATH": "/usr/bin"}
     )
     assert settings.API_PORT == 9000
     assert settings.WORKERS == 3
     assert settings.LOG_LEVEL == "DEBUG"
-    assert Path("elsewhere") == settings.MODELS_DIR
+    assert tmp_path == settings.MODELS_DIR
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, free_port
 from model.card import CARD_FILE, ONNX_FILE
 from model.deployed import DEPLOYED_FILE, PREVIOUS_FILE, Deployment, DeploymentError
@@ -342,12 +342,14 @@ def test_few_file_descriptors_are_told(pinned: Path) -> None:
     assert "Aborted!" not in printed
 
 
-def test_a_truncated_export_is_told_by_the_command(tmp_path: Path, exported: tuple[str, bytes]) -> None:
+def test_a_truncated_export_is_told_by_the_command(
+    tmp_path: Path, stored: dict[str, str], exported: tuple[str, bytes]
+) -> None:
     """A truncated archive raises EOFError, of which the command makes `Aborted!`."""
     version, content = exported
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "iris.bentomodel").write_bytes(content[: len(content) // 2])
-    tiny_models.pin(tmp_path, {"iris": version})
+    tiny_models.pin(tmp_path, {**stored, "iris": version})
     assert "cannot be imported" in refusal({"MODELS_DIR": str(tmp_path)})
 
 

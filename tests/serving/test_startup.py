@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 from contract import DATASETS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, ServiceNotStarted, free_port, running_service
 from serving.keys import digest, new_key
 from serving.models import deployed_model
 from serving.settings import Settings
-from serving.startup import check_deployment
+from serving.startup import check_deployment, ready_line
 from tests.serving import tiny_models
 from tests.serving.conftest import Started
 
@@ -74,6 +74,14 @@ def test_a_deployment_without_fault_passes(pinned: Path) -> None:
     check(pinned)
 
 
+def test_a_store_without_a_deployment_stops_the_start(stored: dict[str, str], tmp_path: Path) -> None:
+    assert stored
+    told = refusal({"MODELS_DIR": str(tmp_path)})
+    assert f"No model of housing is deployed: {tmp_path}/deployed.json does not exist. Run `make train`" in told
+    told = refusal({"MODELS_DIR": str(tmp_path / "nowhere")})
+    assert f"MODELS_DIR={str(tmp_path / 'nowhere')!r}: there is no such directory" in told
+
+
 def test_an_unparsable_variable_stops_the_start(pinned: Path) -> None:
     assert "WORKERS='several'" in refusal({"MODELS_DIR": str(pinned), "WORKERS": "several"})
 
@@ -94,8 +102,10 @@ def test_the_start_says_who_may_call(pinned: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO):
         check(pinned)
         check(pinned, API_KEYS=digest(b"key").hex(), ADMIN_KEYS=digest(b"admin").hex())
-    told = [(record.getMessage(), vars(record)["settings"]) for record in caplog.records if "keys" in record.message]
-    assert told == [("no keys: everybody may call", []), ("keys are asked for", ["ADMIN_KEYS", "API_KEYS"])]
+    told = [
+        (record.getMessage(), vars(record).get("settings")) for record in caplog.records if "keys" in record.message
+    ]
+    assert told == [("no keys: everybody may call", None), ("keys are asked for", ["ADMIN_KEYS", "API_KEYS"])]
 
 
 def test_an_artifact_of_another_contract_stops_the_start(tmp_path: Path, stored: dict[str, str]) -> None:
@@ -164,3 +174,20 @@ def test_a_missing_model_stops_the_start_and_is_told_to_the_caller_that_waits(tm
 
 def test_the_first_requests_after_ready_are_answered(started: Started) -> None:
     assert started.first_statuses == [200] * 20
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("0.0.0.0", False, "http://127.0.0.1:8000"),  # noqa: S104
+        ("192.0.2.7", True, "https://192.0.2.7:8000"),
+        ("::", False, "http://[::1]:8000"),
+    ],
+)
+def test_the_ready_line_has_an_address_that_a_browser_opens(
+    stored: dict[str, str], pinned: Path, host: str, url: str, *, tls: bool
+) -> None:
+    models = {dataset: deployed_model(dataset.name, pinned) for dataset in (HOUSING, IRIS)}
+    assert ready_line(host, 8000, 8001, models, tls=tls) == (
+        f"ready: {url} (docs /docs) · gRPC 8001 · housing {stored['housing']} · iris {stored['iris']}"
+    )

@@ -1,11 +1,15 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from contract.errors import DataError
+from local_service import PROJECT
 from training import console
 
 
@@ -61,3 +65,46 @@ def test_termination_unwinds_the_stage() -> None:
         console.run(stage)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert undone
+
+
+@pytest.mark.parametrize("stage", [None, "train_iris"])
+@pytest.mark.parametrize("where", ["sklearn", "yaml"])
+def test_ctrl_c_ends_in_one_line_also_while_modules_are_imported(tmp_path: Path, where: str, stage: str | None) -> None:
+    """Under DVC, which tells of it itself, in none."""
+    (tmp_path / f"{where}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
+    environment = {name: text for name, text in os.environ.items() if name != "DVC_STAGE"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "training.train", "iris"],
+        cwd=PROJECT,
+        env={**environment, "PYTHONPATH": str(tmp_path), **({"DVC_STAGE": stage} if stage else {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stdout + ended.stderr == ("" if stage else "Stopped. Nothing of this stage was kept; run it again.\n")
+
+
+def test_an_experiment_in_a_copy_has_the_registry_of_its_project_and_a_store_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, copy = tmp_path / "project", tmp_path / "project" / ".dvc" / "tmp" / "exps" / "copy"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "shared"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for _ in range(2):  # a stage, and the next
+        assert console.run(lambda: Path("mlflow.db").write_text("runs")) == 0
+    assert (project / "mlflow.db").read_text() == "runs"
+    assert Path("mlruns").resolve() == project / "mlruns"
+    assert os.environ["BENTOML_HOME"] == str(copy / ".bentoml")
+
+
+def test_a_run_in_the_project_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("BENTOML_HOME", "shared")
+    assert console.run(lambda: None) == 0
+    assert not list(tmp_path.iterdir())
+    assert os.environ["BENTOML_HOME"] == "shared"

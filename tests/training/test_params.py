@@ -1,7 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS
 from local_service import PROJECT
@@ -20,6 +22,20 @@ def changed(tmp_path: Path, *keys: str, to: object) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def test_an_experiment_changes_its_line_alone(tmp_path: Path) -> None:
+    """``dvc exp run -S`` writes the whole file; comments, blank lines and style survive."""
+    path = tmp_path / "params.yaml"
+    shutil.copyfile(SHIPPED, path)
+
+    apply_overrides(path, ["train.housing.candidates.hist_gradient_boosting.parameters.max_iter=301"])
+
+    before, after = (file.read_text(encoding="utf-8").splitlines() for file in (SHIPPED, path))
+    assert len(after) == len(before)
+    assert [new for old, new in zip(before, after, strict=True) if old != new] == [
+        "        parameters: {max_iter: 301, early_stopping: false}"
+    ]
 
 
 def test_shipped_parameters_cover_every_dataset() -> None:

@@ -22,6 +22,7 @@ pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+    pytest.mark.usefixtures("examples_only"),
 ]
 
 
@@ -153,6 +154,26 @@ def test_a_moved_alias_is_followed(deployed: list[RegisteredModel], caplog: pyte
     before = CHAMPIONS_FILE.stat().st_mtime_ns
     assert promote.main(["--follow"]) == 0
     assert CHAMPIONS_FILE.stat().st_mtime_ns == before
+
+
+def test_an_experiment_moves_no_alias_until_it_is_applied(
+    deployed: list[RegisteredModel], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    better, _, champion = deployed
+    with monkeypatch.context() as experiment:
+        experiment.setenv("DVC_ROOT", str(Path.cwd().parent))
+        tracking.promote(better)
+    assert tracking.champion("iris") == champion
+    promote.follow()
+    assert tracking.champion("iris") == champion
+    # What `dvc exp apply` brings:
+    champions = json.loads(CHAMPIONS_FILE.read_text()) | {"iris": better.content_version}
+    CHAMPIONS_FILE.write_text(json.dumps(champions))
+    with caplog.at_level("INFO"):
+        promote.follow()
+    assert "of an experiment that was applied is champion" in caplog.text
+    assert tracking.champion("iris") == better
+    assert json.loads(CHAMPIONS_FILE.read_text()) == champions
 
 
 def test_a_rollback_over_http_is_followed(deployed: list[RegisteredModel], caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
         card: the content of ``card.json``.
         tags: of the version, beside those that come from the card.
     """
-    example = [golden.row for golden in card.golden[:5]]
+    example = [dataset.encode(golden.row) for golden in card.golden[:5]]
     return tracking.register(
         dataset.name,
         export.load_estimator(directory / export.ESTIMATOR_FILE),
@@ -37,6 +37,7 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
         trusted=export.TRUSTED_TYPES,
         requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         tags={**_described(card), **tags},
+        descriptions=(_about(dataset), _about_version(card)),
     )
 
 
@@ -63,7 +64,7 @@ def find(dataset: Dataset, content_version: str, directory: Path) -> RegisteredM
         )
     with (
         console.step(f"{dataset.name}: register {content_version}, which the registry lacks"),
-        tracking.run(dataset.name, f"register {dataset.name}", _described(card)) as run,
+        tracking.run(dataset.name, card.algorithm, {**_described(card), "registered_anew": "true"}) as run,
     ):
         run.log(
             params={"algorithm": card.algorithm, **card.parameters},
@@ -80,6 +81,26 @@ def _described(card: ModelCard) -> dict[str, str]:
         "algorithm": card.algorithm,
         CONTENT_VERSION: card.content_version,
     }
+
+
+def _about(dataset: Dataset) -> str:
+    """The description of a registered model, as Markdown."""
+    target = dataset.target
+    unit = f" ({target.unit})" if target.unit else ""
+    return (
+        f"{dataset.description}\n\nPredicts `{target.name}`{unit} from {len(dataset.features)} features: "
+        f"{', '.join(f'`{name}`' for name in dataset.feature_names)}. The service serves the version with the alias "
+        f"`{tracking.CHAMPION}`."
+    )
+
+
+def _about_version(card: ModelCard) -> str:
+    """The description of a version, as Markdown."""
+    scores = ", ".join(f"{metric} {value:.4g}" for metric, value in card.metrics.items())
+    return (
+        f"`{card.algorithm}`, trained on {card.training_rows:,} rows. On the test split: {scores}. The service shows "
+        f"this version as `{card.content_version}`."
+    )
 
 
 def _is_whole(registered: RegisteredModel) -> bool:

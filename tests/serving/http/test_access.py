@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.access import ATTEMPTS
 from serving.keys import Ring, new_key
 from serving.models import LoadedModel
@@ -35,7 +35,9 @@ FLAT: list[tuple[str, str, object]] = [
     ("GET", "/", None),
     ("GET", "/docs", None),
     ("GET", "/docs.json", None),
+    ("GET", "/openapi.json", None),
     ("GET", "/static_content/swagger-ui.css", None),
+    ("GET", "/static_content/try.js", None),
 ]
 V2: list[tuple[str, str, object]] = [
     ("GET", "/v2", None),

@@ -110,7 +110,7 @@ ID = "0" * 32
         ({"prediction_id": "7", "actual": 1}, ["prediction_id"], "32 hexadecimal digits, not '7'"),
         ({"prediction_id": 7, "actual": 1}, ["prediction_id"], "should be a valid string"),
         ({"prediction_id": ID, "actual": True}, ["actual"], "a finite number, or the name of a class, not true"),
-        ({"prediction_id": ID, "actual": None}, ["actual"], "a finite number, or the name of a class"),
+        ({"prediction_id": ID, "actual": None}, ["actual"], "the value is missing (null)"),
         ({"prediction_id": ID, "actual": [1]}, ["actual"], "a finite number, or the name of a class"),
         ({"prediction_id": ID, "actual": "x" * 201}, ["actual"], "a finite number, or the name of a class"),
         ({"prediction_id": ID, "actual": 1, "row": -1}, ["row"], "greater than or equal to 0, not -1"),

@@ -18,8 +18,8 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from serving.telemetry.logs import file_of_process
 from tests.serving import failing_model, tiny_models
@@ -206,6 +206,17 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
     assert found
     # The process that starts the workers has its own lines.
     assert "Starting production HTTP BentoServer" in logged.file.read_text()
+
+
+def test_the_last_line_of_the_start_says_where_to_go(logged: Logged, stored: dict[str, str], failing_iris: str) -> None:
+    ready = logged.until(lambda event: event["message"].startswith("ready:"))
+    port = logged.client.base_url.port
+    assert [event["message"] for event in ready] == [
+        f"ready: http://127.0.0.1:{port} (docs /docs) · gRPC {logged.grpc_port} · housing {stored['housing']} · "
+        f"iris {failing_iris}"
+    ]
+    start = [event["message"] for event in logged.events() if not event["logger"].endswith(".request_log")]
+    assert start.index(ready[0]["message"]) > max(place for place, said in enumerate(start) if said == "model loaded")
 
 
 def test_a_log_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract import DATASETS, deciles
+from contract import DATASETS, buckets, deciles
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from serving.protocol.waiting import LISTENERS
 from tests.serving import tiny_models
 from tests.serving.protocol.wire import message, rows_of, tensor
@@ -131,7 +131,8 @@ def test_the_model_is_described(watched: httpx.Client, stored: dict[str, str], d
     assert now.of("ml_model_test_metric", "metric", model=name, version=stored[name]) == card.metrics
     for feature in card.features:
         shares = now.of("ml_feature_reference_share", "decile", model=name, feature=feature.name)
-        assert [shares[str(decile)] for decile in range(10)] == feature.decile_shares
+        names = buckets.labels(next(each for each in dataset.features if each.name == feature.name))
+        assert [shares[name] for name in names] == feature.decile_shares
     shares = now.of("ml_prediction_reference_share", "decile", model=name)
     assert [shares[decile] for decile in sorted(shares)] == card.prediction_decile_shares
     assert now.of("ml_class_reference_share", "label", model=name) == card.class_shares
@@ -211,7 +212,18 @@ def test_traffic_is_counted_by_endpoint(watched: httpx.Client, path: str, endpoi
         assert grown.value(name, endpoint=endpoint, http_response_code=status) == grown.value(name) == 1
 
 
-QUIET = ["/livez", "/readyz", "/healthz", "/health", "/metrics", "/metrics/prometheus", "/docs", "/", "/docs.json"]
+QUIET = [
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/health",
+    "/metrics",
+    "/metrics/prometheus",
+    "/docs",
+    "/",
+    "/docs.json",
+    "/openapi.json",
+]
 QUIET += ["/static_content/swagger-ui.css", "/v2/health/live", "/v2/health/ready", "/v2/models/iris/ready"]
 
 

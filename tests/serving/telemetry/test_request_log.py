@@ -1,5 +1,6 @@
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
@@ -78,11 +79,29 @@ def test_lines_that_callers_cause_are_limited(caplog: pytest.LogCaptureFixture) 
     assert len(caplog.records) - len(refused) == 100
 
 
-def test_a_line_for_people() -> None:
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("sha-6ea34760d423", "sha-6ea34760d423"),
+        (Reason.MISSING, "missing"),
+        (429, "429"),
+        (0.547, "0.547"),
+        (True, "True"),
+        (None, "None"),
+        (Path("logs/service.log"), "logs/service.log"),
+        ("", "''"),
+        ("two words", "'two words'"),
+        ("a\nb\x1b[31m", r"'a\nb\x1b[31m'"),
+        ("status=200", "'status=200'"),
+        (["API_KEYS", "ADMIN_KEYS"], "[API_KEYS, ADMIN_KEYS]"),
+        ([{"feature": "MedInc", "reason": Reason.MISSING, "rows": 1}], "[{feature: MedInc, reason: missing, rows: 1}]"),
+        ({"odd, key": "\u202e"}, r"{'odd, key': '\u202e'}"),
+    ],
+)
+def test_a_line_for_people_has_values_as_people_write_them(value: object, written: str) -> None:
     record = logging.getLogger("serving.x").makeRecord(
-        "serving.x", logging.WARNING, "f", 1, "request %s", ("shed",), None, extra={"status": 429, "path": "a\nb"}
+        "serving.x", logging.WARNING, "f", 1, "request %s", ("shed",), None, extra={"value": value}
     )
-    assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.\d{3} WARNING serving\.x request shed status=429 path='a\\nb'",
-        ConsoleFormatter().format(record),
-    )
+    line = ConsoleFormatter().format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} WARNING serving\.x request shed value=.*", line)
+    assert line.partition(" value=")[2] == written
