@@ -30,6 +30,15 @@ train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in
 	@python -m training.promote --follow
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
+# make dataset CSV=table.csv TARGET=column; NAME and TASK are found out, YES=1 changes a dataset that is there.
+.PHONY: dataset
+dataset: $(VENV)/.training ## Make a dataset of a table: CSV=path/to/table.csv TARGET=column [NAME=…] [TASK=…]; then make train serve
+	@python -m training.new_dataset "CSV=$(CSV)" "TARGET=$(TARGET)" "NAME=$(NAME)" "TASK=$(TASK)" $(if $(YES),--yes)
+
+.PHONY: dataset-remove
+dataset-remove: $(VENV)/.training ## Take a dataset out again: NAME=…
+	@python -m training.new_dataset --remove "NAME=$(NAME)"
+
 # Which model and version: make promote MODEL=iris VERSION=8
 .PHONY: promote
 promote: $(VENV)/.training ## Deploy a registered version: MODEL=iris VERSION=8; running services reload it
@@ -74,8 +83,8 @@ integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeli
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)
-	$(call step,Break things,pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
-		tests/integration/test_tls.py tests/integration/test_reload.py)
+	$(call step,Break things,CHAOS=1 pytest -m integration tests/resilience tests/integration/test_grpc_floods.py tests/integration/test_fuzz.py \
+		tests/integration/test_tls.py tests/integration/test_reload.py tests/kinds/test_fuzz.py)
 
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=

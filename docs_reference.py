@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from contract import DATASETS
 from contract.errors import BundleError
+from contract.feature import Feature, Kind, Unknown, listed
 from load_tests.benchmark.report import replace_section
 from local_service import PROJECT
 from loop.settings import LoopSettings
@@ -225,7 +226,7 @@ def columns() -> str:
     parts = []
     for dataset in DATASETS.values():
         rows = [
-            (code(one.name), one.unit, f"{one.minimum:g} to {one.maximum:g}", one.description.partition(" Unit: ")[0])
+            (code(one.name), one.unit or one.kind, _values(one), one.description.partition(" Unit: ")[0])
             for one in dataset.features
         ]
         target = dataset.target
@@ -233,6 +234,15 @@ def columns() -> str:
         rows.append((f"{code(target.name)} (target)", target.unit, values, target.description))
         parts.append(f"### {code(dataset.name)}\n\n{table(('column', 'unit', 'plausible values', 'meaning'), rows)}")
     return "\n".join(parts)
+
+
+def _values(feature: Feature) -> str:
+    """The plausible values of a feature."""
+    if feature.kind is Kind.CATEGORY:
+        values = listed(feature.vocabulary) + ("" if feature.unknown is Unknown.REFUSE else ", others")
+    else:
+        values = feature.range.removesuffix(f" {feature.unit}")
+    return f"{values}, or missing" if feature.optional else values
 
 
 def models() -> str:

@@ -296,7 +296,8 @@ def _check_target(dataset: Dataset, column: Sequence[object]) -> tuple[FloatMatr
 def _check_duplicates(rows: FloatMatrix, maximum: int) -> list[Violation]:
     if not len(rows):
         return []
-    _, first = np.unique(rows, axis=0, return_index=True)
+    # NaN differs from itself; a missing value does not.
+    _, first = np.unique(np.where(np.isnan(rows), np.inf, rows), axis=0, return_index=True)
     repeated = np.setdiff1d(np.arange(len(rows)), first)
     if len(repeated) <= maximum:
         return []

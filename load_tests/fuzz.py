@@ -1,7 +1,8 @@
 """Random requests against a real service: it answers each, with an error where one is due, and stays right.
 
-Flat JSON, the Open Inference Protocol in JSON and with raw bytes, and gRPC. Most requests are nearly right: what is
-quite wrong is refused at the door. ``make fuzz`` sends 100,000; ``--requests`` and ``--seed`` choose others.
+Flat JSON, the Open Inference Protocol in JSON and with raw bytes, gRPC, and every route as the OpenAPI document has it.
+Most requests are nearly right: what is quite wrong is refused at the door. ``make fuzz`` sends 100,000; ``--requests``
+and ``--seed`` choose others.
 """
 
 import argparse
@@ -10,9 +11,9 @@ import math
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -20,9 +21,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from open_inference.grpc import protocol as pb
+from schemathesis import Case
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from load_tests.described import Described
 from load_tests.errors import LoadTestError
 from local_service import free_port, running_service
 
@@ -33,6 +36,16 @@ ALLOWED = {200, 400, 404, 413, 415, 429}
 ALLOWED_CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 DATATYPES = ["FP64", "FP32", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BYTES", "BOOL"]
+
+RAW: dict[str, Callable[[Any], bytes]] = {
+    "FP64": lambda value: struct.pack("<d", value),
+    "BOOL": lambda value: struct.pack("?", value),
+    "BYTES": lambda value: struct.pack("<I", len(value.encode())) + value.encode(),
+}
+"""A value of each datatype, as the protocol's binary extension has it."""
+Datasets = Sequence[Dataset]
+
+REGISTERED: Datasets = tuple(DATASETS.values())
 
 numbers = st.one_of(st.floats(), st.integers(), st.integers(-(2**70), 2**70), st.floats(-130, 200))
 scalars = st.one_of(numbers, st.none(), st.booleans(), st.text(max_size=20))
@@ -54,9 +67,10 @@ class Request:
 def rows(draw: st.DrawFn, dataset: Dataset) -> dict[str, Any]:
     """A row, often a good one."""
     row: dict[str, Any] = dict(dataset.example)
+    of_others = st.sampled_from([*dataset.example.values()])
     for _ in range(draw(st.integers(0, 2))):
         name = draw(st.sampled_from(dataset.feature_names) | st.text(max_size=8))
-        row[name] = draw(values)
+        row[name] = draw(values | of_others)
     for name in draw(st.lists(st.sampled_from(dataset.feature_names), max_size=1)):
         row.pop(name, None)
     return row
@@ -78,9 +92,9 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @st.composite
-def flat(draw: st.DrawFn) -> Request:
+def flat(draw: st.DrawFn, datasets: Datasets) -> Request:
     """A request of a prediction route."""
-    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    dataset = draw(st.sampled_from(datasets))
     headers = {"Content-Type": draw(st.sampled_from(["application/json"] * 9 + ["text/plain"]))}
     if draw(st.booleans()):
         body = draw(st.one_of(rows(dataset), rows(dataset), values))
@@ -90,18 +104,33 @@ def flat(draw: st.DrawFn) -> Request:
     return Request(f"/predict/{dataset.name}/batch", draw(texts(body)), headers)
 
 
+class Part(NamedTuple):
+    """A good tensor."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    values: list[Any]
+
+    @property
+    def raw(self) -> bytes:
+        """Its values, as the protocol's binary extension has them."""
+        return b"".join(map(RAW[self.datatype], self.values))
+
+
+def parts(dataset: Dataset, count: int, *, matrix: bool) -> list[Part]:
+    """The examples of so many rows: one matrix if asked for and all features are numbers, or a tensor a feature."""
+    if matrix and dataset.all_numeric:
+        example = [*dataset.example.values()]
+        return [Part("x", "FP64", [count, len(example)], example * count)]
+    return [Part(name, _datatype(value), [count, 1], [value] * count) for name, value in dataset.example.items()]
+
+
 @st.composite
 def tensors(draw: st.DrawFn, dataset: Dataset) -> list[dict[str, Any]]:
     """The inputs of a request, often good ones."""
-    count = draw(st.integers(0, 3))
-    example = list(dataset.example.values())
-    inputs: list[dict[str, Any]] = []
-    if draw(st.booleans()):
-        shape, data = [count, len(example)], example * count
-        inputs.append({"name": "x", "datatype": "FP64", "shape": shape, "data": data})
-    else:
-        for name, value in dataset.example.items():
-            inputs.append({"name": name, "datatype": "FP64", "shape": [count, 1], "data": [value] * count})
+    good = parts(dataset, draw(st.integers(0, 3)), matrix=draw(st.booleans()))
+    inputs = [{"name": one.name, "datatype": one.datatype, "shape": one.shape, "data": one.values} for one in good]
     for _ in range(draw(st.integers(0, 2))):
         key = draw(st.sampled_from(["name", "datatype", "shape", "data", "parameters"]))
         better = {
@@ -114,9 +143,9 @@ def tensors(draw: st.DrawFn, dataset: Dataset) -> list[dict[str, Any]]:
 
 
 @st.composite
-def protocol(draw: st.DrawFn) -> Request:
+def protocol(draw: st.DrawFn, datasets: Datasets) -> Request:
     """A request of the Open Inference Protocol in JSON."""
-    dataset = draw(st.sampled_from([*DATASETS.values()]))
+    dataset = draw(st.sampled_from(datasets))
     body: dict[str, Any] = {"inputs": draw(tensors(dataset))}
     for key in draw(st.lists(st.sampled_from(["id", "parameters", "outputs", "inputs", "other"]), max_size=1)):
         outputs = st.lists(st.fixed_dictionaries({"name": st.sampled_from(["predict", "label", "probabilities", ""])}))
@@ -126,15 +155,21 @@ def protocol(draw: st.DrawFn) -> Request:
 
 
 @st.composite
-def binary(draw: st.DrawFn) -> Request:
+def binary(draw: st.DrawFn, datasets: Datasets) -> Request:
     """A request of the Open Inference Protocol with raw bytes."""
-    dataset = draw(st.sampled_from([*DATASETS.values()]))
-    count, width = draw(st.integers(0, 3)), len(dataset.features)
-    raw = b"".join(map(_double, [*dataset.example.values()] * count))
-    size = draw(st.sampled_from([len(raw)] * 5 + [0, len(raw) - 1, len(raw) + 1, 2**70]))
-    datatype = draw(st.sampled_from(["FP64"] * 5 + DATATYPES))
-    tensor = {"name": "x", "datatype": datatype, "shape": [count, width], "parameters": {"binary_data_size": size}}
-    head = draw(texts({"inputs": [tensor], "parameters": {"binary_data_output": draw(st.booleans())}}))
+    dataset = draw(st.sampled_from(datasets))
+    inputs, raw = [], b""
+    good = parts(dataset, draw(st.integers(0, 3)), matrix=True)
+    spoiled = draw(st.integers(0, 2 * len(good)))
+    for number, one in enumerate(good):
+        size, datatype = len(one.raw), one.datatype
+        if number == spoiled:
+            size = draw(st.sampled_from([size, size, 0, size - 1, size + 1, 2**70]))
+            datatype = draw(st.sampled_from([datatype] * 5 + DATATYPES))
+        tensor = {"name": one.name, "datatype": datatype, "shape": one.shape, "parameters": {"binary_data_size": size}}
+        inputs.append(tensor)
+        raw += one.raw
+    head = draw(texts({"inputs": inputs, "parameters": {"binary_data_output": draw(st.booleans())}}))
     raw = draw(st.just(raw) | damaged(raw))
     length = draw(st.sampled_from([len(head)] * 5 + [0, len(head) - 1, len(head) + len(raw), 10**9]))
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
@@ -142,27 +177,38 @@ def binary(draw: st.DrawFn) -> Request:
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> Request:
+def messages(draw: st.DrawFn, datasets: Datasets) -> Request:
     """A message of gRPC."""
-    dataset = draw(st.sampled_from([*DATASETS.values()]))
-    count, width = draw(st.integers(0, 3)), len(dataset.features)
-    data = [*dataset.example.values()] * count
+    dataset = draw(st.sampled_from(datasets))
     message = pb.ModelInferRequest(
         model_name=draw(st.sampled_from([dataset.name] * 9 + [""])), id=draw(st.text(max_size=8))
     )
-    shape = draw(st.just([count, width]) | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
-    tensor = message.inputs.add(name="x", datatype=draw(st.sampled_from(["FP64"] * 5 + DATATYPES)), shape=shape)
-    if draw(st.booleans()):
-        message.raw_input_contents.append(draw(st.just(b"".join(map(_double, data))) | st.binary(max_size=64)))
-    else:
-        tensor.contents.fp64_contents.extend(draw(st.just(data) | st.lists(st.floats(), max_size=12)))
+    raw = draw(st.booleans())
+    good = parts(dataset, draw(st.integers(0, 3)), matrix=draw(st.booleans()))
+    spoiled = draw(st.integers(0, 2 * len(good)))
+    for number, one in enumerate(good):
+        tensor = message.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
+        content, field = one.raw, tensor.contents
+        if number == spoiled:
+            tensor.datatype = draw(st.sampled_from([one.datatype] * 5 + DATATYPES))
+            tensor.shape[:] = draw(st.just(one.shape) | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
+            content = draw(st.just(content) | st.binary(max_size=64))
+            field.fp64_contents.extend(draw(st.just([]) | st.lists(st.floats(), max_size=12)))
+        if raw:
+            message.raw_input_contents.append(content)
+        elif one.datatype == "BYTES":
+            field.bytes_contents.extend(text.encode() for text in one.values)
+        elif one.datatype == "BOOL":
+            field.bool_contents.extend(one.values)
+        else:
+            field.fp64_contents.extend(one.values)
     for name in draw(st.lists(st.sampled_from(["predict", "label", "probabilities", "none"]), max_size=3)):
         message.outputs.add(name=name)
     content = message.SerializeToString()
     return Request(None, content if draw(st.integers(0, 3)) else draw(damaged(content)))
 
 
-KINDS: dict[str, Callable[[], SearchStrategy[Request]]] = {
+KINDS: dict[str, Callable[[Datasets], SearchStrategy[Request]]] = {
     "flat JSON": flat,
     "protocol in JSON": protocol,
     "protocol with raw bytes": binary,
@@ -170,15 +216,23 @@ KINDS: dict[str, Callable[[], SearchStrategy[Request]]] = {
 }
 
 
-def _double(value: float) -> bytes:
-    return struct.pack("<d", value)
+def _datatype(value: Any) -> str:
+    """Of a tensor with such values, as JSON has them."""
+    return "BOOL" if isinstance(value, bool) else "BYTES" if isinstance(value, str) else "FP64"
 
 
 class Target:
-    """A service that is fuzzed, and what it has answered."""
+    """A service that is fuzzed, and what it has answered.
 
-    def __init__(self, url: str, grpc_target: str) -> None:
+    Args:
+        url, grpc_target: where it is.
+        datasets: whose models it serves.
+    """
+
+    def __init__(self, url: str, grpc_target: str, datasets: Datasets = REGISTERED) -> None:
         self.answers: Counter[str] = Counter()
+        self.datasets = datasets
+        self.described = Described(url, TIMEOUT_SECONDS, datasets)
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
         self._channel = grpc.insecure_channel(grpc_target)
         self._infer: Any = self._channel.unary_unary(INFER)
@@ -205,13 +259,14 @@ class Target:
     def known_answers(self) -> dict[str, Any]:
         """What the models answer to the example of each dataset."""
         found = {}
-        for name, dataset in DATASETS.items():
-            answer = self._client.post(f"/predict/{name}", json=dataset.example).raise_for_status().json()
-            found[name] = {key: value for key, value in answer.items() if key != "prediction_id"}
+        for dataset in self.datasets:
+            answer = self._client.post(f"/predict/{dataset.name}", json=dataset.example).raise_for_status().json()
+            found[dataset.name] = {key: value for key, value in answer.items() if key != "prediction_id"}
         return found
 
     def close(self) -> None:
         """Close the connections."""
+        self.described.close()
         self._client.close()
         self._channel.close()
 
@@ -238,17 +293,26 @@ def fuzz(target: Target, requests: int, first: int) -> None:
         LoadTestError: an answer was not one that is due, or the models answer differently afterwards.
     """
     before = target.known_answers()
-    for number, kind in enumerate(KINDS.values()):
+    share = settings(
+        max_examples=math.ceil(requests / (len(KINDS) + 1)),
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=[*HealthCheck],
+    )
+
+    @seed(first)
+    @share
+    @given(target.described.cases())
+    def send_described(case: Case[Any]) -> None:
+        target.answers[f"described {target.described.send(case)}"] += 1
+
+    send_described()
+    for number, kind in enumerate(KINDS.values(), 1):
 
         @seed(first + number)
-        @settings(
-            max_examples=math.ceil(requests / len(KINDS)),
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=[*HealthCheck],
-        )
-        @given(kind())
+        @share
+        @given(kind(target.datasets))
         def send(request: Request) -> None:
             target.send(request)
 

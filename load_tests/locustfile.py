@@ -6,10 +6,12 @@ given comes from the profile of the shape in ``thresholds.yaml``.
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, cast
 
+import gevent  # type: ignore[import-untyped]  # two functions of it
 import locust.stats
 from locust import LoadTestShape, events
 from locust.env import Environment
@@ -82,6 +84,9 @@ def set_up(environment: Environment, **_: Any) -> None:
         test = LoadTest(environment, USER_CLASSES)
     except LoadTestError as error:
         sys.exit(str(error))
+    # Python raises KeyboardInterrupt wherever the process is. In a user's greenlet, or in a callback of gRPC, it is
+    # lost, and Locust goes on: raise it where Locust waits for it.
+    gevent.signal_handler(signal.SIGINT, gevent.getcurrent().throw, KeyboardInterrupt)
     environment.events.test_start.add_listener(test.start)
     environment.events.quitting.add_listener(test.finish)
     environment.events.quit.add_listener(test.tell)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import FloatMatrix
 from model.drift import LEVEL, Detector, Drift
 from model.reference import Reference

@@ -108,7 +108,7 @@ class Bundle:
 
     def models_info(self) -> dict[str, Any]:
         """Each model's card without its golden rows, and when it was loaded."""
-        return {name: _info(predictor.model) for name, predictor in self.predictors.items()}
+        return {name: model_info(predictor.model) for name, predictor in self.predictors.items()}
 
 
 def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare: Spare = no_spare) -> Bundle:
@@ -139,7 +139,8 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
     return Bundle(loaded, settings)
 
 
-def _info(model: LoadedModel) -> dict[str, Any]:
+def model_info(model: LoadedModel) -> dict[str, Any]:
+    """A model's card without its golden rows, its training run, and when it was loaded, as plain data."""
     card = model.card.model_dump(mode="json", exclude={"golden"})
     for feature, described in zip(model.dataset.features, card["features"], strict=True):
         # The serving code enforces its own range, not the one on the card.

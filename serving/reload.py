@@ -23,6 +23,7 @@ from contract.errors import BundleError, ErrorDetail, StartupError
 from ledger import locks
 from model.deployed import Deployment, DeploymentError
 from serving import memory
+from serving.background import Background
 from serving.bundle import Bundle
 from serving.errors import Conflict, NotReady
 from serving.models import LoadedModel, deployed_tag, find, load
@@ -75,7 +76,7 @@ class Reloader:
         self._keys = settings.model_keys
         self._server = server or _server()
         self._refused: dict[str, str] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Background()
         for name in bundle.predictors:
             for outcome in ("done", "refused"):
                 series.RELOADS.labels(name, outcome)
@@ -88,14 +89,11 @@ class Reloader:
         except OSError as error:
             # It is written again with the next change; until then nobody waits for this worker.
             logger.error("this worker cannot say what it serves", extra={"error": error.strerror})  # noqa: TRY400 - no bug
-        self._task = asyncio.create_task(self._watch())
+        self._watching.start(self._watch())
 
     async def stop(self) -> None:
         """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._task = None
+        await self._watching.stop()
         _status_file(self._server, os.getpid()).unlink(missing_ok=True)
 
     async def everywhere(self) -> dict[int, Status]:

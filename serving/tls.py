@@ -17,6 +17,7 @@ from typing import Any, cast
 import grpc
 
 from contract.errors import StartupError
+from serving.background import Background
 from serving.settings import Settings
 from serving.telemetry import series
 
@@ -70,7 +71,7 @@ class Tls:
         """Whether a client needs a certificate."""
         self._state = self._look()
         self._refused = ""
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Background()
         try:
             self.material = _read(files)
         except Unusable as error:
@@ -160,14 +161,11 @@ class Tls:
         series.TLS_REFUSED.set(0)
         for outcome in ("done", "refused"):
             series.TLS_REREAD.labels(outcome)
-        self._task = asyncio.create_task(self._watch())
+        self._watching.start(self._watch())
 
     async def stop(self) -> None:
         """Follow no longer."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._task = None
+        await self._watching.stop()
 
     async def _watch(self) -> None:
         before = self._state

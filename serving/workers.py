@@ -28,9 +28,8 @@ STUCK_LOOKS = 120
 """Looks after which a silent worker counts as hung, whatever it does: 60 seconds."""
 START_LOOKS = 120
 """Looks after which a worker that has not started and does nothing counts as hung."""
-SHORT_LIFE_SECONDS = 10.0
-"""A worker that ends before it is this old has failed; the next one then waits."""
 MOST_BACKOFF_SECONDS = 30.0
+"""After failures to start, one after the other, the next start waits ever longer, up to this."""
 _REASONS = ("died", "hung", "start_failed")
 _BUSY = {psutil.STATUS_RUNNING, psutil.STATUS_WAKING, psutil.STATUS_DISK_SLEEP}
 """States of a thread that waits for a processor or a disk: a kill would not help."""
@@ -40,7 +39,6 @@ _BUSY = {psutil.STATUS_RUNNING, psutil.STATUS_WAKING, psutil.STATUS_DISK_SLEEP}
 class _Worker:
     """The state of a worker. ``silent`` and ``idle`` count looks since it was last heard of, and last active."""
 
-    begun: float
     started: bool = False
     silent: int = 0
     idle: int = 0
@@ -77,7 +75,7 @@ class Keeper:
 
     @property
     def may_start(self) -> bool:
-        """Whether a worker may be started now: after failures the next one waits."""
+        """Whether a worker may be started now: after failures to start the next one waits."""
         return time.monotonic() >= self._start_at
 
     @property
@@ -115,7 +113,7 @@ class Keeper:
 
     def expect(self, pid: int) -> None:
         """Note a worker that was started."""
-        self._workers.setdefault(pid, _Worker(time.monotonic()))
+        self._workers.setdefault(pid, _Worker())
 
     def dismiss(self, pid: int) -> None:
         """Expect a worker to end: it was told to."""
@@ -136,8 +134,8 @@ class Keeper:
 
     def _heard_of(self, worker: _Worker) -> None:
         worker.silent = worker.idle = 0
-        worker.started = self.ever_started = True
-        if time.monotonic() - worker.begun > SHORT_LIFE_SECONDS:
+        if not worker.started:
+            worker.started = self.ever_started = True
             self._failures = 0
 
     def _hangs(self, pid: int, worker: _Worker) -> bool:
@@ -163,13 +161,12 @@ class Keeper:
     def _ended(self, pid: int, worker: _Worker) -> None:
         if worker.dismissed and not worker.hung:
             return
-        age = time.monotonic() - worker.begun
         reason = "hung" if worker.hung else "died" if worker.started else "start_failed"
         series.WORKER_EXITS.labels(reason).inc()
-        if worker.started and age > SHORT_LIFE_SECONDS:
-            delay = 0.0
-        else:
+        delay = 0.0
+        if not worker.started:
             self._failures += 1
-            delay = min(2.0 ** (self._failures - 1), MOST_BACKOFF_SECONDS) if self._failures > 1 else 0.0
+            if self._failures > 1:
+                delay = min(2.0 ** (self._failures - 1), MOST_BACKOFF_SECONDS)
         self._start_at = time.monotonic() + delay
         logger.error("a worker has ended", extra={"worker": pid, "reason": reason, "next_start_seconds": delay})

@@ -3,11 +3,13 @@
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from contract import DATASETS
 from local_service import bypass_proxies
 
 TESTS = Path(__file__).parent
@@ -32,6 +34,19 @@ if sys.dont_write_bytecode:
 
 LONG = ("serving", "load_tests", "batch_predict", "training")
 """Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
+LONGEST = ("test_retraining", "test_story", "test_demo", "test_pipeline", "test_clones", "test_monitoring", "test_load")
+"""Of the integration tests, in the order in which they begin; see ``tests/grouping.py``."""
+
+
+@pytest.fixture(scope="module")
+def examples_only() -> Iterator[None]:
+    """Housing and Iris are all the datasets that there are: what a test counts does not depend on other tables."""
+    every = dict(DATASETS)
+    for name in every.keys() - {"housing", "iris"}:
+        del DATASETS[name]
+    yield
+    DATASETS.clear()
+    DATASETS.update(every)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
@@ -43,8 +58,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
+    def rank(item: pytest.Item) -> tuple[int, int]:
         folder = item.path.relative_to(TESTS).parts[0]
-        return LONG.index(folder) if folder in LONG else len(LONG)
+        if item.path.stem in LONGEST:
+            return 0, LONGEST.index(item.path.stem)
+        return 1, LONG.index(folder) if folder in LONG else len(LONG)
 
     items.sort(key=rank)

@@ -42,10 +42,9 @@ ELSEWHERE = {
     r"prometheus-alertmanager .*": ("tests/integration/local_monitoring.py", "alertmanager"),
     r"python monitoring/webhook\.py": ("tests/integration/local_monitoring.py", "webhook.py"),
     r"make train": ("tests/integration/conftest.py", '"make serve"'),
-    r"\(cd data/raw && sha256sum \*\.csv > SHA256SUMS\)": (
-        "tests/integration/test_pipeline.py",
-        "sha256sum *.csv > SHA256SUMS",
-    ),
+    r"make train serve": ("tests/integration/conftest.py", '"make serve"'),
+    r"make dataset .*": ("tests/integration/test_own_table.py", "training.new_dataset"),
+    r"make dataset-remove .*": ("tests/integration/test_own_table.py", "--remove"),
     r"TLS_CERT_FILE=\S+ .*make serve": ("tests/integration/test_tls.py", "TLS_CERT_FILE"),
     r"curl --cacert .*": ("tests/integration/test_tls.py", "verify"),
     r"python -m model\.signing new .*": ("tests/model/test_signing.py", "model.signing"),
@@ -87,7 +86,7 @@ ELSEWHERE = {
     ),
     r"kubectl kustomize .*": ("tests/deploy/manifests.py", "kustomize"),
     r"python -m load_tests\.benchmark --publish .*": ("tests/load_tests/benchmark/test_report.py", "--publish"),
-    r"mlflow ui .*": ("tests/integration/test_pipeline.py", "make -s ui"),
+    r"mlflow ui .*": ("tests/integration/test_clones.py", "make -s ui"),
 }
 """The test that runs it, and a word by which it can be found there."""
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-LOAD = ("test_pipeline", "test_monitoring", "test_load", "test_tutorial")
+LOAD = ("test_monitoring", "test_load", "test_tutorial")
 """Under the load of one, the others would miss their latencies."""
 RETRAINING = ("test_retraining", "test_story", "test_demo")
 """They begin with the same trained project."""

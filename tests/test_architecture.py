@@ -45,8 +45,10 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     # It measures the runner itself: over HTTP on the same cores, the load generator would be measured with it.
     "load_tests/benchmark/batching.py": {"serving"},
+    "load_tests/benchmark/guards.py": {"serving"},  # the same for the protocol class
     # It is the service, with something taken away.
     "load_tests/benchmark/peers/unmetered.py": {"serving", "service"},
+    "load_tests/benchmark/peers/unguarded.py": {"service"},
 }
 SERVING_ONLY = {"serving", "service", "contract", "model", "ledger"}
 """What the image holds: nothing of the training dependencies may be imported there."""

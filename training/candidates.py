@@ -1,7 +1,10 @@
 """The estimators that ``params.yaml`` can name."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
@@ -18,53 +23,83 @@ from sklearn.ensemble import (
 )
 from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from contract.dataset import Dataset, Task
-from model.session import ArtifactError, open_session
+from contract.feature import Kind
+from model.session import ArtifactError
 from training import selection
 from training.errors import PipelineError
-from training.features import RowFeatures, SinglePrecision
+from training.features import BoostingRows, KindEncoder, OptionalRowFeatures, RowFeatures, SinglePrecision
 from training.onnx import export
+from training.onnx.hard_rows import hard_rows
 from training.params import CandidateParams, Parameter, RowFeatureParams
 from training.splits import Split
 
 Steps = list[tuple[str, BaseEstimator]]
 
 
-def _scaled(estimator: BaseEstimator) -> Steps:
-    return [("scale", StandardScaler()), ("estimator", estimator)]
+@dataclass(frozen=True)
+class Columns:
+    """What an estimator is given: ``categories`` are the columns of codes, ``optional`` those of other values that may
+    be missing. ``codes`` is how many codes the largest vocabulary has; ``missing``, whether any value may be missing.
+    """
+
+    categories: list[int]
+    optional: list[int]
+    codes: int
+    missing: bool
+
+    def encoded(self, *, one_hot: bool) -> Steps:
+        """The step that leaves numbers alone; none where there are no others."""
+        if not self.categories and not self.optional:
+            return []
+        return [("kinds", KindEncoder(self.categories, self.optional, one_hot=one_hot))]
 
 
-def _forest(estimator: BaseEstimator) -> Steps:
-    return [("single_precision", SinglePrecision()), ("estimator", estimator)]
+def _scaled(estimator: BaseEstimator, columns: Columns) -> Steps:
+    return [*columns.encoded(one_hot=True), ("scale", StandardScaler()), ("estimator", estimator)]
 
 
-def _calibrated(estimator: BaseEstimator) -> Steps:
+def _forest(estimator: BaseEstimator, columns: Columns) -> Steps:
+    return [*columns.encoded(one_hot=False), ("single_precision", SinglePrecision()), ("estimator", estimator)]
+
+
+def _calibrated(estimator: BaseEstimator, columns: Columns) -> Steps:
     # A support vector machine has no probabilities; scikit-learn 1.11 removes `SVC(probability=True)` in favour of this
     # wrapper. It fits one machine, and one sigmoid per class on held-out folds.
-    return _scaled(CalibratedClassifierCV(estimator, ensemble=False, method="sigmoid"))
+    return _scaled(CalibratedClassifierCV(estimator, ensemble=False, method="sigmoid"), columns)
 
 
-def _alone(estimator: BaseEstimator) -> Steps:
-    return [("estimator", estimator)]
+def _boosted(estimator: BaseEstimator, columns: Columns) -> Steps:
+    # It takes missing values as they are, and categories by their codes.
+    if columns.categories:
+        estimator.set_params(categorical_features=columns.categories)
+    if not columns.missing and columns.codes <= estimator.max_bins:
+        return [("estimator", estimator)]
+    return [("boosting_rows", BoostingRows(columns.categories, most=estimator.max_bins)), ("estimator", estimator)]
 
 
-ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstimator], Steps]]]] = {
+ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstimator, Columns], Steps]]]] = {
     Task.REGRESSION: {
         "linear": (Ridge, _scaled),
+        "neural_network": (MLPRegressor, _scaled),
         "random_forest": (RandomForestRegressor, _forest),
         "extra_trees": (ExtraTreesRegressor, _forest),
-        "hist_gradient_boosting": (HistGradientBoostingRegressor, _alone),
+        "gradient_boosting": (GradientBoostingRegressor, _forest),
+        "hist_gradient_boosting": (HistGradientBoostingRegressor, _boosted),
     },
     Task.CLASSIFICATION: {
         "logistic_regression": (LogisticRegression, _scaled),
         "svc": (SVC, _calibrated),
+        "neural_network": (MLPClassifier, _scaled),
         "random_forest": (RandomForestClassifier, _forest),
         "extra_trees": (ExtraTreesClassifier, _forest),
-        "hist_gradient_boosting": (HistGradientBoostingClassifier, _alone),
+        "gradient_boosting": (GradientBoostingClassifier, _forest),
+        "hist_gradient_boosting": (HistGradientBoostingClassifier, _boosted),
     },
 }
 """By task and name: the estimator class, and a function that adds the preprocessing steps it needs."""
@@ -94,34 +129,69 @@ def build(
         )
     estimator_type, steps = known[candidate.estimator]
     estimator = _configured(estimator_type(), candidate.parameters, key, random_state)
-    return Pipeline([("features", row_features(dataset, features)), *steps(estimator)])
+    computed = row_features(dataset, features)
+    return Pipeline([("features", computed), *steps(estimator, _columns(dataset, computed))])
 
 
-SAMPLE_ROWS = 200
+def _columns(dataset: Dataset, computed: RowFeatures) -> Columns:
+    """The columns that ``computed`` gives: the features, then what is computed from them."""
+    categories = [column for column, feature in enumerate(dataset.features) if feature.kind is Kind.CATEGORY]
+    optional = {column for column, feature in enumerate(dataset.features) if feature.optional}
+    derived = [pair for x, y, _ in computed.rotations for pair in ((x, y), (x, y))] + list(computed.ratios)
+    missing = [len(dataset.features) + place for place, pair in enumerate(derived) if not optional.isdisjoint(pair)]
+    return Columns(
+        categories=categories,
+        optional=[*sorted(optional - set(categories)), *missing],
+        codes=max((int(dataset.features[column].maximum) + 1 for column in categories), default=0),
+        missing=dataset.has_optional,
+    )
+
+
+SAMPLE_ROWS = 50
 """Rows of the small fit that shows whether a candidate can be deployed."""
 
 
-def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Split) -> None:
-    """Fit a candidate on a few rows, convert and save it: a candidate that cannot be deployed fails before training.
+def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Split, tolerance: float) -> None:
+    """Fit a candidate on a few rows, convert it, compare, save and load it: what cannot be deployed fails before
+    training.
 
-    Ensembles are fitted with two members, which shows the same in less time.
+    Ensembles are fitted with two members, and iterations are few, which shows the same in less time.
 
     Raises:
-        PipelineError: if it cannot be converted to ONNX, or holds types that must not be loaded; names the candidate.
+        PipelineError: if it cannot be fitted or converted to ONNX, if it then answers otherwise by more than
+            ``tolerance``, or if it holds types that must not be loaded; names the candidate.
     """
     sample = _sample(dataset, split)
     *steps, (step, estimator) = pipeline.steps
-    if isinstance(estimator, HistGradientBoostingRegressor | HistGradientBoostingClassifier):
-        estimator = clone(estimator).set_params(max_iter=2)
-    elif "n_estimators" in estimator.get_params():
-        estimator = clone(estimator).set_params(n_estimators=2)
-    fitted = selection.fit(Pipeline([*steps, (step, estimator)]), sample, dataset.task)
+    few = {parameter: 2 for parameter in ("max_iter", "n_estimators") if parameter in estimator.get_params(deep=False)}
+    hasty = clone(estimator).set_params(**few) if isinstance(estimator, _ITERATIVE) else estimator
     try:
-        open_session(export.convert(dataset, fitted))
-        with tempfile.TemporaryDirectory() as directory:
-            export.save_estimator(fitted, Path(directory) / export.ESTIMATOR_FILE)
-    except (PipelineError, ArtifactError) as error:
-        raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {error}") from error
+        with warnings.catch_warnings():
+            # It learns nothing from few rows in few iterations, and need not.
+            warnings.simplefilter("ignore")
+            fitted = selection.fit(Pipeline([*steps, (step, hasty)]), sample, dataset.task)
+            content = export.convert(dataset, fitted)
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / export.ESTIMATOR_FILE
+                export.save_estimator(fitted, path)
+                loaded = export.load_estimator(path)
+            rows = hard_rows(dataset, fitted, sample.features)
+            export.compare(dataset, content, export.predictor(dataset, loaded), rows, tolerance)
+    except (PipelineError, ArtifactError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {said}") from error
+
+
+_ITERATIVE = (
+    HistGradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    GradientBoostingRegressor,
+    GradientBoostingClassifier,
+    ForestRegressor,
+    ForestClassifier,
+    MLPRegressor,
+    MLPClassifier,
+)
 
 
 def _sample(dataset: Dataset, split: Split) -> Split:
@@ -131,7 +201,7 @@ def _sample(dataset: Dataset, split: Split) -> Split:
     else:
         classes = np.unique(split.target)
         chosen = np.concatenate(
-            [np.flatnonzero(split.target == one)[: max(SAMPLE_ROWS // len(classes), 20)] for one in classes]
+            [np.flatnonzero(split.target == one)[: max(SAMPLE_ROWS // len(classes), 10)] for one in classes]
         )
     return split.take(chosen)
 
@@ -168,6 +238,9 @@ def row_features(dataset: Dataset, params: RowFeatureParams) -> RowFeatures:
             f"train.{dataset.name}.features.decimals: {', '.join(unknown)} is neither a feature nor a ratio; there is "
             f"{', '.join([*dataset.feature_names, *ratio_names])}."
         )
+    used = {*params.decimals, *chain(*params.ratios), *(params.rotations.columns if params.rotations else ())}
+    if codes := [one.name for one in dataset.features if one.name in used and not one.numeric]:
+        raise PipelineError(f"train.{dataset.name}.features: {', '.join(codes)} is no number.")
     decimals = [params.decimals.get(name) for name in dataset.feature_names]
     rotations: list[tuple[int, int, float]] = []
     if params.rotations is not None:
@@ -184,7 +257,7 @@ def row_features(dataset: Dataset, params: RowFeatureParams) -> RowFeatures:
                 f"to {feature.maximum:g}{'' if places is None else f', rounded to {places} decimals'}), so it cannot "
                 "be a denominator. Narrow its range in the contract or remove the ratio."
             )
-    return RowFeatures(
+    return (OptionalRowFeatures if dataset.has_optional else RowFeatures)(
         rotations=rotations,
         ratios=ratios,
         decimals=decimals,

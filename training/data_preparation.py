@@ -7,7 +7,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,8 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from contract import DATASETS
+from contract.buckets import has_deciles
 from contract.dataset import Dataset, Task
 from contract.errors import DataError
+from contract.feature import Feature, Refusal
 from contract.table import Table, check_table
 from contract.violation import Violation
 from training import console, params
@@ -157,13 +161,14 @@ def inspect(dataset: Dataset, path: Path, checksums: Path, table_params: TablePa
             maximum_duplicates=table_params.maximum_duplicates,
         )
     except DataError as error:
-        return Inspection(report | _verdict(columns, error.violations, str(error)), None, str(error))
-    return Inspection(report | _verdict(columns, (), None), table, None)
+        return Inspection(report | _verdict(dataset, columns, error.violations, str(error)), None, str(error))
+    return Inspection(report | _verdict(dataset, columns, (), None), table, None)
 
 
 def _verdict(
-    columns: Mapping[str, Sequence[str]], violations: Sequence[Violation], error: str | None
+    dataset: Dataset, columns: Mapping[str, Sequence[str]], violations: Sequence[Violation], error: str | None
 ) -> dict[str, Any]:
+    features = {feature.name: feature for feature in dataset.features}
     counts = Counter(violation.rule.value for violation in violations)
     return {
         "ok": error is None,
@@ -174,21 +179,45 @@ def _verdict(
             asdict(violation) | {"line": None if violation.row is None else violation.row + 2}
             for violation in violations[:REPORTED_VIOLATIONS]
         ],
-        "columns": {name: _statistics(cells) for name, cells in columns.items()},
+        "columns": {name: _statistics(cells, features.get(name)) for name, cells in columns.items()},
     }
 
 
-def _statistics(cells: Sequence[str]) -> dict[str, Any]:
-    """Minimum, maximum and mean of a column's numbers; counts of the commonest values if it has no numbers."""
+def _statistics(cells: Sequence[str], feature: Feature | None) -> dict[str, Any]:
+    """What a column holds: the range of numbers and times, the commonest of other values, how many are missing."""
+    if feature is None or feature.plain:
+        return _numbers_or_values(cells)
+    counts, values = Counter(cells), {}
+    for cell in counts:
+        with suppress(Refusal):
+            values[cell] = feature.read(cell)
+    present = [value for value in values.values() if not isnan(value)]
+    if feature.numeric:
+        described = _numbers_or_values(cells)
+    elif has_deciles(feature) and present:
+        described = {"min": feature.decode(min(present)), "max": feature.decode(max(present))}
+    else:
+        described = _commonest(cells)
+    missing = sum(counts[cell] for cell, value in values.items() if isnan(value))
+    return described | ({"missing": missing} if feature.optional else {})
+
+
+def _numbers_or_values(cells: Sequence[str]) -> dict[str, Any]:
     numbers: NDArray[np.float64] = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
-        return {"values": dict(Counter(cells).most_common(20))}
+        return _commonest(cells)
     return {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
 
 
+def _commonest(cells: Sequence[str]) -> dict[str, Any]:
+    return {"values": dict(Counter(cells).most_common(20))}
+
+
 def frame(dataset: Dataset, table: Table) -> pd.DataFrame:
-    """A checked table: features in the contract's order as float64, then the target (a class index as int64)."""
+    """A checked table: features in the contract's order, encoded, as float64, and NaN where a value is missing; then
+    the target (a class index as int64).
+    """
     result = pd.DataFrame(table.features, columns=list(dataset.feature_names))
     whole = dataset.task is Task.CLASSIFICATION
     result[dataset.target.name] = table.target.astype(np.int64 if whole else np.float64)

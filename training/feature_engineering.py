@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from contract import DATASETS, deciles
+from contract import DATASETS, buckets, deciles
 from contract.dataset import Dataset, Task
+from contract.feature import Feature
 from training import console, params
 from training.data_preparation import PREPARED
 from training.errors import PipelineError
@@ -50,30 +52,41 @@ def split(
 def statistics(dataset: Dataset, train: pd.DataFrame) -> dict[str, Any]:
     """Reference statistics of the training split, for the model card and for drift.
 
-    Per feature, and for a regression target: ``deciles`` (the 0 %, 10 %, …, 100 % quantiles, 11 values),
-    ``decile_shares`` (of the rows between them, 10 values), ``mean``, ``std`` (of a sample), ``minimum`` and
-    ``maximum``. For classes: the share of each.
+    Per feature: ``deciles`` (the 0 %, 10 %, …, 100 % quantiles, 11 values; none of flags and categories),
+    ``decile_shares`` (of the rows in each of the feature's buckets), ``minimum`` and ``maximum`` of the encoded values,
+    ``mean`` and ``std`` (of a sample; None of flags and categories). Missing values count in their bucket alone. For a
+    regression target the same, for classes the share of each.
     """
     target = train[dataset.target.name]
     if dataset.task is Task.CLASSIFICATION:
         shares = [float((target == index).mean()) for index in range(len(dataset.target.classes))]
         described: dict[str, Any] = {"shares": dict(zip(dataset.target.classes, shares, strict=True))}
     else:
-        described = _describe(target)
+        edges = deciles.edges(np.asarray(target, dtype=np.float64))
+        described = _describe(target, edges, deciles.shares(edges, target))
     return {
         "rows": len(train),
-        "features": {name: _describe(train[name]) for name in dataset.feature_names},
+        "features": {feature.name: _describe_feature(feature, train[feature.name]) for feature in dataset.features},
         "target": described,
     }
 
 
-def _describe(column: "pd.Series[float]") -> dict[str, Any]:
-    edges = deciles.edges(column.to_numpy())
+def _describe_feature(feature: Feature, column: "pd.Series[float]") -> dict[str, Any]:
+    values = np.asarray(column, dtype=np.float64)
+    edges = buckets.edges(feature, values)
+    if column.isna().all():
+        # JSON has no NaN.
+        column = column.fillna(feature.minimum)
+    return _describe(column, edges, buckets.shares(feature, edges, values))
+
+
+def _describe(column: "pd.Series[float]", edges: list[float], shares: list[float]) -> dict[str, Any]:
+    present = column.count()
     return {
         "deciles": edges,
-        "decile_shares": deciles.shares(edges, column),
-        "mean": float(column.mean()),
-        "std": float(column.std()),
+        "decile_shares": shares,
+        "mean": float(column.mean()) if edges else None,
+        "std": float(column.std()) if edges and present > 1 else None,
         "minimum": float(column.min()),
         "maximum": float(column.max()),
     }

@@ -1,11 +1,13 @@
-"""Transformers of one row: rounding, rotated coordinates, ratios. They are steps of the fitted pipeline.
+"""Transformers of one row: rounding, rotated coordinates, ratios; categories and missing values as numbers.
+
+They are steps of the fitted pipeline.
 
 MLflow stores this file with each model, so that a model loads without the project: it may import only NumPy and
 scikit-learn.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +50,8 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
         derived_decimals: the same for each computed column, rotated coordinates first.
     """
 
+    _finite: ClassVar[Literal["allow-nan"] | bool] = True
+
     def __init__(
         self,
         rotations: Sequence[tuple[int, int, float]] = (),
@@ -62,7 +66,7 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803, ARG002 # scikit-learn's signature
         """Remember the number of columns."""
-        self.n_features_in_ = check_array(X, dtype=np.float64).shape[1]
+        self.n_features_in_ = check_array(X, dtype=np.float64, ensure_all_finite=self._finite).shape[1]
         for name, columns in (("decimals", self.n_features_in_), ("derived_decimals", self._derived_columns())):
             if len(getattr(self, name)) not in (0, columns):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {columns} columns.")
@@ -75,7 +79,7 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
         both give the same bits. A matrix product could sum in another order.
         """
         check_is_fitted(self)
-        rows = check_array(X, dtype=np.float64)
+        rows = check_array(X, dtype=np.float64, ensure_all_finite=self._finite)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"{rows.shape[1]} columns, fitted on {self.n_features_in_}.")
         rotations, ratios = self.rotation_table(), self.ratio_table()
@@ -114,7 +118,7 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
         """The names of the output columns, of shape ``[F + 2 · rotations + ratios]``."""
         check_is_fitted(self)
-        names = list(input_features if input_features is not None else (f"x{i}" for i in range(self.n_features_in_)))
+        names = _names(input_features, self.n_features_in_)
         rotated = [
             f"{axis} of {names[x]}, {names[y]} turned {degrees:g}°"
             for x, y, degrees in self.rotations
@@ -122,6 +126,121 @@ class RowFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
         ]
         ratios = [f"{names[numerator]} / {names[denominator]}" for numerator, denominator in self.ratios]
         return np.array([*names, *rotated, *ratios], dtype=object)
+
+
+class OptionalRowFeatures(RowFeatures):
+    """The same of rows in which values may be missing (NaN): what is computed from a missing value is missing too."""
+
+    _finite = "allow-nan"
+
+
+class BoostingRows(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Rows as gradient boosting can be fitted on: with at most 255 categories a column, and no column without values.
+
+    The rarest categories become missing values (NaN), as those are that it does not know. A column without a value in
+    the training rows becomes zeros. Trees do not look at either, so the fitted trees answer alike without this step.
+
+    Args:
+        categories: columns that hold codes of categories.
+        most: how many categories of a column are kept: those with most training rows.
+    """
+
+    def __init__(self, categories: Sequence[int] = (), most: int = 255) -> None:
+        self.categories = categories
+        self.most = most
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803, ARG002 # scikit-learn's signature
+        """Find the categories to keep, and the columns without values."""
+        rows = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+        self.n_features_in_ = rows.shape[1]
+        self.kept_ = [_commonest(rows[~np.isnan(rows[:, column]), column], self.most) for column in self.categories]
+        self.empty_ = np.flatnonzero(np.isnan(rows).all(axis=0))
+        return self
+
+    def transform(self, X: ArrayLike) -> FloatMatrix:  # noqa: N803 # scikit-learn's signature
+        """``[N, F]`` to ``[N, F]``."""
+        check_is_fitted(self)
+        rows: FloatMatrix = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan", copy=True)
+        for column, kept in zip(self.categories, self.kept_, strict=True):
+            rows[~np.isin(rows[:, column], kept), column] = np.nan
+        rows[:, self.empty_] = 0.0
+        return rows
+
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
+        """The names of the input columns."""
+        check_is_fitted(self)
+        return _names(input_features, self.n_features_in_)
+
+
+class KindEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Codes of categories, and values that may be missing (NaN), as numbers that every estimator takes.
+
+    A missing number becomes the median of the training rows, and a column of its own says that it was missing. A
+    missing category is one more category, with the code -1. A category without training rows has no column in the
+    one-hot coding: it is all zeros there.
+
+    Args:
+        categories: columns that hold codes of categories.
+        optional: columns of numbers that may be missing.
+        one_hot: whether each category becomes a column of zeros and ones; otherwise the code is a number, which serves
+            trees.
+        most: the most columns of one category; the rarest categories have none.
+    """
+
+    def __init__(
+        self, categories: Sequence[int] = (), optional: Sequence[int] = (), *, one_hot: bool = False, most: int = 255
+    ) -> None:
+        self.categories = categories
+        self.optional = optional
+        self.one_hot = one_hot
+        self.most = most
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803, ARG002 # scikit-learn's signature
+        """Find the medians and, for the one-hot coding, the categories."""
+        rows = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+        self.n_features_in_ = rows.shape[1]
+        self.instead_ = np.zeros(self.n_features_in_)
+        self.instead_[list(self.categories)] = MISSING_CODE
+        for column in self.optional:
+            present = rows[~np.isnan(rows[:, column]), column]
+            self.instead_[column] = np.median(present) if len(present) else 0.0
+        filled = np.where(np.isnan(rows), self.instead_, rows)
+        codes = [_commonest(filled[:, column], self.most) for column in self.categories if self.one_hot]
+        sizes = [len(some) for some in codes]
+        self.code_ = np.concatenate(codes) if codes else np.zeros(0)
+        self.code_column_ = np.repeat(np.array(self.categories[: len(sizes)], dtype=np.int64), sizes)
+        return self
+
+    def transform(self, X: ArrayLike) -> FloatMatrix:  # noqa: N803 # scikit-learn's signature
+        """``[N, F]`` to ``[N, kept + optional + one-hot columns]``."""
+        check_is_fitted(self)
+        rows = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+        missing = np.isnan(rows)
+        filled = np.where(missing, self.instead_, rows)
+        return np.column_stack(
+            [
+                filled[:, self.kept_columns()],
+                missing[:, list(self.optional)].astype(np.float64),
+                (filled[:, self.code_column_] == self.code_).astype(np.float64),
+            ]
+        )
+
+    def kept_columns(self) -> NDArray[np.int64]:
+        """The input columns that stay columns: all but those in the one-hot coding."""
+        dropped = set(self.categories) if self.one_hot else set()
+        return np.array([column for column in range(self.n_features_in_) if column not in dropped], dtype=np.int64)
+
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
+        """The names of the output columns."""
+        check_is_fitted(self)
+        names = _names(input_features, self.n_features_in_)
+        missing = [f"{names[column]} is missing" for column in self.optional]
+        codes = [f"{names[column]} is {code:g}" for column, code in zip(self.code_column_, self.code_, strict=True)]
+        return np.array([*names[self.kept_columns()], *missing, *codes], dtype=object)
+
+
+MISSING_CODE = -1.0
+"""The code of a missing category."""
 
 
 class SinglePrecision(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -145,8 +264,17 @@ class SinglePrecision(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
         """The names of the input columns."""
         check_is_fitted(self)
-        names = input_features if input_features is not None else [f"x{i}" for i in range(self.n_features_in_)]
-        return np.array(names, dtype=object)
+        return _names(input_features, self.n_features_in_)
+
+
+def _names(given: Sequence[str] | None, columns: int) -> NDArray[Any]:
+    return np.array(given if given is not None else [f"x{column}" for column in range(columns)], dtype=object)
+
+
+def _commonest(values: FloatMatrix, most: int) -> FloatMatrix:
+    """The values that are there most often, at most ``most`` of them, in ascending order."""
+    found, counts = np.unique(values, return_counts=True)
+    return np.sort(found[np.argsort(-counts, kind="stable")[:most]])
 
 
 def _rounding_table(decimals: Sequence[int | None], columns: int) -> RoundingTable:

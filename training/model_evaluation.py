@@ -4,6 +4,7 @@ Reads ``data/features`` and ``models``; writes ``metrics/{name}.json``, ``report
 and ``reports/champions.json``; moves the alias ``champion`` in the MLflow registry.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -23,8 +24,8 @@ from training.evaluation import model_figures
 from training.evaluation import page as evaluation_page
 from training.evaluation import stability as stability_check
 from training.evaluation.gate import Contender, decide
-from training.evaluation.page import Evaluation
-from training.evaluation.scores import score
+from training.evaluation.page import Candidates, Evaluation
+from training.evaluation.scores import CANDIDATES_FILE, baseline, by_class, label, score
 from training.evaluation.stability import Stability
 from training.files import replaced_directory, write_json, write_text
 from training.onnx.export import ESTIMATOR_FILE, load_estimator
@@ -65,6 +66,7 @@ def evaluate(
             theirs = _scores(dataset, splits.test, usable, params)
             excess = _stability(dataset, splits.test, usable, params).excess
             rival = Contender(former.content_version, theirs, usable.card.data_sha256, unusable=excess)
+    metric = getattr(params.gate, dataset.task)
     decision = decide(
         Contender(
             registered.content_version,
@@ -74,7 +76,7 @@ def evaluate(
             feedback_rows=model.card.feedback_rows,
         ),
         rival,
-        metric=getattr(params.gate, dataset.task),
+        metric=metric,
         margin=params.margin,
         name=dataset.name,
         chosen=chosen,
@@ -92,6 +94,9 @@ def evaluate(
         champion_scores=theirs if theirs and kept else mine,
         decision=decision,
         test_rows=len(splits.test.target),
+        metric=metric,
+        baseline=baseline(dataset, splits.train.target, splits.test.target, within=params.close),
+        classes=by_class(dataset, splits.test.target, model.predict(splits.test.features)),
     )
 
 
@@ -147,10 +152,20 @@ def _judge(dataset: Dataset, params: ModelEvaluationParams, directory: Path) -> 
             decision = replace(evaluation.decision, reason=challenger[0].tags[GATE_REASON])
             evaluation = replace(evaluation, decision=decision)
     log.info("%s: %s", name, evaluation.decision.reason)
+    if evaluation.is_naive:
+        log.warning(
+            "%s: by its %s the model is no better than an answer that ignores the features.",
+            name,
+            label(evaluation.metric),
+        )
     with step(f"{name}: draw the figures"):
         estimator = load_estimator(MODELS / name / ESTIMATOR_FILE)
         figures = model_figures.draw(dataset, splits, challenger[1], estimator, params, directory)
-    return replace(evaluation, figures=figures)
+    return replace(evaluation, figures=figures, candidates=_candidates(MODELS / name / CANDIDATES_FILE))
+
+
+def _candidates(path: Path) -> Candidates:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _challenger(dataset: Dataset) -> tuple[RegisteredModel, Artifact]:

@@ -83,7 +83,7 @@ class TrainParams(_Section):
 
 
 class GateParams(_Section):
-    """The score that the gate compares, by task."""
+    """The score that the gate compares, and that chooses among the candidates, by task."""
 
     regression: Literal["rmse", "mae", "median_absolute_error", "r2"]
     classification: Literal["log_loss", "brier", "accuracy", "balanced_accuracy", "macro_f1"]
@@ -97,10 +97,11 @@ class ChangeParams(_Section):
 
 
 class StabilityParams(_Section):
-    """How many answers may change when features change by no more than rounding does.
+    """How many answers may change when numbers change by no more than rounding does.
 
     ``perturbation`` is relative and applied to one feature at a time. The limits are shares of the test rows: when all
-    features are rounded to float32, and when any one feature is perturbed.
+    numbers are rounded to float32, and when any one of them is perturbed. Whole numbers, categories and dates do not
+    change.
     """
 
     change: ChangeParams
@@ -112,8 +113,8 @@ class StabilityParams(_Section):
 class LearningCurveParams(_Section):
     """A learning curve: the estimator is fitted on each of ``fractions`` of the rows and scored on the held-out rows.
 
-    The share ``held_out`` is drawn anew for each of ``splits``. A fraction that leaves a class fewer than
-    ``rows_per_class`` rows is skipped.
+    The share ``held_out`` is drawn anew for each of ``splits``, of which a table of many rows gets fewer. A fraction
+    that leaves a class fewer than ``rows_per_class`` rows is skipped.
     """
 
     fractions: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]

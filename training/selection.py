@@ -12,11 +12,12 @@ from sklearn.pipeline import Pipeline
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
 from training.errors import PipelineError
-from training.evaluation.scores import score
+from training.evaluation.scores import LOWER_IS_BETTER, score
 from training.onnx import export
 from training.splits import Split
 
 SCORES = {Task.REGRESSION: ("rmse", "mae", "r2"), Task.CLASSIFICATION: ("accuracy", "macro_f1", "log_loss")}
+"""The scores that people know."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ def _labels(split: Split, task: Task) -> NDArray[np.int64] | FloatMatrix:
     return split.target.astype(np.int64) if task is Task.CLASSIFICATION else split.target
 
 
-def scores(dataset: Dataset, target: FloatMatrix, answer: FloatMatrix) -> dict[str, float]:
-    """The scores that candidates are compared by, and a few that people know."""
+def scores(dataset: Dataset, target: FloatMatrix, answer: FloatMatrix, metric: str) -> dict[str, float]:
+    """The score ``metric`` that candidates are compared by, and those that people know."""
     every = score(dataset, target, answer, within=1)
-    return {name: every[name] for name in SCORES[dataset.task]}
+    return {name: every[name] for name in dict.fromkeys((*SCORES[dataset.task], metric))}
 
 
 def cross_validate(
-    dataset: Dataset, pipeline: Pipeline, split: Split, *, folds: int, random_state: int
+    dataset: Dataset, pipeline: Pipeline, split: Split, *, metric: str, folds: int, random_state: int
 ) -> CrossValidation:
-    """Score a pipeline on shuffled folds of the training split, stratified for classes.
+    """Score a pipeline on shuffled folds of the training split, stratified for classes: by ``metric`` and ``SCORES``.
 
     Raises:
         PipelineError: if there are fewer rows (of a class) than folds.
@@ -76,20 +77,14 @@ def cross_validate(
         if out_of_fold is None:
             out_of_fold = np.empty((len(split.target), *answer.shape[1:]))
         out_of_fold[unseen] = answer
-        for metric, value in scores(dataset, split.target[unseen], answer).items():
-            values.setdefault(metric, []).append(value)
+        for name, value in scores(dataset, split.target[unseen], answer, metric).items():
+            values.setdefault(name, []).append(value)
     assert out_of_fold is not None  # noqa: S101 # there are two folds or more
     return CrossValidation(values, out_of_fold)
 
 
-def best(dataset: Dataset, results: Mapping[str, CrossValidation]) -> str:
-    """The name of the candidate to refit: least rmse; or highest accuracy, and among equals the least log loss."""
-
-    def order(name: str) -> tuple[float, ...]:
-        means = {metric: mean for metric, (mean, _) in results[name].summary.items()}
-        if dataset.task is Task.CLASSIFICATION:
-            # Accuracies of folds of unlike sizes: sums that differ in the last bit are equal.
-            return (-round(means["accuracy"], 12), means["log_loss"])
-        return (means["rmse"],)
-
-    return min(results, key=order)
+def best(results: Mapping[str, CrossValidation], metric: str) -> str:
+    """The name of the candidate to refit: the one with the best mean of the score that the gate compares."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    # Scores of folds of unlike sizes: sums that differ in the last bit are equal, and the first of equals is taken.
+    return min(results, key=lambda name: round(sign * results[name].summary[metric][0], 12))

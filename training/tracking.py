@@ -43,6 +43,8 @@ CONTENT_VERSION = "content_version"
 GATE = "gate"
 GATE_REASON = "gate_reason"
 """The tags of a registered version that say whether it became champion, and why."""
+SECONDS = "cv_seconds"
+"""The metric of a candidate's run that says how long its cross-validation took."""
 CHOSEN_OVER = "chosen_over"
 """The tag of a version that a person made champion: the newest version of that time. None up to it replaces it."""
 

@@ -1,8 +1,8 @@
 """Stage ``train_{dataset}``: choose among the candidates, fit the best, convert it to ONNX, compare, register.
 
-``python -m training.train housing`` writes ``model.onnx``, ``card.json``, ``reference.npz`` and ``estimator.skops`` to
-``models/housing/`` and registers a new version of ``housing`` in MLflow. Training twice on the same machine gives the
-same bytes; what differs from run to run (its id, its time, the commit) is in MLflow.
+``python -m training.train housing`` writes ``model.onnx``, ``card.json``, ``reference.npz``, ``estimator.skops`` and
+``candidates.json`` to ``models/housing/`` and registers a new version of ``housing`` in MLflow. Training twice on the
+same machine gives the same bytes; what differs from run to run (its id, its time, the commit) is in MLflow.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +30,10 @@ from model.reference import Reference
 from training import candidates, console, params, selection, tracking
 from training.errors import PipelineError
 from training.evaluation import candidate_plots
-from training.files import replaced_directory, sha256
+from training.evaluation.scores import CANDIDATES_FILE, label
+from training.files import replaced_directory, sha256, write_json
 from training.onnx import export
+from training.onnx.hard_rows import hard_rows
 from training.params import CandidateParams, RowFeatureParams, TrainParams
 from training.registry import registration
 from training.selection import CrossValidation
@@ -46,7 +49,9 @@ CODE = ("contract", "model", "training", "params.yaml", "dvc.yaml", "data/raw")
 """What a model depends on. A change elsewhere, as in a metric that the pipeline wrote, leaves the revision clean."""
 
 
-def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_params: TrainParams) -> RegisteredModel:
+def train(
+    dataset: Dataset, features: Path, raw: Path, models: Path, train_params: TrainParams, *, metric: str
+) -> RegisteredModel:
     """Train one dataset's model and register it.
 
     Args:
@@ -55,6 +60,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
         raw: the raw CSV file; the card records its checksum.
         models: ``<name>/`` in this directory is replaced as a whole, at the very end.
         train_params: ``train.<name>``.
+        metric: the score that candidates are compared by: the gate's.
 
     Raises:
         PipelineError: for a candidate that cannot be built or deployed, and for an ONNX model that differs from its
@@ -67,7 +73,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
     }
     with console.step(f"{dataset.name}: check that each candidate can be deployed"):
         for name, pipeline in pipelines.items():
-            candidates.check_deployable(dataset, name, pipeline, splits.train)
+            candidates.check_deployable(dataset, name, pipeline, splits.train, train_params.tolerance)
     tags = {
         "dataset": dataset.name,
         "contract_version": dataset.contract_version,
@@ -77,19 +83,23 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
     with tracking.run(dataset.name, f"train {dataset.name}", tags) as run:
         run.log_data(dataset.name, {"training": features / "train.parquet", "testing": features / "test.parquet"})
         results = {
-            name: _try(dataset, splits, name, pipeline, train_params, run, tags) for name, pipeline in pipelines.items()
+            name: _try(dataset, splits, name, pipeline, train_params, metric, run, tags)
+            for name, pipeline in pipelines.items()
         }
-        run.log_figure(candidate_plots.comparison(dataset, results), "plots/candidates.png")
-        chosen = selection.best(dataset, results)
+        run.log_figure(candidate_plots.comparison(results, metric), "plots/candidates.png")
+        chosen = selection.best(results, metric)
         run.rename(chosen)
+        log.info("%s: %s has the best %s of %d candidates.", dataset.name, chosen, label(metric), len(results))
         with console.step(f"{dataset.name}: fit {chosen} on {len(splits.train.target)} rows"):
             estimator = selection.fit(pipelines[chosen], splits.train, dataset.task)
         with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):
             content = export.convert(dataset, estimator)
             predict = export.predictor(dataset, estimator)
-            onnx = export.compare(dataset, content, predict, splits.all.features, train_params.tolerance)
+            rows = splits.all.features
+            onnx = export.compare(dataset, content, predict, rows, train_params.tolerance)
+            export.compare(dataset, content, predict, hard_rows(dataset, estimator, rows), train_params.tolerance)
         metrics = selection.scores(
-            dataset, splits.test.target, export.answers(estimator, splits.test.features, dataset.task)
+            dataset, splits.test.target, export.answers(estimator, splits.test.features, dataset.task), metric
         )
         parameters = describe_parameters(pipelines[chosen], train_params.candidates[chosen], train_params.features)
         if splits.train.from_feedback is not None:
@@ -133,6 +143,7 @@ def train(dataset: Dataset, features: Path, raw: Path, models: Path, train_param
             (directory / REFERENCE_FILE).write_bytes(reference)
             (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
             export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
+            write_json(directory / CANDIDATES_FILE, {name: result.summary for name, result in results.items()})
             made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}
             registered = registration.register(dataset, directory, card, made)
     log.info(
@@ -152,23 +163,31 @@ def _try(
     name: str,
     pipeline: Pipeline,
     train_params: TrainParams,
+    metric: str,
     run: Run,
     tags: Mapping[str, str],
 ) -> CrossValidation:
     """Cross-validate a candidate, in an MLflow run of its own below ``run``."""
     with run.child(name, {**tags, "candidate": name}) as child, console.step(f"{dataset.name}: cross-validate {name}"):
+        started = time.perf_counter()
         result = selection.cross_validate(
-            dataset, pipeline, splits.train, folds=train_params.folds, random_state=train_params.random_state
+            dataset,
+            pipeline,
+            splits.train,
+            metric=metric,
+            folds=train_params.folds,
+            random_state=train_params.random_state,
         )
         child.log(
             params=describe_parameters(pipeline, train_params.candidates[name], train_params.features),
-            metrics=_cross_validated(result),
+            metrics={**_cross_validated(result), tracking.SECONDS: time.perf_counter() - started},
         )
-        for metric, values in result.folds.items():
-            child.log_folds(metric, values)
+        for each, values in result.folds.items():
+            child.log_folds(each, values)
         child.log_figure(candidate_plots.out_of_fold(dataset, splits.train.target, result), "plots/out_of_fold.png")
-    metric = selection.SCORES[dataset.task][0]
-    log.info("%s: %s has %s %.4f ± %.4f.", dataset.name, name, metric, *result.summary[metric])
+    log.info(
+        "%s: %s has a cross-validated %s of %.4f ± %.4f.", dataset.name, name, label(metric), *result.summary[metric]
+    )
     return result
 
 
@@ -258,8 +277,10 @@ def main(name: str) -> None:
         raise PipelineError(f"There is no dataset {name!r}; there is {', '.join(DATASETS)}.")
     # One OpenMP thread: the threads of gradient boosting spin while they wait for each other. On a busy machine two of
     # them took up to forty times as long as one.
+    dataset, loaded = DATASETS[name], params.load()
+    metric = getattr(loaded.model_evaluation.gate, dataset.task)
     with threadpool_limits(limits=1):
-        train(DATASETS[name], FEATURES / name, RAW / f"{name}.csv", MODELS, params.load().training(name))
+        train(dataset, FEATURES / name, RAW / f"{name}.csv", MODELS, loaded.training(name), metric=metric)
 
 
 if __name__ == "__main__":

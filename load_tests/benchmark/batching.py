@@ -20,7 +20,7 @@ import numpy as np
 import uvloop
 from rich.console import Console
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import batching_page, payloads
 from load_tests.benchmark.batching_page import BatchingResult, Curve, Point

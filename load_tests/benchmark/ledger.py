@@ -21,7 +21,7 @@ from rich.console import Console
 
 from load_tests.benchmark import processes
 from load_tests.benchmark.load import find_wrk
-from load_tests.benchmark.plan import OURS, Line, Step
+from load_tests.benchmark.plan import OURS, Line, Server, Step
 from load_tests.benchmark.processes import running
 from load_tests.benchmark.report import table
 from load_tests.benchmark.runner import Bodies, LoadedServer, deployed_model, models_folder
@@ -62,25 +62,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(rounds: int, seconds: int) -> str:
     """Load each line of this service with one row a request, and binary with 1,000; return a table of medians."""
-    _, model = deployed_model()
-    lines = []
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledger-"))
-        bodies = Bodies(Path(folder), model["onnx"])
-        servers = []
-        for mode in ("off", "on"):
-            settings = {**OURS.environment, "MODELS_DIR": str(models_folder().resolve()), "LEDGER": mode}
-            server = replace(OURS, title=f"LEDGER={mode}", environment=settings)
-            started = running(server, Path(sys.executable).parent, model, bodies.table[:1])
-            servers.append(LoadedServer(stack.enter_context(started), bodies))
-        for line in OURS.lines:
-            step = Step(8, 1000, seconds) if line.rows_only else Step(64, 1, seconds)
-            lines.append(_measure_line(servers, line, step, rounds))
+        modes = [{**OURS.environment, "LEDGER": mode} for mode in ("off", "on")]
+        loaded = start(stack, [replace(OURS, title=f"LEDGER={mode['LEDGER']}", environment=mode) for mode in modes])
+        lines = [_measure_line(loaded, line, rounds, seconds) for line in OURS.lines]
     heads = ("", "CPU-ms off", "workers on", "drainer", "all on against off", "rate on against off")
     return table("The ledger's cost: medians of the rounds", heads, lines)
 
 
-def _measure_line(servers: Sequence[LoadedServer], line: Line, step: Step, rounds: int) -> tuple[str, ...]:
+def start(stack: ExitStack, servers: Sequence[Server]) -> list[LoadedServer]:
+    """Start variants of this service side by side, with the deployed models."""
+    _, model = deployed_model()
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="variants-"))
+    bodies = Bodies(Path(folder), model["onnx"])
+    places = {"MODELS_DIR": str(models_folder().resolve())}
+    started = []
+    for server in servers:
+        placed = replace(server, environment={**server.environment, **places})
+        running_one = running(placed, Path(sys.executable).parent, model, bodies.table[:1])
+        started.append(LoadedServer(stack.enter_context(running_one), bodies))
+    return started
+
+
+def compare(
+    servers: Sequence[LoadedServer], line: Line, rounds: int, seconds: int
+) -> tuple[str, list[tuple[Cost, Cost]]]:
+    """Load two servers in turn: what is loaded, and the costs of both in each round."""
+    step = Step(8, 1000, seconds) if line.rows_only else Step(64, 1, seconds)
     for server in servers:
         server.check(line, step.rows)
         server.load(line, replace(step, seconds=WARM_UP_SECONDS), CHANNELS)
@@ -88,10 +96,16 @@ def _measure_line(servers: Sequence[LoadedServer], line: Line, step: Step, round
     for number in range(rounds):
         order = servers if number % 2 == 0 else servers[::-1]
         costs = {server.running.server.title: _cost(server, line, step) for server in order}
-        pairs.append((costs["LEDGER=off"], costs["LEDGER=on"]))
+        first, second = (costs[server.running.server.title] for server in servers)
+        pairs.append((first, second))
+    return f"{line.title}, {step.rows:,} rows" if step.rows > 1 else line.title, pairs
+
+
+def _measure_line(servers: Sequence[LoadedServer], line: Line, rounds: int, seconds: int) -> tuple[str, ...]:
+    title, pairs = compare(servers, line, rounds, seconds)
     off, on = (Cost(*map(median, zip(*some, strict=True))) for some in zip(*pairs, strict=True))
     return (
-        f"{line.title}, {step.rows:,} rows" if step.rows > 1 else line.title,
+        title,
         f"{off.workers:.4f}",
         f"{on.workers:.4f}",
         f"{on.drainer:.4f}",

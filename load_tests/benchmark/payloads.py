@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from open_inference.grpc import protocol as pb
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 
 RAW = Path(__file__).parents[2] / "data" / "raw" / "housing.csv"

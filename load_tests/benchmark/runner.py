@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 from bentoml.exceptions import NotFound
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.load import LoadResult, load_grpc, load_http, write_bodies

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from load_tests.traffic import Traffic
 

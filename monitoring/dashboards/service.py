@@ -11,6 +11,9 @@ _HTTP_RATE = f"rate(bentoml_service_request_total{{{SERVICE}}}[$__rate_interval]
 _GRPC_RATE = f"rate(grpc_server_handled_total{{{SERVICE}}}[$__rate_interval])"
 _SHED_RATE = 'sum by (model) (rate(ml_shed_requests_total{job="ml-api"}[$__rate_interval]))'
 
+NO_TLS = "no TLS"
+_EXPIRY = 'ml_tls_certificate_expiry_timestamp_seconds{job="ml-api"}'
+
 
 def _failed(protocol: str, rate: str, bad: str) -> tuple[str, str]:
     """The share of a protocol's requests that failed by our fault."""
@@ -247,6 +250,30 @@ DASHBOARD = (
             ('sum by (instance) (ml_worker_starts_total{job="ml-api"})', "{{instance}}"),
             unit="none",
             width=6,
+        )
+    )
+    .with_row(Row("Certificates"))
+    .with_panel(
+        lines(
+            "Days until a certificate expires",
+            "By setting: the first certificate to expire in its file, of those in use. The alert CertificateExpires "
+            "comes 14 days before.",
+            (f"(min by (instance, setting) ({_EXPIRY}) - time()) / 86400", "{{setting}} {{instance}}"),
+            unit="d",
+            limits=[(14, YELLOW)],
+            none=NO_TLS,
+            width=12,
+        )
+    )
+    .with_panel(
+        lines(
+            "Certificates that are refused",
+            "1 while the files of now cannot be used and the last good certificate goes on.",
+            ('max by (instance) (ml_tls_certificate_refused{job="ml-api"})', "{{instance}}"),
+            unit="none",
+            limits=[(1, RED)],
+            none=NO_TLS,
+            width=12,
         )
     )
 )

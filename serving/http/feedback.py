@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from contract.errors import ErrorDetail, InvalidInput, cut
 from ledger import feedback
-from ledger.feedback import Answer, Outcome, Truth, canonical_id
+from ledger.feedback import ID_PATTERN, Answer, Outcome, Truth, canonical_id
 from serving.access import Access
 from serving.errors import UnsupportedMediaType
 from serving.http.app import JSON, HttpRequest, HttpResponse, Route, json_response
@@ -51,7 +51,9 @@ class FeedbackEntry(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     prediction_id: Annotated[str, AfterValidator(_check_id)] = Field(
-        description="Of the prediction, as it was answered.", examples=["019abf3c52b071f4a1138a0d3c7c4f6d"]
+        description="Of the prediction, as it was answered.",
+        examples=["019abf3c52b071f4a1138a0d3c7c4f6d"],
+        json_schema_extra={"pattern": ID_PATTERN},
     )
     row: int = Field(default=0, ge=0, le=_MAXIMUM_ROW, description="Index of the row in a batch, from 0.")
     actual: Annotated[float | str, BeforeValidator(_check_actual)] = Field(

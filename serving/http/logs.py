@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from contract.errors import ErrorDetail, InvalidInput
 from contract.feature import Value
 from contract.table import FloatMatrix
-from ledger.feedback import canonical_id
+from ledger.feedback import ID_PATTERN, canonical_id
 from ledger.reader import MAXIMUM_LIMIT, SHOWN_ROWS, Bin, Logged, ModelVersion, Page, Reader, Stats
 from ledger.times import from_iso, iso, now_us
 from serving.access import Access
@@ -29,7 +29,7 @@ MAXIMUM_VALUES = 20_000
 MAXIMUM_QUERY_BYTES = 4096
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _OFFSET = re.compile(r" (\d\d:?\d\d)$")
-_WINDOW = re.compile(r"([1-9][0-9]{0,4})([mhd])").fullmatch
+_WINDOW = "([1-9][0-9]{0,4})([mhd])"
 
 AnyQuery = TypeVar("AnyQuery", bound="Query")
 
@@ -44,7 +44,7 @@ def _time(text: object) -> object:
 
 
 def _window(text: object) -> object:
-    match = _WINDOW(text) if isinstance(text, str) else None
+    match = re.fullmatch(_WINDOW, text) if isinstance(text, str) else None
     if match is None:
         raise PydanticCustomError("window", "Should be minutes, hours or days, such as 15m, 24h or 7d")
     return int(match[1]) * _UNITS[match[2]]
@@ -89,7 +89,9 @@ class Filters(Query):
 class RecentFilters(Filters):
     """Which predictions of all."""
 
-    prediction_id: Annotated[str, AfterValidator(_id)] | None = Field(default=None, description="This one.")
+    prediction_id: Annotated[str, AfterValidator(_id)] | None = Field(
+        default=None, description="This one.", json_schema_extra={"pattern": ID_PATTERN}
+    )
     request_id: Name | None = Field(default=None, description="Of this request: its `X-Request-ID`.")
     cursor: Name | None = Field(default=None, description="The `cursor` of the page before.")
 
@@ -134,7 +136,7 @@ class StatsQuery(Filters):
     window: Annotated[int | None, BeforeValidator(_window)] = Field(
         default=None,
         description="Minutes, hours or days up to now, or to `until`; 24h without it and `since`.",
-        json_schema_extra=lambda schema: schema.update(type="string", examples=["24h"]),
+        json_schema_extra=lambda schema: schema.update(type="string", pattern=f"^{_WINDOW}$", examples=["24h"]),
     )
 
     @property

@@ -1,11 +1,9 @@
-"""``GET /logs``: the ledger for people, as HTML made here. What comes from callers is escaped by ``_text``."""
+"""``GET /logs``: the ledger for people, as HTML made here. What comes from callers is escaped by ``text``."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from http import HTTPStatus
-from importlib import resources
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -20,16 +18,13 @@ from ledger.reader import Bin, Logged, ModelVersion, Page, Reader, Slot, Stats, 
 from ledger.times import iso, now_us
 from serving.access import Access
 from serving.errors import error_headers, sentence
-from serving.http import charts
+from serving.http import charts, pages
 from serving.http.app import HttpRequest, HttpResponse, Route, quiet_route
-from serving.http.docs import STATIC
 from serving.http.logs import MAXIMUM_VALUES, RecentFilters, parse, shown_output, shown_value
-from serving.http.security import NO_SNIFF, page_headers
+from serving.http.pages import text
 from serving.ledger_database import LedgerDatabase
 
 PATH = "/logs"
-FILES = {"logs.css": "text/css; charset=utf-8", "logs.js": "text/javascript; charset=utf-8"}
-"""Media type of each file of the page."""
 LIMIT = 50
 """Predictions of one page."""
 MAXIMUM_TRAIL = 40
@@ -37,8 +32,8 @@ MAXIMUM_TRAIL = 40
 MAXIMUM_VERSIONS = 12
 """Versions whose distribution is drawn: those with the most rows."""
 _MINUTE = 60_000_000
-# Nothing in the page runs, whatever a request id holds.
-_HEADERS = {**page_headers(), "cache-control": "no-store"}
+_HEADERS = {"cache-control": "no-store"}
+_LINKS = pages.links(without=f".{PATH}", more={"./logs/recent": "JSON"})
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class _Found:
 
 
 class LogsPage:
-    """Answers the requests of the page and of its files.
+    """Answers the requests of the page.
 
     Args:
         ledger: what is shown.
@@ -89,9 +84,9 @@ class LogsPage:
         self._minimum_rows = minimum_rows
 
     @property
-    def routes(self) -> list[Route]:
-        """The page, and its files."""
-        return [quiet_route(PATH, self.answer, Access.LEDGER, page=True), *(_file(name) for name in FILES)]
+    def route(self) -> Route:
+        """The page."""
+        return quiet_route(PATH, self.answer, Access.LEDGER, page=True)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """The page; where it cannot be shown, the form with the reason."""
@@ -122,60 +117,22 @@ class LogsPage:
         )
 
 
-def _file(name: str) -> Route:
-    content = resources.files("serving.http").joinpath("static", name).read_bytes()
-    response = HttpResponse(content, FILES[name], {**NO_SNIFF, "cache-control": "no-cache"})
-
-    async def answer(_: HttpRequest) -> HttpResponse:
-        return response
-
-    return quiet_route(f"{STATIC}/{name}", answer)
-
-
 def _response(content: str, status: int = 200, headers: Mapping[str, str] = _HEADERS) -> HttpResponse:
-    return HttpResponse(content.encode(), "text/html; charset=utf-8", {**_HEADERS, **headers}, status)
+    framed = pages.frame("logs", "Predictions on record", content, _LINKS)
+    return pages.html_response(framed, status, {**_HEADERS, **headers})
 
 
-def _text(value: object) -> str:
-    return escape(str(value), quote=True)
-
-
-def _link(parameters: Mapping[str, str], text: str, title: str = "") -> str:
+def _link(parameters: Mapping[str, str], content: str, title: str = "") -> str:
     address = f".{PATH}?{urlencode({name: value for name, value in parameters.items() if value})}"
-    hint = f' title="{_text(title)}"' if title else ""
-    return f'<a href="{_text(address)}"{hint}>{text}</a>'
-
-
-def _document(content: str) -> str:
-    # Every address is relative: a proxy may serve the page under a path of its own.
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML prediction bundle: predictions on record</title>
-<link rel="stylesheet" href=".{STATIC}/logs.css">
-<link rel="icon" href=".{STATIC}/favicon-32x32.png">
-<script src=".{STATIC}/logs.js" defer></script>
-</head>
-<body>
-<header>
-<h1>Predictions on record</h1>
-<nav><a href="./docs">API</a><a href="./logs/recent">JSON</a><a href="./models/info">Models</a></nav>
-</header>
-<main>
-{content}
-</main>
-</body>
-</html>
-"""
+    hint = f' title="{text(title)}"' if title else ""
+    return f'<a href="{text(address)}"{hint}>{content}</a>'
 
 
 def _refused(given: Mapping[str, str], error: BundleError) -> str:
     reason = sentence(error)
     heading = f"{error.status} {HTTPStatus(error.status).phrase}"
-    alert = f'<p class="alert" role="alert"><strong>{_text(heading)}.</strong> {_text(reason)}</p>'
-    return _document(f"{alert}\n{_form(given, ())}")
+    alert = f'<p class="alert" role="alert"><strong>{text(heading)}.</strong> {text(reason)}</p>'
+    return f"{alert}\n{_form(given, ())}"
 
 
 def _page(given: Mapping[str, str], found: _Found, query: PageQuery) -> str:
@@ -186,13 +143,11 @@ def _page(given: Mapping[str, str], found: _Found, query: PageQuery) -> str:
 {_distributions(found, query, colours)}
 </div>
 {_versions(found, query)}"""
-    return _document(
-        f"""{_form(given, found.models)}
+    return f"""{_form(given, found.models)}
 <div id="results" class="results">
 {"" if query.prediction_id else overview}
 {_predictions(given, found, query)}
 </div>"""
-    )
 
 
 def _form(given: Mapping[str, str], models: Sequence[ModelVersion]) -> str:
@@ -203,14 +158,14 @@ def _form(given: Mapping[str, str], models: Sequence[ModelVersion]) -> str:
         return "".join(
             first
             + [
-                f'<option value="{_text(value)}"{" selected" if value == chosen else ""}>{_text(value)}</option>'
+                f'<option value="{text(value)}"{" selected" if value == chosen else ""}>{text(value)}</option>'
                 for value in listed
             ]
         )
 
     def field(name: str, label: str, kind: str = "text") -> str:
         step = ' step="1"' if kind == "datetime-local" else ""
-        return f'<label>{label}<input type="{kind}" name="{name}" value="{_text(given.get(name, ""))}"{step}></label>'
+        return f'<label>{label}<input type="{kind}" name="{name}" value="{text(given.get(name, ""))}"{step}></label>'
 
     of_model = [one.version for one in reversed(models) if given.get("model") in (None, one.model)]
     window = options("window", WINDOWS, None) if given.get("window") else _default_windows()
@@ -252,7 +207,7 @@ def _volume(found: _Found, query: PageQuery, colours: Mapping[str, int]) -> str:
     rows = sum(sum(one.values()) for _, one in slots)
     legend = "".join(
         f'<span><svg viewBox="0 0 10 10"><rect class="c{colours[name]}" width="10" height="10"/></svg>'
-        f"{_text(name)}</span>"
+        f"{text(name)}</span>"
         for name in shown
     )
     return f"""<section class="card">
@@ -269,8 +224,8 @@ def _length(minutes: int) -> str:
 
 
 def _mark(start_us: int, window: _Window) -> str:
-    text = iso(start_us)
-    return text[11:16] if window.minutes <= 1440 else text[5:10]
+    time = iso(start_us)
+    return time[11:16] if window.minutes <= 1440 else time[5:10]
 
 
 def _time(time_us: int) -> str:
@@ -295,7 +250,7 @@ def _distribution(one: VersionStats, colour: int) -> str:
         chart = charts.share_bars(classes, colour)
     else:
         chart = charts.histogram([(bin_.low, bin_.high, bin_.rows) for bin_ in _merged(one.distribution)], colour)
-    return f"<div><h3>{_text(one.model)} <small>{_text(one.version)}</small></h3>{chart}</div>"
+    return f"<div><h3>{text(one.model)} <small>{text(one.version)}</small></h3>{chart}</div>"
 
 
 def _merged(bins: Sequence[Bin], most: int = 50) -> list[Bin]:
@@ -311,15 +266,15 @@ def _versions(found: _Found, query: PageQuery) -> str:
     for one in found.stats.errors:
         errors[one.model] = errors.get(one.model, 0) + one.requests
     rows = "".join(
-        f"""<tr><td>{_link({"model": one.model, "window": query.window}, _text(one.model))}</td>
-<td>{_link({"model": one.model, "version": one.version, "window": query.window}, _text(one.version))}</td>
+        f"""<tr><td>{_link({"model": one.model, "window": query.window}, text(one.model))}</td>
+<td>{_link({"model": one.model, "version": one.version, "window": query.window}, text(one.version))}</td>
 <td class="n">{one.requests:,}</td><td class="n">{one.rows:,}</td>
 {"".join(f'<td class="n">{_milliseconds(value)}</td>' for value in one.latency_ms.values())}
 <td class="n">{one.labelled_rows:,} <span class="soft">({one.feedback_share:.1%})</span></td>
 <td>{_quality(live.get((one.model, one.version)))}</td></tr>"""
         for one in reversed(found.stats.versions)
     )
-    failed = "".join(f"<span>{_text(model or 'no model')}: {count:,}</span>" for model, count in sorted(errors.items()))
+    failed = "".join(f"<span>{text(model or 'no model')}: {count:,}</span>" for model, count in sorted(errors.items()))
     told = f'<div class="legend"><span>Refused or failed requests:</span>{failed}</div>' if errors else ""
     nothing = '<tr><td colspan="9" class="empty">No predictions in this window.</td></tr>'
     return f"""<section class="card">
@@ -342,7 +297,7 @@ def _quality(live: Quality | None) -> str:
     if live is not None:
         for name, window in live.windows.items():
             if window.metrics:
-                metrics = ", ".join(f"{_text(metric)} {value:.4g}" for metric, value in window.metrics.items())
+                metrics = ", ".join(f"{text(metric)} {value:.4g}" for metric, value in window.metrics.items())
                 return f'{metrics} <span class="soft">({name}, {window.rows:,} rows)</span>'
     return '<span class="soft">too few labelled rows</span>'
 
@@ -367,14 +322,14 @@ def _call(one: Logged, *, opened: bool) -> str:
     predicted = _shown(shown_output(one.model, one.outputs, 0))
     more = f' <span class="soft">+ {one.rows - 1:,} more</span>' if one.rows > 1 else ""
     time = iso(one.time_us)
-    request = _text(one.request_id if len(one.request_id) <= 40 else f"{one.request_id[:39]}…")
+    request = text(one.request_id if len(one.request_id) <= 40 else f"{one.request_id[:39]}…")
     button = '<button type="button" class="more" aria-label="Values" aria-expanded="{}">{}</button>'
     return f"""<tbody><tr class="call">
 <td>{button.format("true", "▾") if opened else button.format("false", "▸")}</td>
 <td><time datetime="{time}">{time[:10]} {time[11:23]}</time></td>
-<td>{_text(one.model.model)}</td><td>{_text(one.model.version)}</td><td class="n">{one.rows:,}</td>
+<td>{text(one.model.model)}</td><td>{text(one.model.version)}</td><td class="n">{one.rows:,}</td>
 <td>{predicted}{more}</td><td>{_came_true(one, 0)}</td><td class="n">{_milliseconds(one.milliseconds)}</td>
-<td>{_text(one.protocol)}</td>
+<td>{text(one.protocol)}</td>
 <td class="id">{_link({"prediction_id": one.id}, one.id, "Show this prediction alone, with all rows")}</td>
 <td class="id">{_link({"request_id": one.request_id}, request, one.request_id)}</td>
 </tr><tr class="values"{"" if opened else " hidden"}><td colspan="11">{_values(one)}</td></tr></tbody>
@@ -385,8 +340,8 @@ def _values(one: Logged) -> str:
     names = one.model.outputs
     shares = names if len(names) > 1 else ()
     features = one.model.kinds if one.features is not None else ()
-    head = "".join(f'<th class="n">{_text(feature.name)}</th>' for feature in features)
-    head += "".join(f'<th class="n">P({_text(name)})</th>' for name in shares)
+    head = "".join(f'<th class="n">{text(feature.name)}</th>' for feature in features)
+    head += "".join(f'<th class="n">P({text(name)})</th>' for name in shares)
     rows = "".join(
         f'<tr><td class="n">{index}</td><td>{_shown(shown_output(one.model, one.outputs, index))}</td>'
         f"<td>{_came_true(one, index)}</td>"
@@ -409,7 +364,7 @@ def _values(one: Logged) -> str:
 def _feature(feature: Feature, value: float) -> str:
     if feature.numeric and not math.isnan(value):
         return f'<td class="n">{value:.7g}</td>'
-    return f"<td>{_text(feature.show(value))}</td>"
+    return f"<td>{text(feature.show(value))}</td>"
 
 
 def _came_true(one: Logged, row: int) -> str:
@@ -418,12 +373,12 @@ def _came_true(one: Logged, row: int) -> str:
     actual = shown_value(one.model, one.actuals[row])
     if isinstance(actual, str):
         right = actual == shown_output(one.model, one.outputs, row)
-        return f'<span class="{"right" if right else "wrong"}">{_text(actual)} {"✓" if right else "✗"}</span>'
+        return f'<span class="{"right" if right else "wrong"}">{text(actual)} {"✓" if right else "✗"}</span>'
     return _shown(actual)
 
 
 def _shown(value: float | str) -> str:
-    return _text(value) if isinstance(value, str) else f"{value:.5g}"
+    return text(value) if isinstance(value, str) else f"{value:.5g}"
 
 
 def _pages(given: Mapping[str, str], page: Page, query: PageQuery) -> str:

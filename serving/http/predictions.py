@@ -25,6 +25,8 @@ MAXIMUM_ROW_BYTES = 64 * 1024
 """Largest body of a single row."""
 USUAL_ROW_BYTES = 2048
 """A larger row must have unknown fields. pydantic takes 6 µs for each, so it gets none of them."""
+EXAMPLE_ID = "019abf3c52b071f4a1138a0d3c7c4f6d"
+"""A prediction id, for examples."""
 
 
 class ModelRef(BaseModel):
@@ -43,7 +45,7 @@ class Origin(BaseModel):
     model: ModelRef
     prediction_id: str = Field(
         description="Identifies this answer: a UUIDv7 of 32 hexadecimal digits. A row of a batch is it and its index.",
-        examples=["019abf3c52b071f4a1138a0d3c7c4f6d"],
+        examples=[EXAMPLE_ID],
     )
 
 
@@ -113,8 +115,12 @@ class PredictionApi:
 
     def answer(self, prediction: Prediction) -> dict[str, Any]:
         """A prediction as plain data, as ``gives`` declares it."""
-        values = _values(self.dataset, prediction.outputs)
-        origin = self._origin(prediction)
+        return self.told(prediction.outputs, prediction.version, prediction.id)
+
+    def told(self, outputs: FloatMatrix, version: str, identifier: str) -> dict[str, Any]:
+        """Outputs ``[N, K]`` of a version as plain data, as ``gives`` declares it."""
+        values = _values(self.dataset, outputs)
+        origin = self._origin(version, identifier)
         return {**origin, "predictions": values} if self.batch else {**values[0], **origin}
 
     def batch_answer(self, prediction: Prediction) -> Slices[bytes]:
@@ -125,13 +131,16 @@ class PredictionApi:
             if start:
                 yield
             parts.append(to_json(_values(self.dataset, outputs[start : start + SLICE_ROWS]))[1:-1])
-        return b'%s,"predictions":[%s]}' % (to_json(self._origin(prediction))[:-1], b",".join(parts))
+        return b'%s,"predictions":[%s]}' % (
+            to_json(self._origin(prediction.version, prediction.id))[:-1],
+            b",".join(parts),
+        )
 
-    def _origin(self, prediction: Prediction) -> dict[str, Any]:
+    def _origin(self, version: str, identifier: str) -> dict[str, Any]:
         return {
             "unit": self.dataset.target.unit,
-            "model": {"name": prediction.model, "version": prediction.version},
-            "prediction_id": prediction.id,
+            "model": {"name": self.dataset.name, "version": version},
+            "prediction_id": identifier,
         }
 
 

@@ -1,23 +1,32 @@
 """Every HTTP route of the service: predictions, the protocol, operations and pages."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from starlette.types import ASGIApp
 
 from serving.access import Access, Gate
 from serving.actions import ActionLog
-from serving.http import docs
-from serving.http.app import Handler, HttpApp, HttpRequest, HttpResponse, Route, json_response, quiet_route
+from serving.http.app import (
+    HttpApp,
+    HttpRequest,
+    HttpResponse,
+    Route,
+    authorization,
+    json_response,
+    quiet_route,
+)
+from serving.http.docs import DocsApp
 from serving.http.door import Door
 from serving.http.drift import DriftApp
 from serving.http.feedback import FeedbackApp
 from serving.http.logs import LogsApp
 from serving.http.logs_page import LogsPage
 from serving.http.models import ModelsApp
+from serving.http.pages import file_routes
 from serving.http.predictions import PredictionApp, prediction_apis
 from serving.http.retrain import RetrainApp
+from serving.http.try_page import TryPage
 from serving.ledger_database import LedgerDatabase, LiveQuality
 from serving.protocol.inference import Inference
 from serving.protocol.rest import RestProtocol
@@ -27,6 +36,12 @@ from serving.settings import Settings
 from serving.telemetry import scrape
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
+
+OPEN_FIELDS = ("name", "version", "task", "contract_version", "target", "unit", "classes")
+OPEN_FEATURE_FIELDS = (
+    "name", "unit", "description", "minimum", "maximum", "deciles", "kind", "optional", "categories", "unknown"
+)  # fmt: skip
+"""What ``/models/info`` tells callers without a key, where there are keys: what to send, and what comes back."""
 
 
 def http_app(
@@ -59,29 +74,13 @@ def http_app(
     retraining = RetrainApp(ledger, settings, gate)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
-    async def page(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(docs.PAGE.encode(), "text/html; charset=utf-8", docs.PAGE_HEADERS)
-
-    def file(name: str, media_type: str) -> Handler:
-        response = HttpResponse(docs.read_file(name), media_type, docs.FILE_HEADERS)
-
-        async def answer(_: HttpRequest) -> HttpResponse:
-            return response
-
-        return answer
-
-    @cache
-    def rendered() -> HttpResponse:
-        return json_response(document())
-
-    async def openapi(_: HttpRequest) -> HttpResponse:
-        return rendered()
-
     async def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(await scrape.latest(), scrape.CONTENT_TYPE)
 
-    async def models_info(_: HttpRequest) -> HttpResponse:
+    async def models_info(request: HttpRequest) -> HttpResponse:
         models = bundle.models_info()
+        if gate.refusal(Access.LEDGER, authorization(request.scope), reads=True):
+            return json_response({"models": {name: _for_outsiders(info) for name, info in models.items()}})
         live = await quality.of({name: info["version"] for name, info in models.items()})
         return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})
 
@@ -96,16 +95,15 @@ def http_app(
         DriftApp(bundle, ledger, settings).route,
         *retraining.routes,
         *LogsApp(ledger).routes,
-        *LogsPage(ledger, settings.LEDGER_MIN_LABELS).routes,
+        LogsPage(ledger, settings.LEDGER_MIN_LABELS).route,
         Route(Endpoint("/models/info", "http", counter=http_counter("/models/info")), models_info),
         *ModelsApp(reloader, settings).routes,
         quiet_route("/health", health, Access.PUBLIC),
         quiet_route("/metrics", metrics, Access.METRICS),
         quiet_route("/metrics/prometheus", metrics, Access.METRICS),
-        quiet_route("/", page, page=True),
-        quiet_route("/docs", page, page=True),
-        quiet_route("/docs.json", openapi),
-        *(quiet_route(f"{docs.STATIC}/{name}", file(name, media_type)) for name, media_type in docs.FILES.items()),
+        TryPage(bundle, settings, gate).route,
+        *DocsApp(document, inference).routes,
+        *file_routes(),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
 
@@ -114,3 +112,12 @@ def http_app(
 
     by_path = {route.endpoint.name: route for route in routes}
     return HttpApp(by_path, find, behind, log, gate, actions, Door(settings, budget))
+
+
+def _for_outsiders(info: dict[str, Any]) -> dict[str, Any]:
+    """The part of a model's card that outsiders need."""
+    told = {field: info[field] for field in OPEN_FIELDS}
+    told["features"] = [
+        {field: feature[field] for field in OPEN_FEATURE_FIELDS if field in feature} for feature in info["features"]
+    ]
+    return told

@@ -168,10 +168,11 @@ def input_specs(dataset: Dataset) -> list[TensorSpec]:
     if dataset.all_numeric:
         names = list(dataset.feature_names)
         return [TensorSpec(ONNX_INPUT, "FP64", (-1, len(names)), {"feature_names": names})]
-    return [TensorSpec(feature.name, _datatype(feature), (-1, 1), _described(feature)) for feature in dataset.features]
+    return [TensorSpec(feature.name, datatype(feature), (-1, 1), _described(feature)) for feature in dataset.features]
 
 
-def _datatype(feature: Feature) -> str:
+def datatype(feature: Feature) -> str:
+    """The datatype of a feature's tensor, in its best form."""
     if feature.kind is Kind.BOOLEAN and not feature.optional:
         return BOOL
     if feature.kind is Kind.INTEGER and not feature.optional:
@@ -202,7 +203,7 @@ def example_tensors(dataset: Dataset, rows: int) -> list[dict[str, Any]]:
 
 
 def _example(feature: Feature) -> Value:
-    is_text = feature.kind is Kind.BOOLEAN and _datatype(feature) == BYTES
+    is_text = feature.kind is Kind.BOOLEAN and datatype(feature) == BYTES
     return feature.show(float(feature.example)) if is_text else feature.example
 
 

@@ -49,7 +49,7 @@ class InferenceRequest(BaseModel):
 
     id: str | None = Field(default=None, description="Comes back with the answer.")
     parameters: dict[str, Any] | None = _PARAMETERS
-    inputs: list[RequestInput]
+    inputs: list[RequestInput] = Field(min_length=1)
     outputs: list[RequestOutput] | None = Field(default=None, description="The outputs that are wanted; default: all.")
 
 

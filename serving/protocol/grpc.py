@@ -19,6 +19,7 @@ from open_inference.grpc import protocol as pb
 
 from contract.errors import BundleError, InvalidInput, StartupError
 from serving.access import HEADER, Access, Gate, Proxies, Refusal
+from serving.background import Background
 from serving.errors import (
     INTERNAL_ERROR,
     DeadlineExceeded,
@@ -83,7 +84,7 @@ class GrpcServer:
         self._proxies = Proxies(settings.FORWARDED_ALLOW_IPS)
         self._log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
         self._waiting = Waiting(settings)
-        self._counting: asyncio.Task[None] | None = None
+        self._counting = Background()
         self._receiver = Receiver(settings.GRPC_MAX_MESSAGE_BYTES)
         self._health = health.HealthServicer([SERVICE.full_name, *inference.models])
         self._servers: list[grpc.aio.Server] = []
@@ -99,7 +100,7 @@ class GrpcServer:
             server = self._listener()
             await server.start()
             self._servers.append(server)
-        self._counting = asyncio.create_task(self._count())
+        self._counting.start(self._count())
 
     def open(self) -> None:
         """Report SERVING."""
@@ -113,8 +114,7 @@ class GrpcServer:
         """Report NOT_SERVING, refuse new calls, and give calls in flight this long to finish."""
         self._health.close()
         await asyncio.gather(*(server.stop(grace_seconds) for server in self._servers))
-        if self._counting is not None:
-            self._counting.cancel()
+        await self._counting.stop()
 
     async def _count(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from batch_predict import run
 from batch_predict.__main__ import main
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.mlflow_store import empty_store
 from training import tracking
 from training.errors import PipelineError
@@ -62,7 +62,7 @@ def test_a_model_has_many_names(name: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("boats@champion", "boats@champion is not a model. Write housing@champion"),
+        ("boats@champion", r"boats@champion is not a model. Write \w+@champion"),
         ("", "is not a model"),
         ("housing@best", "no version with the alias best"),
         ("iris@champion", "iris has no version with the alias champion.*make train"),

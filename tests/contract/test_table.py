@@ -4,9 +4,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import DataError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from contract.table import check_features, check_matrix, check_table, first_violation, good_rows
 from contract.violation import Rule
 

@@ -11,7 +11,7 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from deploy import inventory, sbom
 from deploy.errors import DeployError
 from tests.serving import tiny_models

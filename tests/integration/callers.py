@@ -12,8 +12,8 @@ import httpx
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 
 Ask = Callable[[], str]
 """Asks once; returns ``ok`` or what went wrong."""
@@ -77,7 +77,9 @@ class Callers:
 
     def calls(self, stack: ExitStack) -> Ask:
         """One row a call, over one channel."""
-        channel = stack.enter_context(grpc.insecure_channel(self.grpc_address, [("grpc.enable_retries", 0)]))
+        # A connection of its own: channels of one process would share one.
+        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        channel = stack.enter_context(grpc.insecure_channel(self.grpc_address, options))
         stub = GRPCInferenceServiceStub(channel)
         request = pb.ModelInferRequest(model_name=IRIS.name)
         row = [float(IRIS.example[name]) for name in IRIS.feature_names]

@@ -17,16 +17,17 @@ import pandas as pd
 import yaml
 from sqlalchemy import Engine
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from ledger import database, feedback
 from ledger.feedback import Truth
 from ledger.store import Store
 from ledger.times import now_us
 from ledger.values import pack
-from local_service import PROJECT
+from local_service import PROJECT, free_port
 from model.session import Artifact
 from tests.ledger.records import a_record
+from tests.waiting import answers, wait_until
 from training.import_models import PACKAGE
 from training.tracking import EXTRA_FILES
 
@@ -87,8 +88,13 @@ class SmallProject:
             copy.engine.dispose()
 
     def run(self, *command: str, status: int = 0) -> str:
+        """Run a module of Python, and return what it printed."""
+        return self.command(sys.executable, "-m", *command, status=status)
+
+    def command(self, *command: str, status: int = 0) -> str:
+        """Run a command, and return what it printed."""
         ended = subprocess.run(
-            [sys.executable, "-m", *command],
+            command,
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -98,6 +104,28 @@ class SmallProject:
         )
         assert ended.returncode == status, f"{command}:\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
         return ended.stdout + ended.stderr
+
+    @contextmanager
+    def served(self, **variables: str) -> Iterator[str]:
+        """The URL of the service of this project, with more variables."""
+        port = free_port()
+        log = self.folder.parent / "serve.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bentoml", "serve"],
+                cwd=self.folder,
+                env={**self.environment, "API_HOST": "127.0.0.1", "API_PORT": str(port), **variables},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: process.poll() is not None or answers(f"{url}/readyz"), log.read_text, 300)
+            assert process.poll() is None, log.read_text()[-3000:]
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
 
     @contextmanager
     def worker(self) -> Iterator["subprocess.Popen[bytes]"]:

@@ -18,7 +18,7 @@ from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from serving.keys import digest, new_key
 from tests.integration.browser import browser

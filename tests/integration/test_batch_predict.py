@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from load_tests.benchmark.batch_predict import measure
 from local_service import free_port
 from tests.integration.conftest import Newcomer

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.integration.conftest import Newcomer
 from tests.integration.local_containers import SERVICES, STAND_INS, Containers, local_containers, service_image
 from tests.integration.own_network import names, own_network

@@ -1,21 +1,17 @@
 """The pages of the service in a browser, behind a proxy that serves it under a path of its own, which it strips."""
 
-import html
-import json
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import free_port, running_service
-from tests.integration.test_documentation import dom
+from tests.integration.browser import READABLE, Page, browser
+from tests.integration.try_requests import answers_alike, requests_of
 from tests.serving import tiny_models
 from tests.waiting import answers, wait_until
 
@@ -28,63 +24,11 @@ defaults
     timeout server 60s
 frontend proxy
     bind 127.0.0.1:{port}
-    http-request return status 200 content-type "text/html; charset=utf-8" file {page} if {{ path /try }}
-    http-request return status 200 content-type "text/html; charset=utf-8" file {reader} if {{ path /read }}
     http-request deny deny_status 404 unless {{ path_beg {prefix}/ }}
     http-request replace-path {prefix}(/.*) \\1
     default_backend service
 backend service
     server service {service}
-"""
-# A person who opens an operation and presses "Execute"; what is shown then is left in the title.
-PERSON = """
-<!doctype html>
-<meta charset="utf-8">
-<iframe id="docs" width="1200" height="900" src="{prefix}/docs#/{tag}/{operation}"></iframe>
-<script>
-const page = () => document.getElementById("docs").contentDocument;
-const wait = setInterval(() => {{
-  const execute = page().querySelector("button.execute");
-  const code = page().querySelector(".live-responses-table tbody .response-col_status");
-  if (code) {{
-    clearInterval(wait);
-    const body = page().querySelector(".live-responses-table tbody code").innerText;
-    const address = page().querySelector(".request-url pre").innerText;
-    document.title = JSON.stringify({{code: code.innerText, address, body}});
-  }} else if (execute && !execute.dataset.pressed) {{
-    execute.dataset.pressed = "yes";
-    execute.click();
-  }}
-}}, 100);
-</script>
-"""
-# A person who opens the values of the newest prediction on record; what is seen then is left in the title.
-READER = """
-<!doctype html>
-<meta charset="utf-8">
-<iframe id="logs" width="1200" height="900" src="{prefix}/logs"></iframe>
-<script>
-const frame = document.getElementById("logs");
-const wait = setInterval(() => {{
-  const page = frame.contentDocument;
-  const button = page.querySelector("button.more");
-  const follow = page.getElementById("follow");
-  if (page.readyState !== "complete" || !button || follow.closest("label").hidden) return;
-  clearInterval(wait);
-  const values = button.closest("tbody").querySelector("tr.values");
-  const closed = values.getBoundingClientRect().height;
-  button.click();
-  document.title = JSON.stringify({{
-    closed,
-    opened: values.getBoundingClientRect().height,
-    shown: values.innerText,
-    rows: page.querySelectorAll("tr.call").length,
-    wide: page.documentElement.scrollWidth,
-    bars: [...page.querySelectorAll(".charts rect")].filter((bar) => bar.getBoundingClientRect().height > 1).length,
-    styled: page.defaultView.getComputedStyle(page.querySelector(".card")).borderRadius,
-  }});
-}}, 100);
-</script>
 """
 
 
@@ -98,21 +42,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the proxy serves at ``/try``."""
-    return tmp_path_factory.mktemp("proxy") / "try.html"
-
-
-@pytest.fixture(scope="module")
-def proxy(service: str, page: Path) -> Iterator[str]:
+def proxy(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/sbin:/bin")
     assert haproxy, "the integration tests need haproxy: apt-get install haproxy"
     port = free_port()
-    configuration = page.with_name("haproxy.cfg")
-    page.write_text(PERSON.format(prefix=PREFIX, tag="predictions", operation="predict_iris"))
-    reader = page.with_name("read.html")
-    reader.write_text(READER.format(prefix=PREFIX))
-    configuration.write_text(PROXY.format(port=port, page=page, reader=reader, prefix=PREFIX, service=service))
+    configuration = tmp_path_factory.mktemp("proxy") / "haproxy.cfg"
+    configuration.write_text(PROXY.format(port=port, prefix=PREFIX, service=service))
     with subprocess.Popen([haproxy, "-db", "-f", str(configuration)]) as process:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: process.poll() is not None or answers(f"{url}{PREFIX}/readyz"), "HAProxy answers")
@@ -121,14 +56,16 @@ def proxy(service: str, page: Path) -> Iterator[str]:
         process.terminate()
 
 
-def seen(address: str) -> Any:
-    """What the script of a page leaves in its title."""
-    # Chromium's virtual time does not wait for the service, and may be over before the answer is there: try again.
-    for _ in range(8):
-        title = re.search(r"<title>(.*?)</title>", dom(address, 30_000), re.DOTALL)
-        if title:
-            return json.loads(html.unescape(title[1]))
-    pytest.fail(f"nothing was seen at {address}")
+def on_record(url: str, prediction_id: str) -> bool:
+    """Whether the ledger has a prediction."""
+    return bool(httpx.get(f"{url}/logs/recent", params={"prediction_id": prediction_id}).json().get("predictions"))
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with browser("") as page:
+        page.resize(1200, 900)
+        yield page
 
 
 def test_the_proxy_serves_the_service_under_its_prefix_alone(proxy: str) -> None:
@@ -136,38 +73,74 @@ def test_the_proxy_serves_the_service_under_its_prefix_alone(proxy: str) -> None
     assert httpx.get(f"{proxy}/docs.json").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
-def test_the_page_shows_every_route(proxy: str, path: str) -> None:
-    shown = dom(f"{proxy}{PREFIX}{path}")
+def test_the_page_shows_every_route(proxy: str, page: Page) -> None:
+    page.open(f"{proxy}{PREFIX}/docs")
     for route in ("/predict/housing/batch", "/predict/iris", "/models/info"):
         # Swagger puts a word break into long paths.
-        assert route in re.sub(r"<wbr[^>]*>|\u200b", "", shown)
-    assert "Failed to load" not in shown
+        page.wait_for(f"document.body.innerText.replaceAll('\u200b', '').includes('{route}')")
+    assert "Failed to load" not in page.run("document.body.innerText")
 
 
-def test_an_operation_can_be_tried_out(proxy: str) -> None:
-    told = seen(f"{proxy}/try")
-    assert (told["code"], told["address"]) == ("200", f"{proxy}{PREFIX}/predict/iris")
+def test_a_model_can_be_tried(proxy: str, page: Page) -> None:
+    url = f"{proxy}{PREFIX}"
+    page.open(f"{url}/")
+    page.wait_for("document.getElementById('copy') && !document.getElementById('copy').hidden")
+    page.run("document.querySelectorAll('.models a')[1].click()")
+    page.wait_for(f"location.href == '{url}/?model=iris' && !document.getElementById('copy').hidden")
+    page.run("document.querySelector('.actions button').click()")
+    page.wait_for("document.querySelector('#result .value') !== null")
+    expected = httpx.post(f"{url}/predict/iris", json=IRIS.example).raise_for_status().json()
+    for name, printed in requests_of(page, IRIS, "").items():
+        assert answers_alike(printed, expected), name
+    # The prediction is on record.
+    identifier = page.run("document.querySelector('#result a').textContent")
+    wait_until(lambda: on_record(url, identifier), "the prediction is on record")
+    page.run("document.querySelector('#result a').click()")
+    page.wait_for(f"document.querySelector('tr.call')?.innerText.includes('{identifier}')")
+    assert page.errors == []
+
+
+def test_an_operation_can_be_tried_out(proxy: str, page: Page) -> None:
+    page.open(f"{proxy}{PREFIX}/docs#/predictions/predict_iris")
+    page.wait_for("document.querySelector('button.execute') !== null")
+    page.run("document.querySelector('button.execute').click()")
+    shown = ".live-responses-table tbody"
+    page.wait_for(f"document.querySelector('{shown} .response-col_status') !== null")
+    assert page.run(f"document.querySelector('{shown} .response-col_status').innerText") == "200"
+    assert page.run("document.querySelector('.request-url pre').innerText") == f"{proxy}{PREFIX}/predict/iris"
     expected = httpx.post(f"{proxy}{PREFIX}/predict/iris", json=IRIS.example).raise_for_status().json()
-    assert f'"label": "{expected["label"]}"' in told["body"]
+    assert f'"label": "{expected["label"]}"' in page.run(f"document.querySelector('{shown} code').innerText")
 
 
-def test_the_predictions_on_record_can_be_read(proxy: str) -> None:
+def test_the_predictions_on_record_can_be_read(proxy: str, page: Page) -> None:
     url = f"{proxy}{PREFIX}"
     answers = [httpx.post(f"{url}/predict/iris", json=IRIS.example).raise_for_status().json() for _ in range(3)]
     newest = answers[-1]["prediction_id"]
-    wait_until(
-        lambda: httpx.get(f"{url}/logs/recent", params={"prediction_id": newest}).json().get("predictions"),
-        "the prediction is on record",
-    )
+    wait_until(lambda: on_record(url, newest), "the prediction is on record")
     entry = {"prediction_id": newest, "actual": answers[-1]["label"]}
     assert httpx.post(f"{url}/feedback", json=entry).json()["taken"] == 1
-    told = seen(f"{proxy}/read")
-    assert told["rows"] >= len(answers)
-    assert (told["closed"], told["styled"]) == (0, "8px")
-    assert told["opened"] > 0
-    assert told["wide"] <= 1200
-    assert told["bars"] > 0
-    assert f"{answers[-1]['label']} ✓" in told["shown"]
+    page.open(f"{url}/logs")
+    # The script shows the box once it runs.
+    page.wait_for("!document.getElementById('follow').closest('label').hidden")
+    assert page.run("document.querySelectorAll('tr.call').length") >= len(answers)
+    assert page.run("getComputedStyle(document.querySelector('.card')).borderRadius") == "8px"
+    assert page.fits()
+    bars = "[...document.querySelectorAll('.charts rect')].filter(bar => bar.getBoundingClientRect().height > 1)"
+    assert page.run(f"{bars}.length") > 0
+    values = "document.querySelector('tr.values')"
+    height = f"{values}.getBoundingClientRect().height"
+    assert page.run(height) == 0
+    page.run("document.querySelector('button.more').click()")
+    assert page.run(height) > 0
+    shown = page.run(f"{values}.innerText")
+    assert f"{answers[-1]['label']} ✓" in shown
     for name in IRIS.feature_names:
-        assert name in told["shown"]
+        assert name in shown
+    page.resize(360, 800)
+    for scheme in ("light", "dark"):
+        page.prefer(scheme)
+        assert page.fits()
+        contrast, text = page.least_contrast()
+        assert contrast >= READABLE, text
+    assert page.without_label() == []
+    assert page.errors == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contract import DATASETS
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from local_service import PROJECT
 from tests.serving import tiny_models
 from tests.serving.running import running

@@ -23,3 +23,5 @@ def test_random_requests_do_no_harm(tmp_path_factory: pytest.TempPathFactory) ->
     assert target.answers["HTTP 400"]
     assert target.answers["gRPC OK"]
     assert target.answers["gRPC INVALID_ARGUMENT"]
+    assert target.answers["described 200"]
+    assert target.answers["described 400"]

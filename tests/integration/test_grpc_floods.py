@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.serving import tiny_models
 from tests.serving.protocol.frames import Frames
 from tests.serving.protocol.wire import message, rows_of, tensor

@@ -25,7 +25,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from deploy import sbom
 from local_service import PROJECT, free_port
 from serving.models import LoadedModel, load

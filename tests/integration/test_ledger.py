@@ -22,8 +22,8 @@ from sqlalchemy import func, select
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import FloatMatrix
 from ledger import database, spool
 from ledger.schema import ERRORS, MINUTES, PREDICTIONS

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from contract import DATASETS
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from tests.serving import tiny_models
 

@@ -25,7 +25,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 from sklearn.linear_model import LogisticRegression
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import free_port, running_service
 from model.card import ONNX_FILE
 from model.deployed import Deployment

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from ledger import jobs
 from ledger.jobs import Job, State, Trigger

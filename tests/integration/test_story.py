@@ -26,7 +26,7 @@ import pytest
 from numpy.typing import NDArray
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import FloatMatrix
 from ledger.reader import Reader
 from ledger.times import now_us

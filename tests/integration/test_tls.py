@@ -22,7 +22,7 @@ from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, free_port, running_service
 from serving import healthcheck
 from serving.tls import HANDSHAKE_SECONDS

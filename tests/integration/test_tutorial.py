@@ -30,10 +30,13 @@ def page() -> Iterator[Page]:
         yield page
 
 
-def photograph(page: Page, url: str, shown: str, path: Path) -> None:
-    """A picture of a page once a text is shown on it."""
+def photograph(page: Page, url: str, shown: str, path: Path, pressed: str = "") -> None:
+    """A picture of a page once a text is shown on it, after something was pressed."""
     page.resize(1200, 900)
     page.open(url)
+    if pressed:
+        page.wait_for(f"document.readyState == 'complete' && document.querySelector({pressed!r}) !== null")
+        page.run(f"document.querySelector({pressed!r}).click()")
     page.wait_for(f"location.href == {url!r} && document.body.innerText.includes({shown!r})")
     page.photograph(path)
 
@@ -45,6 +48,7 @@ def test_the_pages_are_as_the_tutorial_shows_them(served_once: Newcomer, page: P
     with served_once.serving("make demo") as url:
         stats = f"{url}/logs/stats"
         wait_until(lambda: rows(stats) > ROWS, "the demo's predictions are on record", 300)
+        photograph(page, f"{url}/?model=iris", "Answered by", folder / "try.png", ".actions button")
         photograph(page, f"{url}/docs", "/predict/housing", folder / "docs.png")
         # Live quality comes with what came true.
         wait_until(lambda: "rmse" in httpx.get(f"{url}/logs?window=1h").text, "the demo tells what came true", 300)

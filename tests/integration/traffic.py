@@ -19,8 +19,8 @@ import pandas as pd
 from open_inference.grpc import protocol as pb
 
 from contract import DATASETS
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from model.card import ONNX_INPUT
 
 RAW = Path(__file__).parents[2] / "data" / "raw"

@@ -83,7 +83,7 @@ def write(directory: Path, dataset: Dataset) -> None:
         target=dataset.target.name,
         unit=dataset.target.unit,
         classes=list(dataset.target.classes),
-        features=[_feature_card(dataset, column, features[:, column]) for column in range(features.shape[1])],
+        features=[feature_card(dataset, column, features[:, column]) for column in range(features.shape[1])],
         prediction_deciles=edges,
         prediction_decile_shares=deciles.shares(edges, outputs[:, 0]) if regression else [],
         class_shares=dict(zip(dataset.target.classes, outputs.mean(axis=0).tolist(), strict=not regression)),
@@ -114,7 +114,8 @@ def load(directory: Path, dataset: Dataset) -> LoadedModel:
     return LoadedModel(dataset, Artifact.verified(directory, dataset), "v1", datetime.now(UTC), run)
 
 
-def _feature_card(dataset: Dataset, column: int, values: NDArray[np.float64]) -> FeatureCard:
+def feature_card(dataset: Dataset, column: int, values: NDArray[np.float64]) -> FeatureCard:
+    """A feature as a card has it."""
     feature = dataset.features[column]
     edges = buckets.edges(feature, values)
     return FeatureCard(

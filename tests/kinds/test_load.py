@@ -8,7 +8,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 from pydantic import ValidationError
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from load_tests.answers import Asked
 from load_tests.grpc_protocol import check_response, infer_request
 from load_tests.http_protocols import Batch, HttpAnswer, HttpProtocol, InferBinary, InferJson, SingleRow

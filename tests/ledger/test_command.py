@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 from sqlalchemy import Engine, text
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database, spool
 from ledger.__main__ import cli
 from ledger.reader import Reader

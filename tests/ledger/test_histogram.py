@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contract.dataset import Target
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from ledger.histogram import (
     LATENCY_BUCKETS,
     MOST_BINS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, event, insert
 
+from contract.datasets.iris import IRIS
 from contract.errors import InvalidInput
-from contract.iris import IRIS
 from ledger import database, sums
 from ledger.reader import CHUNK_ROWS, SHOWN_ROWS, Page, Reader, Rows
 from ledger.record import ErrorCount, Record

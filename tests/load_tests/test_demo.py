@@ -18,7 +18,7 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from contract.table import check_matrix
 from load_tests.demo.answers import from_json, from_response
 from load_tests.demo.client import Districts

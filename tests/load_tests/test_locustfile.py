@@ -38,7 +38,7 @@ def test_what_tests_import_does_not_patch_the_standard_library() -> None:
 
 def test_a_dataset_of_the_registry_is_a_task_of_every_user_class() -> None:
     names = python(
-        "import dataclasses, contract; from contract.iris import IRIS;"
+        "import dataclasses, contract; from contract.datasets.iris import IRIS;"
         "contract.DATASETS['third'] = dataclasses.replace(IRIS, name='third');"
         "from load_tests.locustfile import USER_CLASSES;"
         "print(*[task.__name__ for user in USER_CLASSES for task in user.tasks])"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -85,7 +86,12 @@ def test_the_page_runs_a_test_and_everything_stops(
         assert httpx.get(f"{page}/stats/requests").json()["errors"] == []
     finally:
         stop(process)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        finally:
+            # Nothing happens where all of it has ended.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert not answers(page)
     assert not answers(f"{host.group()}/readyz")
     assert Summary.model_validate_json((tmp_path / "summary.json").read_bytes()).load.startswith("100 requests/s of 12")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from contract import deciles
 from contract.dataset import Dataset
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from loop.drift_power import Bench
 from model.card import FeatureCard
 from model.drift import Detector

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database
 from ledger import drift as record
 from ledger.record import ErrorCount, Record
@@ -27,6 +27,7 @@ from model.drift import Drift, Verdict
 from tests.ledger.records import a_record
 from tests.serving import tiny_models
 
+pytestmark = pytest.mark.usefixtures("examples_only")
 MINUTE_US = 60_000_000
 
 

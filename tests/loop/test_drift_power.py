@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from loop import drift_power
 from tests.loop.benches import housing
 

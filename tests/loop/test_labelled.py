@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.table import FloatMatrix
 from ledger import database, feedback
 from ledger.feedback import Truth

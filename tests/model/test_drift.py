@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from model import drift
 from model.drift import Detector, Method, Requests, Verdict
 from model.reference import Reference

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port
 from serving.telemetry.directory import VARIABLE
 from tests.resilience.disks import fill, small_disk

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.serving.running import Running, running
 from tests.serving.series import scrape
 from tests.waiting import wait_until

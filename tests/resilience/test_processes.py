@@ -15,7 +15,7 @@ from circus.client import CircusClient
 from circus.exc import CallError
 from open_inference.grpc import protocol as pb
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.resilience.trees import counted, parent_of, tree_of, until_workers_started, workers_of
 from tests.serving.running import Running, running
 from tests.serving.test_startup import refusal

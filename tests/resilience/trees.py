@@ -1,11 +1,15 @@
-"""The processes of a service."""
+"""The processes of a service, and how long they are troubled."""
 
+import os
 from contextlib import suppress
 
 import httpx
 import psutil
 
 from tests.waiting import wait_until
+
+LONG = "CHAOS" in os.environ
+"""Whether tests that repeat something do it as often as `docs/resilience.md` promises: `make chaos` sets it."""
 
 
 def parent_of(port: int) -> psutil.Process:

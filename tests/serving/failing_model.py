@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, GoldenRow, ModelCard
 from tests.serving import tiny_models
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from local_service import PROJECT
 from model.deployed import DAMAGED, unpack
 

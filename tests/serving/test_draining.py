@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.draining import Draining
 from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import running

@@ -9,8 +9,8 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
+from contract.datasets.iris import IRIS
 from contract.errors import MAXIMUM_ECHO
-from contract.iris import IRIS
 from tests.serving.worker import LocalWorker
 
 WORD = "y" * 3000

@@ -19,7 +19,7 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from local_service import PROJECT
 from tests.serving.series import scrape
 

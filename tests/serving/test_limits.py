@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
 from tests.serving.running import SLOW, Running, running
 from tests.serving.series import scrape

@@ -15,8 +15,8 @@ from click.core import ParameterSource
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from local_service import PROJECT, free_port
 from serving import healthcheck
 from serving.settings import Settings

@@ -8,9 +8,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from model.card import CARD_FILE, TrainingRun
 from model.deployed import DEPLOYED_FILE
 from serving import models

@@ -19,8 +19,8 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 from sklearn.linear_model import LogisticRegression
 
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from serving import prediction
 from serving.errors import NotReady
 from serving.host import BundleService

@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 from sqlalchemy import Row, select
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from ledger import database
 from ledger.schema import ERRORS, MODELS, PREDICTIONS
 from ledger.values import unpack

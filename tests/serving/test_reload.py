@@ -17,8 +17,8 @@ import httpx
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from ledger import locks
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from model.deployed import PREVIOUS_FILE, Deployment

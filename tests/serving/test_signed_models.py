@@ -5,8 +5,8 @@ from pathlib import Path
 import bentoml
 import pytest
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from model.card import CARD_FILE, ONNX_FILE, ModelCard
 from model.signing import SIGNATURE_FILE, UntrustedModel, new_key_pair, sign
 from serving.models import ARTIFACT_FOLDER, load

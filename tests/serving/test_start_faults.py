@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, free_port
 from model.card import CARD_FILE, ONNX_FILE
 from model.deployed import DEPLOYED_FILE, PREVIOUS_FILE, Deployment, DeploymentError

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from contract import DATASETS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from local_service import METRICS_DIRECTORY, PROJECT, ServiceNotStarted, free_port, running_service
 from serving.keys import digest, new_key
 from serving.models import deployed_model

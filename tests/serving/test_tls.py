@@ -26,8 +26,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from local_service import free_port
 from serving import healthcheck
 from serving.models import LoadedModel

@@ -66,7 +66,7 @@ def worker(keeper: Keeper, code: str) -> Iterator[psutil.Popen]:
 
 def started(keeper: Keeper, process: psutil.Popen) -> bool:
     keeper.look([process.pid])
-    return keeper.ever_started
+    return keeper._workers[process.pid].started
 
 
 def killed_within(keeper: Keeper, process: psutil.Popen, looks: int) -> bool:
@@ -150,6 +150,25 @@ def test_after_failures_the_next_start_waits_ever_longer(keeper: Keeper) -> None
     assert 8 < delays[4] < 20
     assert 30 <= delays[-1] < 40
     assert not keeper.may_start
+
+
+def test_a_worker_that_served_is_replaced_at_once_however_often(keeper: Keeper) -> None:
+    for _ in range(5):
+        with worker(keeper, ALIVE) as process:
+            keeper.look([process.pid])
+        keeper.look([])
+        assert keeper.may_start
+
+
+def test_one_that_lives_does_not_hide_that_another_cannot_start(keeper: Keeper) -> None:
+    with worker(keeper, ALIVE) as living:
+        for _ in range(4):
+            with worker(keeper, FAILING) as process:
+                keeper.look([living.pid, process.pid])
+                process.wait()
+            keeper.look([living.pid])
+        wait_until(lambda: started(keeper, living), "it beats on")
+        assert not keeper.may_start
 
 
 def test_where_no_worker_ever_starts_there_is_no_hope(keeper: Keeper) -> None:

@@ -1,8 +1,10 @@
 """Tiny real models, fitted on rows of the raw data, converted and stored as the pipeline stores its own."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import bentoml
@@ -11,7 +13,6 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from contract import deciles
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix, Table, check_table
 from model.card import (
@@ -19,15 +20,16 @@ from model.card import (
     ONNX_FILE,
     REFERENCE_FILE,
     TRAINING_RUN,
-    FeatureCard,
     GoldenRow,
     ModelCard,
+    OnnxCard,
     TrainingRun,
 )
 from model.deployed import DEPLOYED_FILE
 from model.reference import Reference
 from model.session import open_session, output_name, run_session
 from serving.models import ARTIFACT_FOLDER
+from tests.kinds import models as weights
 from training.onnx import export
 from training.train import describe_answers
 
@@ -39,22 +41,33 @@ RUN = TrainingRun(run_id="0" * 32, trained_at=datetime(2026, 1, 1, tzinfo=UTC), 
 @cache
 def table(dataset: Dataset) -> Table:
     """Some rows of the raw data."""
-    frame = pd.read_csv(RAW / f"{dataset.name}.csv", dtype=str).sample(frac=1, random_state=0).head(ROWS)
-    return check_table(dataset, {str(name): frame[name].tolist() for name in frame}, maximum_duplicates=1)
+    frame = pd.read_csv(RAW / f"{dataset.name}.csv", dtype=str, keep_default_na=False)
+    frame = frame.sample(frac=1, random_state=0).head(ROWS)
+    return check_table(dataset, {str(name): frame[name].tolist() for name in frame}, maximum_duplicates=ROWS)
 
 
 @cache
 def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[bytes, ModelCard]:
-    """A fitted, converted model and its card; a linear one, if no estimator is given."""
+    """A fitted, converted model and its card; a linear one, if no estimator is given.
+
+    Of features that are more than numbers it is the product of ``tests/kinds/models.py``.
+    """
     data = table(dataset)
-    if dataset.task is Task.REGRESSION:
-        estimator = (estimator or Ridge()).fit(data.features, data.target)
+    predict: Callable[[FloatMatrix], FloatMatrix]
+    if not dataset.plain:
+        onnx = weights.content(dataset)
+        predict = partial(run_session, open_session(onnx), output_name(dataset.task))
+        card = OnnxCard(sha256=hashlib.sha256(onnx).hexdigest(), opset=18, max_difference=0, tolerance=1e-9)
+        algorithm, score = "weights", 0.0
     else:
-        estimator = (estimator or LogisticRegression(max_iter=1000)).fit(data.features, data.target.astype(int))
-    onnx = export.convert(dataset, estimator)
-    predict = export.predictor(dataset, estimator)
-    card = export.compare(dataset, onnx, predict, data.features, tolerance=1e-5)
-    edges = [deciles.edges(column) for column in data.features.T]
+        if dataset.task is Task.REGRESSION:
+            estimator = (estimator or Ridge()).fit(data.features, data.target)
+        else:
+            estimator = (estimator or LogisticRegression(max_iter=1000)).fit(data.features, data.target.astype(int))
+        onnx = export.convert(dataset, estimator)
+        predict = export.predictor(dataset, estimator)
+        card = export.compare(dataset, onnx, predict, data.features, tolerance=1e-5)
+        algorithm, score = type(estimator).__name__, float(estimator.score(data.features, data.target))
     return onnx, ModelCard(
         name=dataset.name,
         task=dataset.task,
@@ -63,29 +76,18 @@ def artifact(dataset: Dataset, estimator: BaseEstimator | None = None) -> tuple[
         unit=dataset.target.unit,
         classes=list(dataset.target.classes),
         features=[
-            FeatureCard(
-                name=feature.name,
-                unit=feature.unit,
-                description=feature.description,
-                minimum=feature.minimum,
-                maximum=feature.maximum,
-                deciles=edges[column],
-                decile_shares=deciles.shares(edges[column], data.features[:, column]),
-                mean=float(data.features[:, column].mean()),
-                std=float(data.features[:, column].std()),
-            )
-            for column, feature in enumerate(dataset.features)
+            weights.feature_card(dataset, column, data.features[:, column]) for column in range(len(dataset.features))
         ],
         **describe_answers(dataset, predict(data.features)),
-        algorithm=type(estimator).__name__,
+        algorithm=algorithm,
         parameters={},
-        metrics={"score": float(estimator.score(data.features, data.target))},
+        metrics={"score": score},
         cross_validation={},
         onnx=card,
         reference=reference(dataset, onnx).encode()[1],
         golden=[
             GoldenRow(
-                row=dict(zip(dataset.feature_names, row.tolist(), strict=True)),
+                row=dataset.decode(row.tolist()),
                 output=predict(row[None])[0].tolist(),
             )
             for row in data.features[:8]

@@ -1,12 +1,12 @@
 """Small real tables, and parameters that train in a second."""
 
-import numpy as np
 import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from contract import DATASETS
 from contract.dataset import Task
+from contract.table import check_table
 from local_service import PROJECT
 from training.params import CandidateParams, RowFeatureParams, TrainParams
 from training.splits import Split, Splits
@@ -22,26 +22,27 @@ def one_thread() -> object:
 
 def raw_table(name: str, rows: int | None = None) -> pd.DataFrame:
     """The first rows of a raw file, evenly spread, as text."""
-    table = pd.read_csv(RAW / f"{name}.csv", dtype=str)
+    table = pd.read_csv(RAW / f"{name}.csv", dtype=str, keep_default_na=False)
     return table if rows is None else table.iloc[:: max(1, len(table) // rows)].head(rows)
 
 
 def tiny_splits(name: str, rows: int = 150) -> Splits:
-    """Splits of a few rows of a real table."""
-    dataset = DATASETS[name]
-    table = raw_table(name, rows).sample(frac=1, random_state=0)
-    features = table[list(dataset.feature_names)].to_numpy(dtype=np.float64)
-    target = table[dataset.target.name]
-    if dataset.task is Task.CLASSIFICATION:
-        target = target.map(dataset.target.classes.index)
-    values = target.to_numpy(dtype=np.float64)
+    """Splits of a few rows of a real table, with rows of each class."""
+    dataset, whole = DATASETS[name], raw_table(name)
+    table = raw_table(name, rows)
+    for each in set(dataset.target.classes) - set(table[dataset.target.name]):
+        table = pd.concat([table, whole[whole[dataset.target.name] == each].head(10)])
+    table = table.sample(frac=1, random_state=0)
+    columns = {str(column): table[column].tolist() for column in table}
+    checked = check_table(dataset, columns, maximum_duplicates=len(table))
+    features, values = checked.features, checked.target
     cut = len(table) * 4 // 5
     return Splits(Split(features[:cut], values[:cut]), Split(features[cut:], values[cut:]))
 
 
 def tiny_train_params(name: str, **changes: object) -> TrainParams:
     """Two quick candidates for a dataset."""
-    simple, forest = ("linear", "random_forest") if name == "housing" else ("logistic_regression", "random_forest")
+    simple = "linear" if DATASETS[name].task is Task.REGRESSION else "logistic_regression"
     params = TrainParams(
         folds=2,
         random_state=0,
@@ -50,7 +51,7 @@ def tiny_train_params(name: str, **changes: object) -> TrainParams:
         features=RowFeatureParams(),
         candidates={
             "simple": CandidateParams(estimator=simple),
-            "forest": CandidateParams(estimator=forest, parameters={"n_estimators": 3, "n_jobs": 1}),
+            "forest": CandidateParams(estimator="random_forest", parameters={"n_estimators": 3, "n_jobs": 1}),
         },
     )
     return params.model_copy(update=changes)

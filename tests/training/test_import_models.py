@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from contract.datasets.iris import IRIS
 from contract.errors import StartupError
-from contract.iris import IRIS
 from model import signing
 from model.card import TrainingRun
 from serving.models import find, load

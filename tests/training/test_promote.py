@@ -22,6 +22,7 @@ pytestmark = [  # of MLflow 3.17's own code: its tables, and its input examples
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+    pytest.mark.usefixtures("examples_only"),
 ]
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from contract import DATASETS
 from tests.training.conftest import RAW, tiny_splits, tiny_train_params
+from training import selection
 from training import train as stage
 from training.feature_engineering import statistics
 from training.files import write_json
@@ -29,7 +30,8 @@ def write_features(name: str) -> Splits:
 
 
 def train(name: str, params: TrainParams) -> RegisteredModel:
-    return stage.train(DATASETS[name], Path("data/features") / name, RAW / f"{name}.csv", Path("models"), params)
+    features, raw, metric = Path("data/features") / name, RAW / f"{name}.csv", selection.SCORES[DATASETS[name].task][0]
+    return stage.train(DATASETS[name], features, raw, Path("models"), params, metric=metric)
 
 
 def with_ratios(name: str) -> TrainParams:

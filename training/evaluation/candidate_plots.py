@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
-from training.selection import SCORES, CrossValidation
+from training.evaluation.scores import label
+from training.selection import CrossValidation
 
 
-def comparison(dataset: Dataset, results: Mapping[str, CrossValidation]) -> Figure:
+def comparison(results: Mapping[str, CrossValidation], metric: str) -> Figure:
     """Each candidate's score by fold, its mean as a bar."""
-    metric = SCORES[dataset.task][0]
     figure = Figure(figsize=(7, 1.2 + 0.5 * len(results)), layout="constrained")
     axes = figure.add_subplot()
     for position, (name, result) in enumerate(results.items()):
@@ -21,7 +21,7 @@ def comparison(dataset: Dataset, results: Mapping[str, CrossValidation]) -> Figu
         axes.plot(values, [position] * len(values), "|", color="#222222", markersize=12, label=name)
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
-    axes.set_xlabel(f"cross-validated {metric}: a mark a fold, the bar is their mean")
+    axes.set_xlabel(f"cross-validated {label(metric)}: a mark a fold, the bar is their mean")
     return figure
 
 

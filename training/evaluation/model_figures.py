@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from contract.dataset import Dataset, Task
@@ -13,11 +14,14 @@ from training.evaluation.classification_plots import Answers
 from training.evaluation.plots import Figure
 from training.evaluation.residual_map import residual_map
 from training.evaluation.scores import score
-from training.params import PARAMS_FILE, MapParams, ModelEvaluationParams
+from training.params import PARAMS_FILE, LearningCurveParams, MapParams, ModelEvaluationParams
 from training.splits import Splits
 
 SCORE = {Task.REGRESSION: "rmse", Task.CLASSIFICATION: "log_loss"}
 """The score that importances and learning curves are drawn in: one that falls as the model improves."""
+
+HELD_OUT_ROWS = 2000
+"""Held-out rows of a learning curve that give a steady line: a large table needs no more splits than give so many."""
 
 
 def draw(
@@ -65,7 +69,7 @@ def draw(
         loss=loss,
         fractions=sizes.fractions,
         rows_per_class=sizes.rows_per_class,
-        splits=sizes.splits,
+        splits=curve_splits(sizes, len(splits.train.target)),
         held_out=sizes.held_out,
         random_state=params.random_state,
     )
@@ -74,6 +78,11 @@ def draw(
         plots.importances(dataset, rises, directory, metric=metric, rows=len(splits.test.target)),
         plots.learning_curve(dataset, curve, directory, metric=metric),
     ]
+
+
+def curve_splits(sizes: LearningCurveParams, rows: int) -> int:
+    """How many times the held-out rows of a learning curve are drawn from ``rows``."""
+    return min(sizes.splits, max(1, round(HELD_OUT_ROWS / (sizes.held_out * rows))))
 
 
 def _regression(
@@ -89,13 +98,15 @@ def _regression(
         regression_plots.residuals(dataset, actual, predicted, directory, bins=fineness.residual_bins),
     ]
     if special.map is not None:
-        position = _coordinates(dataset, special.map)
+        columns = _coordinates(dataset, special.map)
+        position, everywhere = splits.test.features[:, columns], splits.all.features[:, columns]
+        placed = ~np.isnan(position).any(axis=1)
         figures.append(
             residual_map(
                 dataset,
-                splits.test.features[:, position],
-                actual - predicted,
-                splits.all.features[:, position],
+                position[placed],
+                (actual - predicted)[placed],
+                everywhere[~np.isnan(everywhere).any(axis=1)],
                 special.map.places,
                 directory,
                 cells=special.map.cells,

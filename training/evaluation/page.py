@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -12,10 +12,13 @@ from model.card import ModelCard
 from training.evaluation import scores
 from training.evaluation.gate import Decision
 from training.evaluation.plots import Figure
+from training.evaluation.scores import ClassScore
 from training.evaluation.stability import Stability
 from training.tracking import RegisteredModel
 
 _TEMPLATE = "page.html.j2"
+Candidates = Mapping[str, Mapping[str, tuple[float, float]]]
+"""By candidate and score, the mean over the folds and the standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Evaluation:
         card, scores, stability, figures: of the challenger, the model that was just trained.
         former, former_scores: the champion before the gate; None if there was none, or it could not be scored.
         champion, champion_scores: the champion after the gate.
+        metric: the score that the gate and the choice among the candidates go by.
+        baseline: the scores of an answer that ignores the features.
+        classes: how well each class of a classification is told; of the challenger.
+        candidates: those that it was chosen from.
     """
 
     dataset: Dataset
@@ -39,6 +46,10 @@ class Evaluation:
     champion_scores: Mapping[str, float]
     decision: Decision
     test_rows: int
+    metric: str
+    baseline: Mapping[str, float]
+    classes: Sequence[ClassScore] = ()
+    candidates: Candidates = field(default_factory=dict)
     figures: Sequence[Figure] = ()
 
     @property
@@ -46,6 +57,12 @@ class Evaluation:
         """The scores to show beside the challenger's: those of another model that was champion."""
         another = self.former is not None and self.former.version != self.challenger.version
         return self.former_scores if another else None
+
+    @property
+    def is_naive(self) -> bool:
+        """Whether the challenger is no better than the baseline."""
+        mine, naive = self.scores[self.metric], self.baseline[self.metric]
+        return mine >= naive if self.metric in scores.LOWER_IS_BETTER else mine <= naive
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,24 @@ class _ScoreRow:
     change: str
     verdict: str
     cross_validated: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class _CandidateRow:
+    name: str
+    chosen: bool
+    scores: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _ClassRow:
+    name: str
+    rows: str
+    predicted: str
+    precision: str
+    recall: str
+    f1: str
 
 
 @dataclass(frozen=True)
@@ -74,13 +109,17 @@ def render(evaluations: Sequence[Evaluation]) -> str:
         {
             "evaluation": evaluation,
             "rows": [_score_row(evaluation, name) for name in evaluation.scores],
+            "classes": [_class_row(one) for one in evaluation.classes],
+            "candidate_scores": _candidate_scores(evaluation),
+            "candidates": _candidate_rows(evaluation),
+            "gate_score": scores.label(evaluation.metric),
             "stability": _stability_rows(evaluation.stability),
             "facts": _facts(evaluation),
             "figures": [(figure, data_uri(figure.image)) for figure in evaluation.figures],
         }
         for evaluation in evaluations
     ]
-    return templates().get_template(_TEMPLATE).render(models=models)
+    return templates().get_template(_TEMPLATE).render(models=models, label=scores.label)
 
 
 def templates(*folders: Path) -> jinja2.Environment:
@@ -112,13 +151,44 @@ def _score_row(evaluation: Evaluation, name: str) -> _ScoreRow:
         champion=champion,
         change=change,
         verdict=verdict,
-        cross_validated=f"{_number(validated[0])} ± {_number(validated[1])}" if validated else "",
+        cross_validated=_spread(validated) if validated else "",
+        baseline=_number(evaluation.baseline[name]),
     )
+
+
+def _spread(score: tuple[float, float]) -> str:
+    return f"{_number(score[0])} ± {_number(score[1])}"
+
+
+def _class_row(one: ClassScore) -> _ClassRow:
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f} %"
+
+    return _ClassRow(
+        one.name, f"{one.rows:,}", f"{one.predicted:,}", share(one.precision), share(one.recall), share(one.f1)
+    )
+
+
+def _candidate_scores(evaluation: Evaluation) -> list[str]:
+    """The names of the scores of the candidates, the one that decides first."""
+    names = dict.fromkeys(name for found in evaluation.candidates.values() for name in found)
+    return sorted(names, key=lambda name: name != evaluation.metric)
+
+
+def _candidate_rows(evaluation: Evaluation) -> list[_CandidateRow]:
+    """The candidates, the best first."""
+    names, metric = _candidate_scores(evaluation), evaluation.metric
+    sign = 1 if metric in scores.LOWER_IS_BETTER else -1
+    best_first = sorted(evaluation.candidates.items(), key=lambda one: sign * one[1][metric][0])
+    return [
+        _CandidateRow(name, name == evaluation.card.algorithm, [_spread(found[score]) for score in names])
+        for name, found in best_first
+    ]
 
 
 def _stability_rows(stability: Stability) -> list[_StabilityRow]:
     params = stability.params
-    changes = [("all features rounded to float32", stability.float32, params.float32_limit)]
+    changes = [("all numbers rounded to float32", stability.float32, params.float32_limit)]
     changes += [
         (f"{name} {scores.percent(params.perturbation)} larger or smaller", share, params.perturbed_limit)
         for name, share in stability.perturbed.items()

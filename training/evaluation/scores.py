@@ -10,6 +10,7 @@ from sklearn.metrics import (
     log_loss,
     mean_absolute_error,
     median_absolute_error,
+    precision_recall_fscore_support,
     r2_score,
     recall_score,
     root_mean_squared_error,
@@ -18,6 +19,8 @@ from sklearn.metrics import (
 from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
 
+CANDIDATES_FILE = "candidates.json"
+"""Beside a trained model: the cross-validated scores of the candidates, mean and standard deviation by name."""
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "median_absolute_error", "log_loss", "brier"})
 """Scores that fall as a model improves; all others rise."""
 
@@ -113,3 +116,47 @@ def classification_scores(actual: FloatMatrix, probabilities: FloatMatrix) -> di
         "log_loss": float(log_loss(truth, probabilities, labels=classes)),
         "brier": float(((probabilities - indicator) ** 2).sum(axis=1).mean()),
     }
+
+
+def baseline(dataset: Dataset, learned: FloatMatrix, actual: FloatMatrix, *, within: float) -> dict[str, float]:
+    """The scores of an answer that ignores the features: the mean of the targets ``learned``, or their class shares.
+
+    Args:
+        learned: the targets of the training split, ``[M]``.
+        actual, within: as for ``score``.
+    """
+    if dataset.task is Task.REGRESSION:
+        answer = np.full(len(actual), learned.mean())
+    else:
+        shares = np.bincount(learned.astype(np.int64), minlength=len(dataset.target.classes)) / len(learned)
+        answer = np.tile(shares, (len(actual), 1))
+    return score(dataset, actual, answer, within=within)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told from the others: of ``rows`` that are of the class, and ``predicted`` that are said to
+    be. Precision is None if none is, recall if there are no such rows.
+    """
+
+    name: str
+    rows: int
+    predicted: int
+    precision: float | None
+    recall: float | None
+    f1: float
+
+
+def by_class(dataset: Dataset, actual: FloatMatrix, probabilities: FloatMatrix) -> list[ClassScore]:
+    """Precision and recall of each class; none for regression."""
+    if dataset.task is Task.REGRESSION:
+        return []
+    classes = range(len(dataset.target.classes))
+    truth, likeliest = actual.astype(np.int64), probabilities.argmax(axis=1)
+    counted = precision_recall_fscore_support(truth, likeliest, labels=classes, zero_division=0)
+    found = zip(dataset.target.classes, *(column.tolist() for column in counted), strict=True)
+    predicted = np.bincount(likeliest, minlength=len(classes)).tolist()
+    return [
+        ClassScore(name, rows, said, precision if said else None, recall if rows else None, f1)
+        for (name, precision, recall, f1, rows), said in zip(found, predicted, strict=True)
+    ]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset, Task
+from contract.feature import Kind
 from contract.table import FloatMatrix
 from training.evaluation.scores import percent
 from training.params import StabilityParams
@@ -18,8 +19,9 @@ class Stability:
 
     Attributes:
         change: the smallest change that counts: in the target's unit, or of a class probability.
-        float32: the share of rows that change when all features are rounded to float32.
-        perturbed: by feature, the share of rows that change when it alone grows or shrinks by ``params.perturbation``.
+        float32: the share of rows that change when all numbers are rounded to float32.
+        perturbed: by feature that is a number with decimals, the share of rows that change when it alone grows or
+            shrinks by ``params.perturbation``.
         params: how it was measured, and the limits.
     """
 
@@ -30,20 +32,20 @@ class Stability:
 
     @property
     def worst(self) -> str:
-        """The feature whose perturbation changes the most rows."""
-        return max(self.perturbed, key=lambda name: self.perturbed[name])
+        """The feature whose perturbation changes the most rows; "" if none was perturbed."""
+        return max(self.perturbed, key=lambda name: self.perturbed[name], default="")
 
     @property
     def metrics(self) -> dict[str, float]:
         """The shares for MLflow; ``perturbed`` is that of the worst feature."""
-        return {"float32": self.float32, "perturbed": self.perturbed[self.worst]}
+        return {"float32": self.float32, "perturbed": self.perturbed.get(self.worst, 0.0)}
 
     @property
     def excess(self) -> str:
         """What is over its limit, as the end of a sentence that starts with the model; empty if nothing is."""
-        share, limit, cause = self.float32, self.params.float32_limit, "all features are rounded to float32"
+        share, limit, cause = self.float32, self.params.float32_limit, "all numbers are rounded to float32"
         if share <= limit:
-            share, limit = self.perturbed[self.worst], self.params.perturbed_limit
+            share, limit = self.metrics["perturbed"], self.params.perturbed_limit
             cause = f"{self.worst} changes by {percent(self.params.perturbation)}"
         if share <= limit:
             return ""
@@ -61,6 +63,8 @@ def measure(
     params: StabilityParams,
 ) -> Stability:
     """Compare the answers to rows with the answers to the same rows, slightly changed.
+
+    Only numbers change: nobody sends a category or a date as a float32, and a whole number is exact in it.
 
     Args:
         predict: ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``.
@@ -84,9 +88,12 @@ def measure(
             either |= changed(rows)
         return float(either.mean())
 
+    single = features.copy()
+    numbers = [column for column, feature in enumerate(dataset.features) if feature.kind is Kind.NUMBER]
+    single[:, numbers] = single[:, numbers].astype(np.float32)
     return Stability(
         change=change,
-        float32=float(changed(features.astype(np.float32).astype(np.float64)).mean()),
-        perturbed={name: perturbed(column) for column, name in enumerate(dataset.feature_names)},
+        float32=float(changed(single).mean()),
+        perturbed={dataset.feature_names[column]: perturbed(column) for column in numbers},
         params=params,
     )

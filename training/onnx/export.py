@@ -24,6 +24,9 @@ OPSET = 21
 """The version of ONNX's own operators; onnxruntime 1.20 and later run it."""
 TRUSTED_TYPES = (
     # Ours: they only compute columns.
+    "training.features.BoostingRows",
+    "training.features.KindEncoder",
+    "training.features.OptionalRowFeatures",
     "training.features.RowFeatures",
     "training.features.SinglePrecision",
     # scikit-learn's: arrays and arithmetic. skops does not trust them by default because the compiled code of the trees
@@ -31,7 +34,12 @@ TRUSTED_TYPES = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    # Gradient boosting over categories holds a check of its input. A partial calls a function that is trusted too.
+    "functools.partial",
+    "sklearn.utils.validation.check_array",
 )
 """Types that a stored estimator may hold, besides those that skops trusts by default. All others are refused."""
 
@@ -111,7 +119,7 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
             )
         options = {id(estimator): {"zipmap": False}}
     feature_conversion.register()
-    tree_conversion.register()
+    tree_conversion.register(missing=dataset.has_optional)
     with warnings.catch_warnings():
         # skl2onnx 1.20 reads attributes that scikit-learn 1.9 deprecates, but does not need them.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
@@ -187,7 +195,7 @@ def compare(
     if not difference[worst] <= tolerance:
         raise PipelineError(
             f"{dataset.name}: the ONNX model and the estimator differ by {difference[worst]:.3g} in row {worst}, "
-            f"{rows[worst].tolist()}: {answer[worst].tolist()} against {expected[worst].tolist()}. "
+            f"{dataset.decode(rows[worst].tolist())}: {answer[worst].tolist()} against {expected[worst].tolist()}. "
             f"train.{dataset.name}.tolerance allows {tolerance:g}: raise it if that is good enough, or choose "
             "another candidate."
         )

@@ -2,11 +2,19 @@
 
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import DoubleTensorType
 
-from training.features import RoundingTable, RowFeatures, SinglePrecision
+from training.features import (
+    BoostingRows,
+    KindEncoder,
+    OptionalRowFeatures,
+    RoundingTable,
+    RowFeatures,
+    SinglePrecision,
+)
 from training.onnx.graph import Graph
 
 
@@ -48,6 +56,33 @@ def _single_precision(scope: Any, operator: Any, container: Any) -> None:
     graph.node("Cast", [single], graph.outputs[0], to=TensorProto.DOUBLE)
 
 
+def _boosting_rows(scope: Any, operator: Any, container: Any) -> None:
+    graph = Graph(scope, operator, container)
+    # Nothing to do: the trees behind this step treat categories that they never saw as missing, as it does, and split
+    # nothing by a column that was all zeros.
+    graph.node("Identity", [graph.input], graph.outputs[0])
+
+
+def _kinds(scope: Any, operator: Any, container: Any) -> None:
+    graph = Graph(scope, operator, container)
+    estimator: KindEncoder = graph.estimator
+    missing = graph.node("IsNaN", [graph.input])
+    filled = graph.node("Where", [missing, graph.constant(estimator.instead_), graph.input])
+
+    def columns(rows: str, indices: Any) -> str:
+        return graph.node("Gather", [rows, graph.constant(np.asarray(indices, dtype=np.int64))], axis=1)
+
+    parts = []
+    if len(kept := estimator.kept_columns()):
+        parts.append(columns(filled, kept))
+    if len(estimator.optional):
+        parts.append(graph.node("Cast", [columns(missing, estimator.optional)], to=TensorProto.DOUBLE))
+    if len(estimator.code_):
+        is_code = graph.node("Equal", [columns(filled, estimator.code_column_), graph.constant(estimator.code_)])
+        parts.append(graph.node("Cast", [is_code], to=TensorProto.DOUBLE))
+    graph.node("Concat", parts, graph.outputs[0], axis=1)
+
+
 def _shape(operator: Any) -> None:
     columns = len(operator.raw_operator.get_feature_names_out())
     operator.outputs[0].type = DoubleTensorType([operator.inputs[0].get_first_dimension(), columns])
@@ -55,5 +90,11 @@ def _shape(operator: Any) -> None:
 
 def register() -> None:
     """Register these converters with skl2onnx. Calling it again has no effect."""
-    update_registered_converter(RowFeatures, "RowFeatures", _shape, _row_features)
-    update_registered_converter(SinglePrecision, "SinglePrecision", _shape, _single_precision)
+    for transformer, convert in (
+        (RowFeatures, _row_features),
+        (OptionalRowFeatures, _row_features),
+        (BoostingRows, _boosting_rows),
+        (KindEncoder, _kinds),
+        (SinglePrecision, _single_precision),
+    ):
+        update_registered_converter(transformer, transformer.__name__, _shape, convert)

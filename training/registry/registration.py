@@ -28,7 +28,7 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
         card: the content of ``card.json``.
         tags: of the version, beside those that come from the card.
     """
-    example = [golden.row for golden in card.golden[:5]]
+    example = [dataset.encode(golden.row) for golden in card.golden[:5]]
     return tracking.register(
         dataset.name,
         export.load_estimator(directory / export.ESTIMATOR_FILE),

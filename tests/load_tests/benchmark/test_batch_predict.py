@@ -7,7 +7,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from load_tests.benchmark import batch_predict
 from load_tests.benchmark.batch_predict import measure, write_table
 from load_tests.errors import LoadTestError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.access import ATTEMPTS
 from serving.keys import Ring, new_key
 from serving.models import LoadedModel
@@ -35,7 +35,9 @@ FLAT: list[tuple[str, str, object]] = [
     ("GET", "/", None),
     ("GET", "/docs", None),
     ("GET", "/docs.json", None),
+    ("GET", "/openapi.json", None),
     ("GET", "/static_content/swagger-ui.css", None),
+    ("GET", "/static_content/try.js", None),
 ]
 V2: list[tuple[str, str, object]] = [
     ("GET", "/v2", None),
@@ -107,6 +109,23 @@ def test_what_is_on_record_needs_an_api_or_admin_key_if_there_are_any(
         challenges = client.get("/logs").headers.get_list("www-authenticate")
         assert [challenge.partition(" ")[0] for challenge in challenges] == ["Bearer", "Basic"]
         assert client.get("/logs", auth=httpx.BasicAuth("me", KEYS[rings[0]])).status_code == 404
+
+
+def test_outsiders_are_told_of_a_model_what_a_request_takes(loaded: dict[str, LoadedModel]) -> None:
+    local = LocalWorker(loaded, settings_with_keys(Ring.ADMIN))
+    with local.running(), httpx.Client(base_url=local.url) as client:
+
+        def told(key: str | None) -> dict[str, object]:
+            answer = client.get("/models/info", headers=headers(key) if key else {}).raise_for_status()
+            assert set(answer.json()["models"]) == set(loaded)
+            return dict(answer.json()["models"]["iris"])
+
+        assert told(None) == told("wrong")
+        assert told(ADMIN).keys() - told(None).keys() >= {"run_id", "git_revision", "metrics", "onnx", "live_quality"}
+        assert told(None)["version"] == loaded["iris"].version
+        features = {feature["name"]: feature for feature in told(None)["features"]}  # type: ignore[attr-defined]
+        assert features.keys() == set(IRIS.feature_names)
+        assert "mean" not in features["petal_width"]
 
 
 @pytest.mark.parametrize(

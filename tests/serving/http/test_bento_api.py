@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.http.bento_api import with_prediction_methods
 
 

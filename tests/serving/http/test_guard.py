@@ -16,7 +16,7 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.http import guard
 from serving.http.door import STATE, Door
 from serving.settings import Settings

@@ -8,8 +8,8 @@ import zlib
 import httpx
 import pytest
 
+from contract.datasets.iris import IRIS
 from contract.errors import cut
-from contract.iris import IRIS
 from tests.serving.http.test_guard import LIMIT, POSTS
 
 ROW = POSTS["/predict/iris"]

@@ -9,11 +9,13 @@ from openapi_spec_validator import validate
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from serving.protocol.documents import PROTOCOL_ROUTES
+from serving.protocol.documents import EXAMPLE, PROTOCOL_ROUTES
 from tests.serving.http.conftest import Recorded
 from tests.serving.worker import LocalWorker
 
 JOB = "/retrain/status/{id}"
+WITHOUT_JSON = ("/livez", "/healthz", "/readyz", "/schema.json", "/logs", "/metrics", "/metrics/prometheus")
+"""Routes whose answers are text or pages, or BentoML's own."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def operations(document: dict[str, Any], *, admin: bool = False) -> list[tuple[s
 @pytest.fixture(scope="module")
 def model(client: httpx.Client) -> dict[str, str]:
     """What stands for the parameters of a path: the model of the examples."""
-    name = "housing"
+    name = EXAMPLE.name
     (version,) = client.get(f"/v2/models/{name}").raise_for_status().json()["versions"]
     return {"model_name": name, "model_version": version}
 
@@ -40,6 +42,11 @@ def check(document: dict[str, Any], schema: dict[str, Any], content: object) -> 
     """Content against a schema of the document, which refers to the document's components."""
     whole = {**copy.deepcopy(schema), "components": document["components"]}
     Draft202012Validator(whole).validate(content)
+
+
+def shown(content: dict[str, Any]) -> Any:
+    """The example of a body; where there is one for each model, that of Housing."""
+    return content["example"] if "example" in content else content["examples"]["housing"]["value"]
 
 
 def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
@@ -76,7 +83,7 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
             continue
         body = operation["requestBody"]["content"]["application/json"] if verb == "post" else {}
         asked = recorded.client if "ledger" in operation["tags"] else client
-        answer = asked.request(verb, path.format(**model), json=body.get("example"))
+        answer = asked.request(verb, path.format(**model), json=shown(body) if body else None)
         assert answer.status_code == 200, path
         declared = operation["responses"]["200"]["content"]
         assert answer.headers["content-type"].partition(";")[0] in declared
@@ -88,20 +95,72 @@ def test_the_examples_work_and_the_answers_hold_their_schema(
                 assert set(answer.json()) <= set(component["properties"]), path
             tried += 1
         if body:
-            check(document, body["schema"], body["example"])
-    assert tried == 12 + len(PROTOCOL_ROUTES)
+            check(document, body["schema"], shown(body))
+    assert tried == 8 + 2 * len(DATASETS) + len(PROTOCOL_ROUTES)
+
+
+def test_an_answer_is_shown_for_each_route_and_holds_its_schema(document: dict[str, Any]) -> None:
+    found = 0
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            status = "202" if "202" in operation["responses"] else "200"
+            content = operation["responses"][status]["content"].get("application/json")
+            if content is None or path == "/schema.json":
+                continue
+            check(document, content["schema"], shown(content))
+            found += 1
+    assert found == len(document["paths"]) - len(WITHOUT_JSON)
+
+
+def test_the_answers_that_are_shown_are_those_of_the_models(client: httpx.Client, document: dict[str, Any]) -> None:
+    for path in (f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")):
+        operation = document["paths"][path]["post"]
+        given = client.post(path, json=shown(operation["requestBody"]["content"]["application/json"])).json()
+        told = shown(operation["responses"]["200"]["content"]["application/json"])
+        assert {**told, "prediction_id": given["prediction_id"]} == given
+    for path in (one for one in PROTOCOL_ROUTES if "{model_version}" in one):
+        ((verb, operation),) = document["paths"][path].items()
+        for name in DATASETS:
+            bodies = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples")
+            (version,) = client.get(f"/v2/models/{name}").json()["versions"]
+            address = path.format(model_name=name, model_version=version)
+            given = client.request(verb, address, json=bodies[name]["value"] if bodies else None).json()
+            told = operation["responses"]["200"]["content"]["application/json"]["examples"][name]["value"]
+            if "parameters" in told:
+                told = {**told, "parameters": given["parameters"]}
+            assert told == given
+
+
+def test_what_is_served_is_filled_in(document: dict[str, Any], model: dict[str, str]) -> None:
+    for path in (one for one in PROTOCOL_ROUTES if "{model_name}" in one):
+        (operation,) = document["paths"][path].values()
+        by_name = {one["name"]: one for one in operation["parameters"]}
+        assert by_name["model_name"]["schema"]["enum"] == list(DATASETS)
+        assert by_name["model_name"]["example"] == "housing"
+        if "model_version" in by_name:
+            version = by_name["model_version"]
+            assert version["example"] == version["x-versions"]["housing"] == model["model_version"]
+
+
+def test_the_document_has_the_usual_name_too(client: httpx.Client) -> None:
+    # `/health` has an uptime, so each worker has a document of its own: ask one of them.
+    assert client.get("/openapi.json").json()["paths"].keys() == client.get("/docs.json").json()["paths"].keys()
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
 def test_every_field_has_description_unit_range_and_example(document: dict[str, Any], dataset: Dataset) -> None:
     schema = document["components"]["schemas"][dataset.row.__name__]
     assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == set(dataset.feature_names)
+    assert set(schema.get("required", [])) == {each.name for each in dataset.features if not each.optional}
     for feature in dataset.features:
         field = schema["properties"][feature.name]
-        assert (field["minimum"], field["maximum"], field["unit"]) == (feature.minimum, feature.maximum, feature.unit)
-        assert feature.unit in field["description"]
+        assert field["description"]
         assert field["examples"] == [feature.example]
+        if feature.numeric:
+            (number,) = [each for each in field.get("anyOf", [field]) if each.get("type") != "null"]
+            assert (number["minimum"], number["maximum"]) == (feature.minimum, feature.maximum)
+            assert field["unit"] == feature.unit
+            assert feature.unit in field["description"]
 
 
 def test_every_error_is_described_with_an_example(
@@ -137,7 +196,7 @@ def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
     client: httpx.Client, document: dict[str, Any], model: dict[str, str]
 ) -> None:
     operation = document["paths"]["/v2/models/{model_name}/infer"]["post"]
-    example = operation["requestBody"]["content"]["application/json"]["example"]
+    example = shown(operation["requestBody"]["content"]["application/json"])
     asked = example | {"id": "call-7", "parameters": {"binary_data_output": True}}
     answer = client.post(f"/v2/models/{model['model_name']}/infer", json=asked)
     assert answer.headers["content-type"] in operation["responses"]["200"]["content"]
@@ -145,7 +204,8 @@ def test_an_answer_of_raw_bytes_holds_the_schema_before_them(
     content = json.loads(answer.content[:length])
     check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], content)
     assert content["id"] == "call-7"
-    assert len(answer.content) == length + 2 * 8
+    sizes = [output["parameters"]["binary_data_size"] for output in content["outputs"]]
+    assert len(answer.content) == length + sum(sizes)
 
 
 def test_every_parameter_of_a_query_is_described(recorded: Recorded, document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from tests.serving.worker import LocalWorker
 
 numbers = st.one_of(st.floats(0, 9), st.integers(0, 9), st.floats(allow_nan=False, allow_infinity=False), st.integers())

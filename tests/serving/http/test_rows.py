@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from contract.errors import InvalidInput
-from contract.housing import HOUSING
-from contract.iris import IRIS
 from serving.http.body import most_tokens, parse_json
 from serving.http.rows import SLICE_ROWS, batch_rows, finished
 

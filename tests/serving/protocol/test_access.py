@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from serving.access import ATTEMPTS
 from serving.keys import Ring, new_key
 from serving.models import LoadedModel

@@ -15,11 +15,12 @@ from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import message, predictions, refusal, rows_of, tensor, values_name, whole
 from tests.serving.series import scrape
 
-DATASET = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
+OF_NUMBERS = pytest.mark.parametrize("dataset", [HOUSING, IRIS], ids=lambda dataset: dataset.name)
 SERVICE = "inference.GRPCInferenceService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -35,7 +36,7 @@ def values(answer: pb.ModelInferResponse, name: str) -> Any:
     return flat.reshape(found.shape)
 
 
-@DATASET
+@OF_NUMBERS
 @pytest.mark.parametrize("count", [1, 3, 100])
 @pytest.mark.parametrize("form", ["matrix", "columns", "columns [N, 1]", "FP32"])
 @pytest.mark.parametrize("raw", [True, False])
@@ -52,7 +53,7 @@ def test_every_form_of_the_same_rows_has_the_same_answer(
     assert values(answer, values_name(dataset)).tolist() == wanted
 
 
-@DATASET
+@OF_NUMBERS
 @pytest.mark.parametrize("datatype", ["INT64", "INT32"])
 @pytest.mark.parametrize("raw", [True, False])
 def test_whole_numbers_may_come_as_integers(

@@ -10,8 +10,8 @@ import pytest
 
 from contract import DATASETS
 from contract.dataset import Dataset
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import (
     JSON_LENGTH,
     RAW,

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from open_inference.grpc import protocol as pb
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
 from tests.serving.running import SLOW, Running, running
 from tests.serving.series import scrape

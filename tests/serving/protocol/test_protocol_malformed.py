@@ -11,8 +11,9 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract import DATASETS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import JSON_LENGTH, binary, message, predictions, refusal, rows_of, tensor
 
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -299,7 +300,7 @@ def with_parameter(name: str) -> pb.ModelInferRequest:
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 MESSAGES: dict[str, tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = {
     "empty": (pb.ModelInferRequest(), NOT_FOUND, "no model ''"),
-    "unknown model": (message("unknown", GOOD), NOT_FOUND, "there are housing, iris"),
+    "unknown model": (message("unknown", GOOD), NOT_FOUND, f"there are {', '.join(DATASETS)}"),
     "unknown version": (message("iris", GOOD, model_version="9"), NOT_FOUND, "served in version"),
     "no inputs": (message("iris"), INVALID, "no input tensor"),
     "no contents": (typed(), INVALID, "0 values"),

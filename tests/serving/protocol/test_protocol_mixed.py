@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from tests.serving.protocol.wire import message, predictions, rows_of, tensor
 from tests.serving.running import running
 

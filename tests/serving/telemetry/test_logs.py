@@ -18,8 +18,8 @@ import pytest
 from open_inference.grpc import protocol as pb
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
-from contract.housing import HOUSING
-from contract.iris import IRIS
+from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from serving.telemetry.logs import file_of_process
 from tests.serving import failing_model, tiny_models

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from contract.iris import IRIS
+from contract.datasets.iris import IRIS
 from local_service import PROJECT, running_service
 from tests.waiting import wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sklearn.linear_model import LinearRegression, Ridge
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from local_service import PROJECT
 from serving.models import load
 from serving.telemetry.model import ModelMetrics

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from contract.dataset import Dataset, Target
-from tests.training.tiny_models import PLOTS, PlotRow, card
+from tests.training.tiny_models import PEBBLES, PLOTS, PlotRow, card
 from training.evaluation import plots
 from training.evaluation.gate import Decision
 from training.evaluation.page import Evaluation, render
 from training.evaluation.plots import Figure
+from training.evaluation.scores import by_class
 from training.evaluation.stability import Stability
 from training.params import ChangeParams, StabilityParams
 from training.tracking import RegisteredModel
@@ -73,6 +74,8 @@ def evaluation(directory: Path, dataset: Dataset = PLOTS, former: str | None = "
         champion_scores=scores,
         decision=Decision(promoted=True, reason="Version 2 becomes the champion."),
         test_rows=24,
+        metric="rmse",
+        baseline={"rmse": 4.0, "r2": 0.0, "within_20_percent": 0.125},
         figures=[figure(directory)],
     )
 
@@ -107,6 +110,28 @@ def test_page_has_every_figure_with_its_words(tmp_path: Path) -> None:
         assert words in page.text
 
 
+def test_candidates_stand_in_order_of_the_gates_score(tmp_path: Path) -> None:
+    compared = {"ridge": {"r2": (0.4, 0.1), "rmse": (1.5, 0.25)}, "linear": {"r2": (0.5, 0.1), "rmse": (1.25, 0.5)}}
+    text = " ".join(Page(render([replace(evaluation(tmp_path), candidates=compared)])).text.split())
+
+    assert "Candidate RMSE R² linear chosen 1.2500 ± 0.5000 0.5000 ± 0.1000 ridge 1.5000 ± 0.2500" in text
+    assert "Candidates" not in Page(render([evaluation(tmp_path)])).text
+
+
+def test_classes_have_precision_and_recall(tmp_path: Path) -> None:
+    classes = by_class(PEBBLES, np.array([0.0, 0, 1]), np.eye(3)[[0, 1, 1]])
+    text = " ".join(Page(render([replace(evaluation(tmp_path), classes=classes)])).text.split())
+
+    assert "flint 2 1 100.0 % 50.0 % 66.7 % quartz 1 2 50.0 % 100.0 % 66.7 % slate 0 0 – – 0.0 %" in text
+
+
+@pytest.mark.parametrize(("rmse", "naive"), [(3.9, False), (4.0, True), (4.1, True)])
+def test_model_is_compared_with_a_naive_answer(tmp_path: Path, rmse: float, naive: bool) -> None:
+    shown = replace(evaluation(tmp_path), scores={"rmse": rmse, "r2": 0.5, "within_20_percent": 0.25})
+    assert "Naive: the mean" in Page(render([shown])).text
+    assert shown.is_naive is naive
+
+
 def test_page_is_accessible(tmp_path: Path) -> None:
     page = Page(render([evaluation(tmp_path)]))
 
@@ -122,7 +147,10 @@ def test_scores_stand_beside_the_champions(tmp_path: Path) -> None:
 
     assert "Version 2 becomes the champion." in text
     assert "Challenger, version 2 Champion, version 1" in text
-    assert "RMSE (kEUR) root mean squared error: large misses weigh most 1.0000 2.0000 better by 50.00 % 0.7500" in text
+    assert (
+        "RMSE (kEUR) root mean squared error: large misses weigh most 1.0000 2.0000 better by 50.00 % 4.0000 0.75"
+        in text
+    )
     assert "R² share of the target's variance that the model explains 0.5000 0.5000 equal" in text
     assert "0.2500 0.5000 worse by 50.00 %" in text
 
@@ -168,6 +196,6 @@ def test_stability_of_each_feature_is_shown_with_its_limit(tmp_path: Path) -> No
     text = " ".join(Page(render([evaluation(tmp_path)])).text.split())
 
     assert "changes by more than 0.01 (kEUR)" in text
-    assert "all features rounded to float32 0.05 % 0.1 % within" in text
+    assert "all numbers rounded to float32 0.05 % 0.1 % within" in text
     assert "size 0.0001 % larger or smaller 25 % 0.2 % over the limit" in text
     assert "latitude 0.0001 % larger or smaller 0 % 0.2 % within" in text

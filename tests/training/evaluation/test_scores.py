@@ -62,3 +62,22 @@ def test_task_decides_the_scores() -> None:
 def test_names_for_people(name: str, text: str) -> None:
     assert scores.with_unit(name, PLOTS) == text
     assert scores.meaning(name)
+
+
+def test_baseline_is_the_mean_of_what_was_learned() -> None:
+    found = scores.baseline(PLOTS, np.array([1.0, 3.0]), np.array([2.0, 5.0]), within=0.2)
+    assert found == pytest.approx(scores.regression_scores(np.array([2.0, 5.0]), np.array([2.0, 2.0]), within=0.2))
+
+
+def test_baseline_is_the_shares_of_the_classes_that_were_learned() -> None:
+    found = scores.baseline(PEBBLES, np.array([0.0, 0, 1, 2]), np.array([0.0, 1]), within=0.2)
+    assert found["log_loss"] == pytest.approx(-(np.log(0.5) + np.log(0.25)) / 2)
+    assert found["accuracy"] == 0.5
+
+
+def test_classes_that_nobody_has_or_predicts_have_no_recall_or_precision() -> None:
+    first, second, third = scores.by_class(PEBBLES, np.array([0.0, 0, 1]), np.eye(3)[[0, 2, 0]])
+    assert (first.rows, first.predicted, first.precision, first.recall) == (2, 2, 0.5, 0.5)
+    assert (second.rows, second.predicted, second.precision, second.recall) == (1, 0, None, 0.0)
+    assert (third.rows, third.predicted, third.precision, third.recall) == (0, 1, 0.0, None)
+    assert scores.by_class(PLOTS, np.zeros(2), np.zeros(2)) == []

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from contract.dataset import Dataset
+from contract.dataset import Dataset, Target
+from contract.row import Row, category, feature
 from contract.table import FloatMatrix
 from tests.training.tiny_models import PEBBLES, PLOTS, splits
 from training.evaluation.stability import Stability, measure
@@ -78,7 +79,7 @@ def test_rows_that_float32_moves_over_a_threshold_are_counted() -> None:
 
     assert found.float32 == 1
     assert "gives 100 % of the test rows another answer" in found.excess
-    assert "all features are rounded to float32; at most 10 % is allowed" in found.excess
+    assert "all numbers are rounded to float32; at most 10 % is allowed" in found.excess
 
 
 def test_perturbed_feature_over_the_limit_is_named() -> None:
@@ -93,3 +94,28 @@ def test_perturbed_feature_over_the_limit_is_named() -> None:
 
     assert found.float32 == 0
     assert "longitude changes by 0.0001 %" in found.excess
+
+
+class TicketRow(Row):
+    port: str = category("Cork", "Lima", description="Port.", example="Cork")
+    age: float | None = feature(unit="years", minimum=0, maximum=120, description="Age.", example=22.5)
+    siblings: int = feature(unit="persons", minimum=0, maximum=20, description="Siblings.", example=1)
+
+
+class PortRow(Row):
+    port: str = category("Cork", "Lima", description="Port.", example="Cork")
+
+
+@pytest.mark.parametrize(("row", "perturbed"), [(TicketRow, {"age": 0.0}), (PortRow, {})])
+def test_only_numbers_change(row: type[Row], perturbed: dict[str, float]) -> None:
+    dataset = Dataset("tickets", "Price.", row, Target("price", "USD", "Price."))
+    rows = np.array([[1, 0.1, 16_777_217], [0, np.nan, 3]])[:, : len(dataset.features)]
+
+    def whole_rows_alone(given: FloatMatrix) -> FloatMatrix:
+        assert (given[:, ::2] == rows[:, ::2]).all()
+        return given[:, 0]
+
+    found = measure(dataset, whole_rows_alone, rows, np.arange(2.0), PARAMS)
+    assert found.perturbed == perturbed
+    assert found.metrics == {"float32": 0, "perturbed": 0}
+    assert not found.excess

@@ -19,13 +19,14 @@ from contract.dataset import Target
 from contract.table import FloatMatrix
 from local_service import PROJECT
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT
+from tests.training import test_kinds
 from tests.training.conftest import tiny_splits
 from training import params, selection
 from training.candidates import build
 from training.errors import PipelineError
 from training.features import RowFeatures
 from training.onnx import export
-from training.params import CandidateParams, Parameter
+from training.params import CandidateParams, Parameter, RowFeatureParams
 from training.splits import Split
 
 SHIPPED = params.load(PROJECT / "params.yaml")
@@ -36,7 +37,9 @@ CASES: list[tuple[str, str, dict[str, Parameter]]] = [
     ("housing", "extra_trees", {"n_estimators": 5, "n_jobs": 1}),
     ("housing", "hist_gradient_boosting", {"max_iter": 30, "min_samples_leaf": 2, "max_features": 0.3}),
     ("housing", "hist_gradient_boosting", {"max_iter": 5, "loss": "absolute_error"}),
+    ("housing", "gradient_boosting", {"n_estimators": 5}),
     ("iris", "logistic_regression", {"C": 10.0}),
+    ("iris", "gradient_boosting", {"n_estimators": 5}),
     ("iris", "svc", {}),
     ("iris", "random_forest", {"n_estimators": 5, "n_jobs": 1}),
     ("iris", "extra_trees", {"n_estimators": 5, "n_jobs": 1}),
@@ -202,10 +205,19 @@ def test_stored_estimator_answers_as_before(case: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(export.predictor(dataset, loaded)(rows), export.predictor(dataset, pipeline)(rows))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_every_trusted_type_is_needed(tmp_path: Path) -> None:
     held: set[str] = set()
-    for case in range(len(CASES)):
-        export.save_estimator(fitted(case), tmp_path / export.ESTIMATOR_FILE)
+    network = CandidateParams(estimator="neural_network", parameters={"solver": "sgd", "max_iter": 1})
+    kinds = [
+        test_kinds.built(test_kinds.FARE, name) for name in ("linear", "neural_network", "hist_gradient_boosting")
+    ] + [build(test_kinds.FARE, "sgd", network, RowFeatureParams(), random_state=0)]
+    split = test_kinds.table(test_kinds.FARE)
+    for pipeline in [
+        *map(fitted, range(len(CASES))),
+        *(pipeline.fit(split.features, split.target) for pipeline in kinds),
+    ]:
+        export.save_estimator(pipeline, tmp_path / export.ESTIMATOR_FILE)
         held.update(skops.io.get_untrusted_types(file=tmp_path / export.ESTIMATOR_FILE))
     assert held == set(export.TRUSTED_TYPES)
 

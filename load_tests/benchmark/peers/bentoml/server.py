@@ -4,7 +4,7 @@ import os
 
 import bentoml
 
-from contract.housing import HOUSING, HousingRow
+from contract.datasets.housing import HOUSING, HousingRow
 from load_tests.benchmark.peers import onnx_model
 
 

@@ -6,7 +6,7 @@ import skops.io
 from answers import Prediction, Predictions
 from fastapi import FastAPI
 
-from contract.housing import HOUSING, HousingRow
+from contract.datasets.housing import HOUSING, HousingRow
 
 PATH = os.environ["BENCHMARK_ESTIMATOR"]
 estimator = skops.io.load(PATH, trusted=skops.io.get_untrusted_types(file=PATH))

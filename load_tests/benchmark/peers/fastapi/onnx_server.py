@@ -3,7 +3,7 @@
 from answers import Prediction, Predictions
 from fastapi import FastAPI
 
-from contract.housing import HOUSING, HousingRow
+from contract.datasets.housing import HOUSING, HousingRow
 from load_tests.benchmark.peers import onnx_model
 
 predict = onnx_model.load()

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from contract.housing import HousingRow
+from contract.datasets.housing import HousingRow
 
 
 async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import litserve
 import numpy as np
 
-from contract.housing import HOUSING
+from contract.datasets.housing import HOUSING
 from load_tests.benchmark.peers import onnx_model
 
 

@@ -1,0 +1,1 @@
+"""One module a dataset, named as the dataset is. ``contract.DATASETS`` has each of them."""

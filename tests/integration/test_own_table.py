@@ -1,0 +1,131 @@
+"""People's own tables, from the file to equal answers over every protocol, with no line written by hand."""
+
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from local_service import free_port
+from tests.integration import own_tables
+from tests.integration.pipeline_runs import stages_run
+from tests.integration.small_project import SmallProject
+
+TABLES = {
+    "penguins": (own_tables.penguins, "species", ","),
+    "chile": (own_tables.chile, "vote", ","),
+    "flchain": (own_tables.flchain, "death", "\t"),
+    "everything": (own_tables.everything, "score (EUR)", ";"),
+}
+CPU_SECONDS = 360.0
+"""Of ``make dataset`` and the pipeline, for all tables: three minutes of two cores, however busy these are."""
+
+
+def git(project: SmallProject, *words: str) -> str:
+    return project.command("git", "-c", "user.name=somebody", "-c", "user.email=somebody@example.org", *words)
+
+
+def add(project: SmallProject, folder: Path, name: str) -> str:
+    make, target, separator = TABLES[name]
+    path = own_tables.write(folder / f"{name}.csv", make(np.random.default_rng(0)), separator)
+    return project.run("training.new_dataset", f"CSV={path}", f"TARGET={target}")
+
+
+@pytest.fixture(scope="module")
+def project(small_project: SmallProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallProject]:
+    """A trained project, as it was committed."""
+    with small_project.copied(tmp_path_factory.mktemp("own")) as copy:
+        copy.run("docs_reference")
+        git(copy, "add", "-A")
+        git(copy, "commit", "-qm", "small models")
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def told(project: SmallProject, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the pipeline printed, once each table is a dataset."""
+    folder, before = tmp_path_factory.mktemp("tables"), cpu_seconds()
+    said = {name: add(project, folder, name) for name in TABLES}
+    for path in ("contract/datasets", "params.yaml"):
+        assert git(project, "status", "--porcelain", path)
+    project.command("ruff", "check", "contract")
+    project.command("ruff", "format", "--check", "contract")
+    said["pipeline"] = project.run("dvc", "repro")
+    assert cpu_seconds() - before < CPU_SECONDS
+    return said
+
+
+def cpu_seconds() -> float:
+    """Of the processes that were started and have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def test_what_is_left_out_is_said(told: dict[str, str]) -> None:
+    assert "column 1: it numbers the rows." in told["chile"]
+    assert re.search(r"\d+ rows without vote are left out", told["chile"])
+    for name, reason in (("ID", "another text in each row"), ("constant", "the same value"), ("note", "free text")):
+        assert re.search(rf"^  {name}: it .*{reason}", told["everything"], re.MULTILINE)
+
+
+def test_nothing_else_is_trained(told: dict[str, str]) -> None:
+    trained = [stage for stage in stages_run(told["pipeline"]) if stage.startswith("train_")]
+    assert sorted(trained) == sorted(f"train_{name}" for name in TABLES)
+
+
+@pytest.fixture(scope="module")
+def served(project: SmallProject, told: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Where the project is served: HTTP and gRPC."""
+    assert told
+    grpc_port = free_port()
+    with project.served(GRPC_PORT=str(grpc_port)) as url:
+        yield url, f"127.0.0.1:{grpc_port}"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_way_to_ask_gives_the_answer_of_the_estimator(
+    project: SmallProject, served: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    predictions = tmp_path / "predictions.parquet"
+    project.run("batch_predict", f"data/raw/{name}.csv", str(predictions), "--model", f"{name}@champion")
+    project.run("tests.integration.own_table_answers", name, *served, str(predictions))
+
+
+def test_everything_else_picks_them_up(project: SmallProject, served: tuple[str, str]) -> None:
+    url, _ = served
+    paths = httpx.get(f"{url}/docs.json").json()["paths"]
+    metrics = httpx.get(f"{url}/metrics/prometheus").text
+    for name in TABLES:
+        assert {f"/predict/{name}", f"/predict/{name}/batch"} <= paths.keys()
+        assert "ml_model_info{" in metrics
+        assert re.search(rf'ml_predictions_total{{.*model="{name}"', metrics)
+        assert (project.folder / "metrics" / f"{name}.json").is_file()
+    page = (project.folder / "reports/evaluation.html").read_text()
+    assert all(name in page for name in TABLES)
+    # What is generated for the monitoring does not depend on datasets.
+    project.run("monitoring.generate")
+    assert not git(project, "status", "--porcelain", "monitoring", "deploy")
+
+
+def test_one_contract_retrains_its_dataset_alone(project: SmallProject, told: dict[str, str]) -> None:
+    assert told
+    path = project.folder / "contract/datasets/penguins.py"
+    path.write_text(path.read_text().replace('description="Sex."', 'description="Sex, by blood."'))
+    stages = stages_run(project.run("dvc", "repro"))
+    assert [stage for stage in stages if stage.startswith("train_")] == ["train_penguins"]
+    # A person's text stays when the table comes again.
+    assert "there is nothing to write" in project.run(
+        "training.new_dataset", "CSV=data/raw/penguins.csv", "TARGET=species", "NAME=penguins"
+    )
+
+
+def test_they_are_taken_out_without_a_trace(project: SmallProject, told: dict[str, str]) -> None:
+    assert told
+    for name in TABLES:
+        project.run("training.new_dataset", "--remove", f"NAME={name}")
+    assert git(project, "status", "--porcelain") == ""
+    assert stages_run(project.run("dvc", "repro")).count("train_housing") == 0
+    assert git(project, "status", "--porcelain") == ""
