@@ -15,6 +15,17 @@ from training.new_dataset.inference import Found
 MANY_ROWS, VERY_MANY_ROWS = 2_000, 50_000
 TRAIN = "train_"
 """How the name of a training stage begins."""
+_CURVE = """
+learning_curve:
+  fractions:
+  - 0.1
+  - 0.25
+  - 0.5
+  - 1.0
+  splits: 1
+  held_out: 0.2
+  rows_per_class: 1"""
+"""In the style of ``params.yaml``, which ``dvc exp run -S`` leaves unchanged."""
 
 
 def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
@@ -36,8 +47,7 @@ def params_with(text: str, name: str, found: Found, duplicates: int) -> str:
         (("train", name), _training(found)),
     ]
     if rows > MANY_ROWS:
-        curve = "\nlearning_curve: {fractions: [0.1, 0.25, 0.5, 1.0], splits: 1, held_out: 0.2, rows_per_class: 1}"
-        sections.append((("model_evaluation", "datasets", name), curve))
+        sections.append((("model_evaluation", "datasets", name), _CURVE))
     expected = yaml.safe_load(text)
     text, expected = _without_lost_decimals(text, expected, name, found)
     present = _get(expected, ("data_preparation", name)) or {"minimum_rows": rows, "maximum_duplicates": duplicates}
