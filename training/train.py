@@ -88,8 +88,8 @@ def train(
         }
         run.log_figure(candidate_plots.comparison(results, metric), "plots/candidates.png")
         chosen = selection.best(results, metric)
-        run.rename(chosen)
         log.info("%s: %s has the best %s of %d candidates.", dataset.name, chosen, label(metric), len(results))
+        run.rename(chosen)
         with console.step(f"{dataset.name}: fit {chosen} on {len(splits.train.target)} rows"):
             estimator = selection.fit(pipelines[chosen], splits.train, dataset.task)
         with console.step(f"{dataset.name}: convert to ONNX and compare over all rows"):
