@@ -16,10 +16,11 @@ from sqlalchemy import Engine
 from batch_predict.part_worker import check
 from contract import DATASETS
 from contract.row import Row, category
-from ledger import database
+from ledger import database, windows
 from ledger.export import export
 from ledger.reader import Reader
 from ledger.store import Store
+from ledger.times import now_us
 from loop.labelled import hold_the_contract
 from model.drift import Detector
 from model.reference import Reference
@@ -112,6 +113,13 @@ def test_the_ledger_gives_values_back(engine: Engine, given: list[dict[str, Any]
                 assert f"<td>{value}</td>" in page
     assert "<td>(missing)</td>" in page
     assert "<td>true</td>" in page
+
+
+@pytest.mark.usefixtures("given")
+def test_a_window_with_missing_values_has_its_features(engine: Engine) -> None:
+    found = windows.newest(Reader(engine), VOYAGE.name, "v1", 100, until_us=now_us())
+    assert found is not None
+    np.testing.assert_array_equal(found.features, models.matrix(VOYAGE, models.rows(VOYAGE, 12, seed=3)))
 
 
 def test_a_later_vocabulary_does_not_change_what_was_recorded(
