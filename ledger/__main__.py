@@ -263,7 +263,7 @@ def forget(prediction_ids: tuple[str, ...]) -> None:
 def feedback(file: Path, actual: str, request_id: str, row: str, model: str | None) -> None:
     """Keep what came true for earlier predictions, from FILE, a CSV file.
 
-    It may be given again: what is there already is left alone, and another value replaces the former. Lines that do not
+    It may be given again: known values stay, and a new value replaces the former one. Lines that do not
     fit are written beside it, with the reason.
     """
     columns = Columns(actual, "" if request_id else "prediction_id", request_id, row)

@@ -6,6 +6,7 @@ depends on more than a schema can say, such as what is on record, or whether the
 """
 
 from collections.abc import Collection
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,6 +32,8 @@ from load_tests.errors import LoadTestError
 
 _DATES = {Kind.DATE, Kind.DATETIME}
 """JSON Schema has no earliest and no latest date."""
+NOT_READY, LEDGER_SECONDS = 503, 60.0
+TOO_LARGE, LONG_TARGET = 431, 30_000
 _ALWAYS = [
     not_a_server_error,
     status_code_conformance,
@@ -56,6 +59,7 @@ class Described:
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
         document = self._session.get(f"{url}/docs.json", timeout=timeout).json()
+        self._wait_for_ledger()
         schema: Any = schemathesis.openapi.from_dict(document)
         schema.config.update(base_url=url)
         self._operations = [found.ok() for found in schema.get_all_operations()]
@@ -82,9 +86,12 @@ class Described:
             answer = case.call(base_url=self._url, session=self._session, timeout=self._timeout)
         except requests.RequestException as error:
             raise LoadTestError(f"{case.as_curl_command()} got no answer: {error!r}.") from error
+        target = str(answer.request.url)
+        if answer.status_code == TOO_LARGE and len(target) > LONG_TARGET:
+            return TOO_LARGE  # By the protocol class, which does so whatever the path is.
         checks = list(_ALWAYS)
         # A parameter without a value is as if it were not there.
-        query = parse_qsl(urlsplit(str(answer.request.url)).query, keep_blank_values=True)
+        query = parse_qsl(urlsplit(target).query, keep_blank_values=True)
         if all(value for _, value in query):
             checks.append(negative_data_rejection)
         if case.operation.path in self._exact:
@@ -97,6 +104,14 @@ class Described:
                 f"{case.as_curl_command()}\nwas answered with {answer.status_code}: {reasons}"
             ) from None
         return int(answer.status_code)
+
+    def _wait_for_ledger(self) -> None:
+        """Its tables are made while the first predictions are answered; until then its routes answer 503."""
+        deadline = monotonic() + LEDGER_SECONDS
+        while self._session.get(f"{self._url}/logs/recent", timeout=self._timeout).status_code == NOT_READY:
+            if monotonic() > deadline:
+                raise LoadTestError(f"The ledger's database does not answer after {LEDGER_SECONDS:g} seconds.")
+            sleep(0.1)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,6 +1,6 @@
 """Keys: how they are made, and which are accepted.
 
-A key is shown once, by ``python -m serving.keys new``. The service is given SHA-256 hashes alone, in the environment or
+A key is shown once, by ``python -m serving.keys new``. The service gets only SHA-256 hashes, in the environment or
 in files, which are read again when they change. A key has 256 random bits: its hash needs neither salt nor stretching.
 """
 

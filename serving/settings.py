@@ -122,8 +122,8 @@ class Settings(BaseModel):
         default=75,
         gt=0,
         le=86_400,
-        # nginx and AWS's load balancer keep an idle connection to a server for 60 s. Whoever closes it first must not
-        # be the server: a request on its way would meet a closed connection, and the proxy would answer 502.
+        # nginx and AWS's load balancer keep an idle connection to a server for 60 s. The server must not close it
+        # first: a request on its way would meet a closed connection, and the proxy would answer 502.
         description="Idle time after which an HTTP connection is closed; longer than the proxy's.",
     )
     HTTP_MAX_HEADER_BYTES: int = Field(

@@ -1,4 +1,4 @@
-"""``GET /logs``: the ledger for people, as HTML made here. What comes from callers is escaped by ``text``."""
+"""``GET /logs``: the ledger for people, as HTML. What comes from callers is escaped by ``text``."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

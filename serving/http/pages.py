@@ -15,7 +15,7 @@ FILES = ("pages.css", "logs.css", "logs.js", "try.css", "try.js", "docs.css", "d
 _MEDIA_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 # Every address in a page is relative: a proxy may serve it under a path of its own.
 _LINKS = {"./": "Try", "./docs": "API", "./logs": "Predictions", "./metrics": "Metrics", "./models/info": "Models"}
-# Whatever callers have sent, nothing of it runs.
+# Nothing that callers have sent can run as script.
 _HEADERS = page_headers()
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -26,7 +26,7 @@ def text(value: object) -> str:
 
 
 def html_response(content: str, status: int = 200, headers: Mapping[str, str] = _NONE) -> HttpResponse:
-    """A page, with the headers that every page has, and more, or other ones."""
+    """A page with the headers of every page; ``headers`` adds to them or replaces some."""
     return HttpResponse(content.encode(), "text/html; charset=utf-8", {**_HEADERS, **headers}, status)
 
 

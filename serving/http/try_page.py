@@ -25,7 +25,7 @@ PATH = "/"
 _STEPS = 20
 """Steps of a number across the middle of the training data."""
 _DECIMALS, _ROUNDING = 6, 1e-12
-"""Most decimals of a step, and what is no decimal of a minimum any more."""
+"""Maximum decimals of a step; smaller parts of a minimum are ignored."""
 
 
 class TryPage:

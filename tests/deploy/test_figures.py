@@ -14,8 +14,9 @@ from contract import DATASETS
 from load_tests.benchmark.capacity import Assumptions
 from local_service import PROJECT
 from monitoring.slo import JOB
-from serving.http import feedback
+from serving.http import docs, feedback
 from serving.http.openapi import GET_ROUTES
+from serving.http.pages import FILES, STATIC
 from serving.protocol.documents import PROTOCOL_ROUTES
 from serving.settings import Settings
 from tests.deploy.cluster_policies import INSIDE, covers
@@ -90,10 +91,11 @@ def test_the_gateway_waits_longer_than_the_service() -> None:
 
 
 def test_the_gateway_leads_to_every_route_for_users() -> None:
-    """And to no path that nobody serves; ``/`` is the page that ``/docs`` is too."""
+    """And to no path that nobody serves."""
     matches = [match["path"] for rule in only(PRODUCTION, "HTTPRoute")["rules"] for match in rule["matches"]]
     predictions = {f"/predict/{name}{end}" for name in DATASETS for end in ("", "/batch")}
-    users = {*predictions, *PROTOCOL_ROUTES, *GET_ROUTES, feedback.PATH, "/docs", "/docs.json"} - set(INSIDE)
+    pages = {"/", docs.PATH, *docs.DOCUMENT_PATHS, *(f"{STATIC}/{name}" for name in (*FILES, *docs.FILES))}
+    users = {*predictions, *PROTOCOL_ROUTES, *GET_ROUTES, feedback.PATH, *pages} - set(INSIDE)
     led = {
         match["value"]: {
             path

@@ -1,5 +1,7 @@
 """Random requests against the real service: no 5xx, no hang, and the right answers afterwards."""
 
+from contextlib import closing
+
 import pytest
 
 from contract import DATASETS
@@ -15,10 +17,9 @@ def test_random_requests_do_no_harm(tmp_path_factory: pytest.TempPathFactory) ->
         directory, {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
     )
     port = free_port()
-    with running_service(environment={"MODELS_DIR": str(directory), "GRPC_PORT": str(port), "WORKERS": "2"}) as url:
-        target = Target(url, f"127.0.0.1:{port}")
+    environment = {"MODELS_DIR": str(directory), "GRPC_PORT": str(port), "WORKERS": "2"}
+    with running_service(environment=environment) as url, closing(Target(url, f"127.0.0.1:{port}")) as target:
         fuzz(target, 2000, first=1)
-        target.close()
     assert target.answers["HTTP 200"]
     assert target.answers["HTTP 400"]
     assert target.answers["gRPC OK"]

@@ -97,7 +97,7 @@ def test_an_experiment_in_a_copy_touches_nothing_of_the_project_but_the_registry
     other.run("dvc exp run --temp -S train.iris.candidates.svc.parameters.C=2.0", timeout=1200)
     # A training, and its three candidates.
     assert int(other.run(f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db {runs}").stdout.split()[-1]) == before + 4
-    assert other.run("git status --porcelain").stdout == ""
+    assert other.run("git status --porcelain --untracked-files=no").stdout == ""
     assert not (tmp_path / "bentoml" / "models").exists()
     shown = other.run("COLUMNS=120 dvc exp show --no-pager --only-changed --drop '.*\\.py|serving|training.*'").stdout
     assert max(map(len, shown.splitlines())) <= 120

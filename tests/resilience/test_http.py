@@ -28,6 +28,7 @@ POST = b"POST /predict/iris HTTP/1.1\r\nHost: x\r\nContent-Type: application/jso
     ROW,
 )
 MANY = 2400
+FEW, CROWD = 32, 650
 DESCRIPTORS = 1024
 MB = 1024 * 1024
 
@@ -47,7 +48,7 @@ def service(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def memory(service: Running) -> psutil.Process:
+def worker(service: Running) -> psutil.Process:
     """The worker."""
     return psutil.Process(service.client.get("/health").json()["worker"])
 
@@ -90,9 +91,9 @@ def test_half_headers_lock_nobody_out(service: Running) -> None:
         assert httpx.get(f"{service.url}/livez", timeout=20).is_success
 
 
-def test_half_bodies_take_little_memory_and_it_is_given_back(service: Running, memory: psutil.Process) -> None:
+def test_half_bodies_take_little_memory_and_it_is_given_back(service: Running, worker: psutil.Process) -> None:
     assert predicts(service)
-    before = memory.memory_info().rss
+    before = worker.memory_info().rss
     size = 4 * MB - 2
     head = (
         b"POST /predict/iris/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -103,11 +104,11 @@ def test_half_bodies_take_little_memory_and_it_is_given_back(service: Running, m
             stream.sendall(head % size)
             with contextlib.suppress(OSError):
                 stream.sendall(b" " * (size - 1))
-        assert memory.memory_info().rss - before < 100 * MB
+        assert worker.memory_info().rss - before < 100 * MB
         assert predicts(service)
     wait_until(
-        lambda: memory.memory_info().rss - before < 20 * MB,
-        lambda: f"{(memory.memory_info().rss - before) / MB:.0f} MB are kept",
+        lambda: worker.memory_info().rss - before < 20 * MB,
+        lambda: f"{(worker.memory_info().rss - before) / MB:.0f} MB are kept",
         seconds=30,
     )
 
@@ -152,12 +153,16 @@ def closed_loop(service: Running, connections: int, seconds: float) -> Counter[i
     return answers
 
 
-def test_overload_takes_little_of_what_is_answered(service: Running) -> None:
-    """The client of this process needs the same cores: the figures of docs/resilience.md come from a better one."""
-    alone = closed_loop(service, 32, 3)
-    crowd = closed_loop(service, 650, 3)
-    assert set(alone) == {200}
-    assert crowd[200] > 0.5 * alone[200]
+def test_overload_takes_little_of_what_is_answered(service: Running, worker: psutil.Process) -> None:
+    """The client of this process needs the same cores: what counts is the worker's CPU time for an answer."""
+
+    def answers_a_second(connections: int) -> float:
+        before = sum(worker.cpu_times()[:2])
+        answers = closed_loop(service, connections, 3)
+        assert set(answers) <= ({200} if connections == FEW else {200, 429})
+        return answers[200] / (sum(worker.cpu_times()[:2]) - before)
+
+    assert answers_a_second(CROWD) > 0.5 * answers_a_second(FEW)
     started = time.monotonic()
     assert predicts(service)
     assert time.monotonic() - started < 2
