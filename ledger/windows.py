@@ -145,7 +145,8 @@ def _joined(
     features = np.concatenate([chunk.features for chunk in chunks]) if chunks else np.empty((0, len(model.features)))
     outputs = np.concatenate([chunk.outputs for chunk in chunks]) if chunks else np.empty((0, len(model.outputs)))
     time_us = np.concatenate([chunk.time_us for chunk in chunks]) if chunks else np.empty(0, dtype=np.int64)
-    complete = not np.isnan(features).any()
+    # A value may be missing; a row without any was recorded without its features.
+    complete = not np.isnan(features).all(axis=1).any()
     stats = reader.stats(since_us=since_us, until_us=max(until_us, since_us + 1), model=model.model)
     requests = sum(one.requests for one in stats.versions) + sum(one.requests for one in stats.errors)
     refused = sum(one.requests for one in stats.errors if one.status == REFUSED_STATUS)

@@ -13,7 +13,10 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from contract import buckets
 from contract.dataset import Dataset
+from contract.deciles import DECILES
+from contract.feature import Feature, Kind
 from contract.table import FloatMatrix
 from ledger.windows import RecentRows
 from model.drift import (
@@ -37,6 +40,8 @@ from training.params import MapParams
 
 _TEMPLATE = "drift_report.html.j2"
 _BINS = 40
+_LABEL, _LEVEL = 20, 8
+"""Most characters of a category's label, and most labels that stand level."""
 _SHOWN_EFFECT = 4.0
 """Effects above this value have the same colour in the timeline."""
 _MAP_CELLS = 26
@@ -127,8 +132,8 @@ def _row(dataset: Dataset, change: Change) -> _Row:
         "" if change.psi is None else f"{change.psi:.3f}",
         "" if change.shift is None else _signed(change.shift),
         "< 1e-12" if change.adjusted_p_value < 1e-12 else f"{change.adjusted_p_value:.2g}",
-        _value(change, change.recent),
-        _value(change, change.reference),
+        _value(dataset, change, change.recent),
+        _value(dataset, change, change.reference),
         f"{change.rows:,}",
         f"{datetime.fromisoformat(change.since):%b %d, %H:%M}" if change.since else "",
     )
@@ -139,12 +144,21 @@ def _what(dataset: Dataset, change: Change) -> str:
         return "predicted class" if change.test is Method.CHI_SQUARE else f"predicted value, {dataset.target.unit}"
     if change.name == REFUSED:
         return "share of requests that were refused"
-    return next(feature.unit for feature in dataset.features if feature.name == change.name)
+    feature = _feature(dataset, change)
+    return feature.unit or str(feature.kind)
 
 
-def _value(change: Change, value: float | None) -> str:
+def _feature(dataset: Dataset, change: Change) -> Feature:
+    return next(feature for feature in dataset.features if feature.name == change.name)
+
+
+def _value(dataset: Dataset, change: Change, value: float | None) -> str:
     if value is None:
         return ""
+    if change.name not in (PREDICTION, REFUSED):
+        feature = _feature(dataset, change)
+        if feature.kind in (Kind.DATE, Kind.DATETIME):
+            return feature.show(round(value))
     return f"{value:.2%}".replace("%", " %") if change.name == REFUSED else f"{value:,.4g}".replace("-", "−")
 
 
@@ -215,15 +229,16 @@ def _pictures(search: Search) -> Iterator[_Picture]:
                 change.name,
                 page.data_uri(image),
                 f"Distribution of {change.name}: training and recent rows over each other.",
-                _told(change),
+                _told(search.dataset, change),
             )
 
 
-def _told(change: Change) -> str:
+def _told(dataset: Dataset, change: Change) -> str:
     parts = [f"{change.rows:,} rows."]
     if change.recent is not None and change.shift is not None:
         parts.append(
-            f"The mean is {_value(change, change.recent)}, in training {_value(change, change.reference)}: a shift of "
+            f"The mean is {_value(dataset, change, change.recent)}, in training "
+            f"{_value(dataset, change, change.reference)}: a shift of "
             f"{_signed(change.shift)} standard deviations."
         )
     parts.append(f"Population stability index {change.psi:.3f}.")
@@ -297,7 +312,9 @@ def _draw_numbers(search: Search, change: Change, path: Path) -> None:
             (reference, GREY, "training", True),
             (recent, ORANGE if change.drift else BLUE, "recent", False),
         ):
-            heights = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
+            # Of all rows: where values are missing, the heights sum to less.
+            present = np.clip(values[~np.isnan(values)], edges[0], edges[-1])
+            heights = np.histogram(present, edges)[0] / len(values)
             left.stairs(heights, edges, color=colour, fill=filled, alpha=0.45 if filled else 1, label=name, linewidth=2)
         left.set_xlabel(f"{change.name} ({_what(search.dataset, change).removeprefix('predicted value, ')})")
         left.set_ylabel("share of rows")
@@ -310,7 +327,8 @@ def _draw_numbers(search: Search, change: Change, path: Path) -> None:
             deciles, change.recent_shares, "o", color=ORANGE if change.drift else BLUE, markersize=5, linestyle="none"
         )
         right.vlines(deciles, change.reference_shares, change.recent_shares, color=ORANGE if change.drift else BLUE)
-        right.set_xticks(deciles)
+        names = [str(place) if place <= DECILES else "missing" for place in deciles.tolist()]
+        right.set_xticks(deciles, names)
         right.set_ylim(bottom=0)
         right.set_xlabel("decile of training")
         right.grid(visible=True, axis="y")
@@ -324,8 +342,11 @@ def _headline(change: Change) -> str:
 
 
 def _bins(recent: FloatMatrix, reference: FloatMatrix) -> NDArray[np.float64]:
-    """Edges that hold 99 % of both; what is beyond is in the outermost bins."""
-    both = [np.quantile(values, (0.005, 0.995)) for values in (recent, reference)]
+    """Edges that hold 99 % of both; what is beyond is in the outermost bins, what is missing in none."""
+    recent, reference = (values[~np.isnan(values)] for values in (recent, reference))
+    both = [np.quantile(values, (0.005, 0.995)) for values in (recent, reference) if len(values)]
+    if not both:
+        return np.array([-0.5, 0.5])
     low, high = min(one[0] for one in both), max(one[1] for one in both)
     if low == high:
         return np.array([low - 0.5, low + 0.5])
@@ -340,13 +361,14 @@ def _bins(recent: FloatMatrix, reference: FloatMatrix) -> NDArray[np.float64]:
 
 
 def _draw_classes(search: Search, change: Change, path: Path) -> None:
-    classes = search.dataset.target.classes
-    places = np.arange(len(classes))
+    dataset = search.dataset
+    labels = dataset.target.classes if change.name == PREDICTION else buckets.labels(_feature(dataset, change))
+    places = np.arange(len(labels))
     with canvas(path, 2.6) as figure:
         axes = figure.add_subplot()
         axes.bar(places - 0.2, change.reference_shares, 0.38, color=GREY, alpha=0.6, label="training")
         axes.bar(places + 0.2, change.recent_shares, 0.38, color=ORANGE if change.drift else BLUE, label="recent")
-        axes.set_xticks(places, classes)
+        axes.set_xticks(places, [label[:_LABEL] for label in labels], rotation=90 if len(labels) > _LEVEL else 0)
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("share of rows")
         axes.grid(visible=True, axis="y")

@@ -1,6 +1,7 @@
 """What is counted and recorded of every kind, for people: values, never codes."""
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,16 @@ from sqlalchemy import Engine
 from batch_predict.part_worker import check
 from contract import DATASETS
 from contract.row import Row, category
-from ledger import database
+from ledger import database, windows
 from ledger.export import export
 from ledger.reader import Reader
 from ledger.store import Store
+from ledger.sums import MINUTE_US
+from ledger.times import now_us
+from loop import drift_report
+from loop.drift_report import Search
 from loop.labelled import hold_the_contract
-from model.drift import Detector
+from model.drift import Detector, Requests
 from model.reference import Reference
 from serving.http.logs import logged
 from serving.http.logs_page import _values
@@ -114,6 +119,13 @@ def test_the_ledger_gives_values_back(engine: Engine, given: list[dict[str, Any]
     assert "<td>true</td>" in page
 
 
+@pytest.mark.usefixtures("given")
+def test_a_window_with_missing_values_has_its_features(engine: Engine) -> None:
+    found = windows.newest(Reader(engine), VOYAGE.name, "v1", 100, until_us=now_us())
+    assert found is not None
+    np.testing.assert_array_equal(found.features, models.matrix(VOYAGE, models.rows(VOYAGE, 12, seed=3)))
+
+
 def test_a_later_vocabulary_does_not_change_what_was_recorded(
     engine: Engine, given: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,3 +207,23 @@ def test_drift_of_every_kind_is_found(loaded: dict[str, LoadedModel]) -> None:
     other[:, position("age")] = np.nan
     (age,) = [one for one in detector.detect("v1", other, artifact.outputs(other)).changes if one.name == "age"]
     assert (age.recent, age.shift, age.drift) == (None, 0, True)
+
+
+@pytest.mark.usefixtures("given")
+def test_the_page_of_a_drift_search_shows_every_kind(
+    engine: Engine, loaded: dict[str, LoadedModel], tmp_path: Path
+) -> None:
+    artifact = loaded["voyage"].artifact
+    detector = Detector(artifact.card, Reference.read(artifact.directory, artifact.card))
+    rows = models.matrix(VOYAGE, models.rows(VOYAGE, 300, seed=9))
+    rows[:, VOYAGE.feature_names.index("age")] = np.nan
+    recorded = windows.newest(Reader(engine), VOYAGE.name, "v1", 100, until_us=now_us())
+    assert recorded is not None
+    times = now_us() - np.arange(len(rows), dtype=np.int64)[::-1] * 3 * MINUTE_US
+    window = replace(recorded, time_us=times, features=rows, outputs=artifact.outputs(rows))
+    found = detector.detect_window("v1", times, rows, window.outputs, Requests(300, 0))
+    drift_report.write([Search(VOYAGE, detector.reference, window, found)], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    # When, each feature, and the prediction.
+    assert page.count('src="data:image/png;base64,') == 1 + len(VOYAGE.features) + 1
+    assert re.search(r"The mean is 18\d\d-\d\d-\d\d, in training 18\d\d-\d\d-\d\d", page), "dates, not days since 1970"

@@ -77,7 +77,10 @@ def test_a_deployment_without_fault_passes(pinned: Path) -> None:
 def test_a_store_without_a_deployment_stops_the_start(stored: dict[str, str], tmp_path: Path) -> None:
     assert stored
     told = refusal({"MODELS_DIR": str(tmp_path)})
-    assert f"No model of housing is deployed: {tmp_path}/deployed.json does not exist. Run `make train`" in told
+    assert (
+        f"No model of {next(iter(DATASETS))} is deployed: {tmp_path}/deployed.json does not exist. Run `make train`"
+        in told
+    )
     told = refusal({"MODELS_DIR": str(tmp_path / "nowhere")})
     assert f"MODELS_DIR={str(tmp_path / 'nowhere')!r}: there is no such directory" in told
 
@@ -163,8 +166,8 @@ def test_another_service_on_the_grpc_port_stops_the_start_and_keeps_its_metrics(
 
 
 def test_a_missing_model_stops_the_start_and_is_told_to_the_caller_that_waits(tmp_path: Path) -> None:
-    tiny_models.pin(tmp_path, {"housing": "gone", "iris": "gone"})
-    sentence = r"The service stopped while starting.*housing:gone is not in the BentoML store"
+    tiny_models.pin(tmp_path, dict.fromkeys(DATASETS, "gone"))
+    sentence = rf"The service stopped while starting.*{next(iter(DATASETS))}:gone is not in the BentoML store"
     with (
         pytest.raises(ServiceNotStarted, match=sentence),
         running_service(environment={"MODELS_DIR": str(tmp_path)}),

@@ -141,7 +141,7 @@ def test_every_model_can_be_reached(page: TryPage, served: dict[str, LoadedModel
     (choice,) = first.all("nav", "models")
     assert [one.text for one in choice.all("a")] == list(served)
     assert [one.text for one in choice.all("a") if one.get("aria-current")] == [next(iter(served))]
-    with pytest.raises(NotFound, match="There is no model 'wine'; there are housing"):
+    with pytest.raises(NotFound, match="There is no model 'wine'; there are "):
         ask(page, "model=wine")
 
 
