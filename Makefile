@@ -30,14 +30,17 @@ train: $(VENV)/.training ## Run the pipeline: raw CSV to models in MLflow and in
 	@python -m training.promote --follow
 	$(call step,Run the pipeline (dvc repro),dvc repro)
 
+# $(call given,KEY): KEY=value as one word for the shell, whatever characters the value has.
+given = '$(1)=$(subst ','\'',$(value $(1)))'
+
 # NAME and TASK are found out; DROP leaves columns out; YES=1 changes a dataset that is there.
 .PHONY: dataset
 dataset: $(VENV)/.training ## Make a dataset of a table: CSV=path/to/table.csv TARGET=column [NAME=…] [TASK=…] [DROP=a,b]; then make train serve
-	@python -m training.new_dataset "CSV=$(CSV)" "TARGET=$(TARGET)" "NAME=$(NAME)" "TASK=$(TASK)" "DROP=$(DROP)" $(if $(YES),--yes)
+	@python -m training.new_dataset $(foreach key,CSV TARGET NAME TASK DROP,$(call given,$(key))) $(if $(YES),--yes)
 
 .PHONY: dataset-remove
 dataset-remove: $(VENV)/.training ## Take a dataset out again: NAME=…
-	@python -m training.new_dataset --remove "NAME=$(NAME)"
+	@python -m training.new_dataset --remove $(call given,NAME)
 
 # Which model and version: make promote MODEL=iris VERSION=8
 .PHONY: promote

@@ -151,7 +151,8 @@ class Callers:
         """Find the capacity, and send a share of it for so long."""
         found = Soak()
         await self._all(found, CAPACITY_SECONDS, None)
-        soaked = Soak(rate=share * len(found.latencies) / CAPACITY_SECONDS, seconds=seconds)
+        capacity = (len(found.latencies) - found.shed) / CAPACITY_SECONDS
+        soaked = Soak(rate=share * capacity, seconds=seconds, wrong=found.wrong)
         watching = asyncio.create_task(self._watch(soaked, seconds / SAMPLES))
         await self._all(soaked, seconds, soaked.rate)
         watching.cancel()

@@ -135,10 +135,16 @@ class LoadedServer:
 
 
 class Bodies:
-    """The rows, the model's predictions for them, and files of request bodies, each written once."""
+    """The rows, the model's predictions for them, and files of request bodies, each written once.
 
-    def __init__(self, folder: Path, onnx: Path) -> None:
-        self.table = payloads.table()
+    Args:
+        folder: of the files.
+        onnx: the model.
+        table: the rows ``[N, F]``, by default those of Housing.
+    """
+
+    def __init__(self, folder: Path, onnx: Path, table: FloatMatrix | None = None) -> None:
+        self.table = payloads.table() if table is None else table
         self.expected: FloatMatrix = onnx_model.load(onnx)(self.table)
         self._folder = folder
         self._files: dict[tuple[str, int], tuple[Path, Mapping[str, str]]] = {}

@@ -65,9 +65,10 @@ class TryPage:
         info = model_info(model)
         dataset = model.dataset
         chosen = "".join(_model_link(name, chosen=name == dataset.name) for name in names) if len(names) > 1 else ""
+        told = f'data-model="{text(dataset.name)}" data-ledger="{"on" if self._ledger else ""}"'
         content = f"""{f'<nav class="models" aria-label="Model">{chosen}</nav>' if chosen else ""}
 <noscript><p class="alert">The form needs JavaScript. The requests beside it work as they stand.</p></noscript>
-<div class="try">
+<div class="try" id="model" {told}>
 {self._form(model, info)}
 <div class="side">
 <section class="card result" id="result" aria-live="polite" aria-label="Prediction">
@@ -95,8 +96,7 @@ class TryPage:
 <p class="help" id="key-help">Kept in the memory of this page alone, until you leave it.</p>
 <p class="error" id="key-error" hidden></p>
 </div>"""
-        told = f'data-model="{text(dataset.name)}" data-ledger="{"on" if self._ledger else ""}"'
-        return f"""<form class="card" id="form" {told} novalidate>
+        return f"""<form class="card" id="form" novalidate>
 <h2>{text(dataset.name)} <small>{text(dataset.description)}</small></h2>
 {key if self._key else ""}
 <div class="fields">

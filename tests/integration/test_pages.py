@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from contract import DATASETS
-from contract.dataset import Dataset
+from contract.dataset import Dataset, Target
 from contract.datasets.housing import HOUSING
 from contract.datasets.iris import IRIS
+from contract.row import Row, category, feature
 from local_service import free_port
 from serving.keys import Ring
 from serving.models import LoadedModel, load
@@ -25,7 +26,23 @@ from tests.serving import tiny_models
 from tests.serving.locked import KEYS, settings_with_keys
 from tests.serving.worker import LocalWorker
 
-EVERY = {**DATASETS, **KINDS}
+
+
+class ScansRow(Row):
+    """Names that a form of HTML has itself, and would lose to its fields."""
+
+    dataset: str = category("a", "b", description="Where it is from.", example="a")
+    length: float = feature(unit="m", minimum=0, maximum=9, description="Length.", example=1.5, alias="querySelectorAll")
+
+
+SCANS = Dataset(
+    name="scans",
+    description="Size of a scan.",
+    row=ScansRow,
+    target=Target(name="size", unit="m", description="Size.", minimum=0, maximum=9),
+)
+OURS = {**KINDS, SCANS.name: SCANS}
+EVERY = {**DATASETS, **OURS}
 KEY = KEYS[Ring.API]
 PATHS = ("/", "/?model=iris", "/?model=voyage", "/?model=parcel", "/docs", "/logs")
 
@@ -34,7 +51,7 @@ def served(folder: Path) -> dict[str, LoadedModel]:
     """A tiny model of each dataset of the registry, and of the tests' own."""
     stored = {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
     loaded = {name: load(dataset, bentoml.models.get(f"{name}:{stored[name]}")) for name, dataset in DATASETS.items()}
-    return loaded | {name: models.load(folder / name, dataset) for name, dataset in KINDS.items()}
+    return loaded | {name: models.load(folder / name, dataset) for name, dataset in OURS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -282,12 +299,12 @@ def test_a_key_is_asked_for_and_kept_while_the_page_is_open(loaded: dict[str, Lo
         page.press("Enter")
         predicted(page)
         page.run("document.querySelector('.models a').click()")
-        page.wait_for("document.getElementById('form').dataset.model == 'housing'")
+        page.wait_for("document.getElementById('model').dataset.model == 'housing'")
         assert page.run("location.search") == "?model=housing"
         page.run("document.querySelector('.actions button').click()")
         assert predicted(page)["unit"] == HOUSING.target.unit
         page.run("history.back()")
-        page.wait_for("document.getElementById('form').dataset.model == 'iris'")
+        page.wait_for("document.getElementById('model').dataset.model == 'iris'")
         # It is nowhere but in the field.
         assert page.run(f"!document.documentElement.outerHTML.includes('{KEY}') && !document.cookie")
         assert page.run("localStorage.length + sessionStorage.length") == 0

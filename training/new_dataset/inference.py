@@ -20,6 +20,7 @@ from contract.feature import (
     Refusal,
     Unknown,
     as_datetime,
+    datetime_text,
     days,
     days_and_time,
 )
@@ -42,6 +43,8 @@ FREE_TEXT = 60
 """Characters from which texts, on average, are sentences."""
 ROOM = 0.5
 """How far a plausible range goes beyond the values of the table, as a share of their span."""
+_SPANS = (1e-300, 1e300)
+"""Spans that have room: that of others overflows a double."""
 DIGITS = 6
 """Digits that single precision holds, which some clients send."""
 _TRUE, _FALSE = {"true", "t", "yes", "y"}, {"false", "f", "no", "n"}
@@ -344,10 +347,11 @@ def _dates(values: _Values, cells: list[str], notes: list[str]) -> _Read | None:
         first, last = date(max(_some_years(low, -1).year, 1), 1, 1), date(_some_years(high, 1).year, 12, 31)
         text = {cell: found.date().isoformat() for cell, found in read.items()}
         return _feature(values, Kind.DATE, days(first), days(last)), [cell and text[cell] for cell in cells]
-    start, end = (
-        datetime(_some_years(low, -1).year, 1, 1, tzinfo=UTC),
-        datetime(_some_years(high, 1).year, 12, 31, tzinfo=UTC),
-    )
+    # The first and the last year have no room.
+    start = min(datetime(_some_years(low, -1).year, 1, 1, tzinfo=UTC), low)
+    end = max(datetime(_some_years(high, 1).year, 12, 31, tzinfo=UTC), high)
+    if not all(isinstance(datetime_text(days_and_time(each)), str) for each in (start, end)):
+        raise _LeftOut("its times are not all in the years 1 to 9999, in UTC")
     return _feature(values, Kind.DATETIME, days_and_time(start), days_and_time(end)), cells
 
 
@@ -443,6 +447,8 @@ def _room(low: float, high: float, *, years: bool = False) -> tuple[float, float
     if low >= 0 and high == 1:
         return 0.0, 1.0  # shares and probabilities
     span = high - low or max(abs(low), 1)
+    if not _SPANS[0] < span < _SPANS[1]:
+        return low, high
     room = max(span * ROOM, 10) if years else span * ROOM
     places = 1 - floor(log10(span))
     step = 10.0**-places

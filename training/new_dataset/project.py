@@ -32,6 +32,8 @@ from training.new_dataset.table import read
 PARAMS, DVC, LOCK = Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock")
 RESERVED = frozenset({"store", "utc", "dataset", "target"})
 """``models/store`` is the pipeline's; the others are names in a contract's module."""
+BATCH = "_batch"
+"""The API method of ``iris_batch`` would have the name of the one that takes batches of ``iris``."""
 REFERENCE = ("README.md", "docs/index.md", "docs/reference")
 """Pages with tables that are generated from contracts and parameters."""
 Files = Mapping[Path, bytes | None]
@@ -114,10 +116,13 @@ def plan(path: Path, target: str, name: str, task: Task | None, drop: Sequence[s
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or keyword.iskeyword(name) or name in RESERVED:
+    wrong = not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or name.endswith(BATCH)
+    # YAML reads some words as values: yes, off, null.
+    if wrong or keyword.iskeyword(name) or name in RESERVED or yaml.safe_load(name) != name:
         raise PipelineError(
             f"{name!r} cannot be the name of a dataset: write up to 40 lower-case letters, digits and _; no "
-            f"keyword of Python, and none of {', '.join(sorted(RESERVED))}. Choose one with NAME=…"
+            f"keyword of Python, no value of YAML such as yes, none of {', '.join(sorted(RESERVED))}, and no {BATCH} at "
+            "the end. Choose one with NAME=…"
         )
 
 

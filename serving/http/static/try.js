@@ -1,8 +1,9 @@
 // The form asks for a prediction; the requests beside it have its values; what the API refuses is told at its field.
 "use strict";
 
-const form = () => document.getElementById("form");
-const fields = () => [...form().querySelectorAll("[data-kind]")];
+// Never ask the form itself: a field named "dataset" would hide the form's own property.
+const model = () => document.getElementById("model");
+const fields = () => [...document.querySelectorAll("#form [data-kind]")];
 const here = () => new URL("./", window.location.href);
 
 function valueOf(field) {
@@ -73,7 +74,7 @@ function showAnswer(answer) {
   const classified = "label" in answer;
   const value = classified ? answer.label : short(answer.prediction);
   const unit = classified ? `${percent(answer.confidence)} probable` : answer.unit;
-  const id = form().dataset.ledger
+  const id = model().dataset.ledger
     ? element("a", { href: `./logs?prediction_id=${answer.prediction_id}` }, answer.prediction_id)
     : answer.prediction_id;
   const told = `Answered by ${answer.model.version}. Prediction id: `;
@@ -122,7 +123,7 @@ let busy = false;
 async function predict() {
   if (busy) return;
   busy = true;
-  const asked = form();
+  const asked = model();
   const key = document.getElementById("key");
   for (const field of [...fields(), ...(key ? [key] : [])]) complain(field, "");
   const headers = { "Content-Type": "application/json" };
@@ -134,7 +135,7 @@ async function predict() {
       method: "POST", headers, body: JSON.stringify(row), credentials: "omit",
     });
     const body = await answer.json();
-    if (asked !== form()) return;
+    if (asked !== model()) return;
     if (answer.ok) showAnswer(body);
     else showError(answer.status, body);
   } catch {

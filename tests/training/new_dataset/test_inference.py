@@ -94,6 +94,17 @@ def test_ranges_have_room_in_round_numbers(cells: list[str], expected: tuple[flo
     assert (one.minimum, one.maximum) == expected
 
 
+@pytest.mark.parametrize("target", [("0.5", "1.7e308"), ("-1.7e308", "1.7e308"), ("5e-324", "1.5e-323")])
+def test_a_range_that_has_no_room_is_that_of_the_table(target: tuple[str, str]) -> None:
+    result = found(repeated(*target), task=Task.REGRESSION).target
+    assert (result.minimum, result.maximum) == tuple(map(float, target))
+
+
+def test_the_last_second_of_time_is_in_the_range() -> None:
+    one = feature("2024-05-31 12:00:00", "9999-12-31 23:59:59", "0001-01-01 00:00:00")
+    assert one.range == "0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z"
+
+
 def test_coordinates_stay_on_the_globe() -> None:
     assert feature("-80.5", "80.25", name="Latitude").maximum == 90
     assert feature("-170.5", "175.25", name="lon").minimum == -180
@@ -155,6 +166,8 @@ def test_texts_that_mean_something_else_are_no_categories(reserved: str) -> None
         ("c", [">50", *(str(number % 50) for number in range(ROWS - 1))], "mixes numbers with text such as '>50'"),
         ("c", repeated("1/2/2024", "3/4/2024"), "day and month of its dates may be either"),
         ("c", repeated("1e999", "2"), "too large for a double"),
+        ("c", repeated("0001-01-01T00:00:00+05:00", "2024-05-31T12:00:00Z"), "not all in the years 1 to 9999"),
+        ("c", repeated("9999-12-31T23:59:59.999999", "2024-05-31T12:00:00Z"), "not all in the years 1 to 9999"),
         ("c", [str(2**60 + 99 * (number % 7)) for number in range(ROWS)], "too large for a double"),
         ("c" * 81, repeated("1", "2"), "its name is longer than 60 characters"),
         ("sample weight", repeated("1", "2"), "the pipeline has a column of that name"),
