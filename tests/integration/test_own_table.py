@@ -158,7 +158,7 @@ def test_a_table_goes_through_the_loop(project: SmallProject, served: tuple[str,
     assert challenger != champion
     wait_until(lambda: httpx.get(f"{url}/health").json()["models"]["chile"] == challenger, "it is served")
     replayed = project.run("loop.replay", "--model", "chile@champion", "--hours", "1")
-    assert "1,200 recorded rows" in replayed
+    assert re.search(r"^chile sha-\w+: [\d,]+ recorded rows", replayed, re.MULTILINE)
     assert "Where the truth is known (1,200 rows)" in replayed
     example = {**rows[0], "region": "SA"}
     assert httpx.post(f"{url}/predict/chile", json=example).json()["label"] == "N"
