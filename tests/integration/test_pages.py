@@ -27,12 +27,11 @@ from tests.serving.locked import KEYS, settings_with_keys
 from tests.serving.worker import LocalWorker
 
 
-
 class ScansRow(Row):
     """Names that a form of HTML has itself, and would lose to its fields."""
 
     dataset: str = category("a", "b", description="Where it is from.", example="a")
-    length: float = feature(unit="m", minimum=0, maximum=9, description="Length.", example=1.5, alias="querySelectorAll")
+    size: float = feature(unit="m", minimum=0, maximum=9, description="Size.", example=1.5, alias="querySelectorAll")
 
 
 SCANS = Dataset(

@@ -121,8 +121,8 @@ def _check_name(name: str) -> None:
     if wrong or keyword.iskeyword(name) or name in RESERVED or yaml.safe_load(name) != name:
         raise PipelineError(
             f"{name!r} cannot be the name of a dataset: write up to 40 lower-case letters, digits and _; no "
-            f"keyword of Python, no value of YAML such as yes, none of {', '.join(sorted(RESERVED))}, and no {BATCH} at "
-            "the end. Choose one with NAME=…"
+            f"keyword of Python, no value of YAML such as yes, none of {', '.join(sorted(RESERVED))}, and no {BATCH} "
+            "at the end. Choose one with NAME=…"
         )
 
 

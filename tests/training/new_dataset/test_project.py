@@ -173,7 +173,9 @@ def test_a_changed_table_shows_the_difference_first(copy: Path, capsys: pytest.C
     assert everything(copy) == before
 
 
-@pytest.mark.parametrize("name", ["Prices", "1st", "class", "store", "utc", "yes", "null", "iris_batch", "a-b", "a" * 41, "../up"])
+@pytest.mark.parametrize(
+    "name", ["Prices", "1st", "class", "store", "utc", "yes", "null", "iris_batch", "a-b", "a" * 41, "../up"]
+)
 def test_names_that_cannot_be(copy: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="cannot be the name of a dataset"):
         project.plan(write_table(copy / "table.csv"), "price", name, None)
@@ -207,7 +209,7 @@ def test_the_command_says_what_is_wrong(words: list[str], reason: str, caplog: p
 
 
 def test_make_hands_on_what_was_typed() -> None:
-    words = ["CSV=it's \"here\" `now`.csv", "TARGET=Price ($)", "NAME=prices", "TASK=", "DROP=a b,$HOME"]
+    words = ['CSV=it\'s "here" `now`.csv', "TARGET=Price ($)", "NAME=prices", "TASK=", "DROP=a b,$HOME"]
     make = ["make", "--dry-run", "dataset", *words, "YES=1"]
     told = subprocess.run(make, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
     (line,) = [line for line in told if "training.new_dataset" in line]
