@@ -11,6 +11,8 @@ from training.new_dataset import names
 from training.new_dataset.inference import Column, Found
 
 WIDTH = 120
+LONGEST_FILE = 50
+"""Most characters of a file's name, which must fit a line."""
 _TYPES = {
     Kind.NUMBER: "float",
     Kind.INTEGER: "int",
@@ -39,8 +41,11 @@ def source(name: str, found: Found, file_name: str) -> str:
     title = names.for_people(name)
     camel = names.class_name(name)
     target = found.target
+    file_name = file_name if len(file_name) <= LONGEST_FILE else f"{file_name[:LONGEST_FILE]}…"
+    about, origin = f"{title}: one row of {_in_docstring(file_name)} a row.", "Written by `make dataset`, to be edited."
+    in_one = f'"""{about} {origin}"""'
     lines = [
-        f'"""{title}: one row of {_in_docstring(file_name)} a row. Written by `make dataset`, to be edited."""',
+        *([in_one] if len(in_one) <= WIDTH else [f'"""{about}', "", origin, '"""']),
         "",
         *([f"from datetime import {', '.join(times)}", ""] if times else []),
         "from contract.dataset import Dataset, Target",
@@ -123,9 +128,9 @@ def _call(start: str, function: str, arguments: Sequence[str], indent: str, end:
 
 
 def _literal(text: str) -> str:
-    """A text as Python, in double quotes unless it has some."""
-    written = repr(text)
-    return f'"{written[1:-1]}"' if written[0] == "'" and '"' not in text and "'" not in text else written
+    """A text as Python, in double quotes unless the others need fewer backslashes."""
+    quote = '"' if text.count('"') <= text.count("'") else "'"
+    return quote + f"\\{quote}".join(repr(part)[1:-1] for part in text.split(quote)) + quote
 
 
 def _number(value: float) -> str:
@@ -133,7 +138,7 @@ def _number(value: float) -> str:
     if value == int(value) and abs(value) < 1e15:
         whole = int(value)
         return f"{whole:_}" if abs(whole) >= 10_000 else str(whole)
-    return repr(float(value))
+    return repr(float(value)).replace("e+", "e")
 
 
 def _value(feature: Feature, encoded: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from math import floor, isfinite, log10
+from math import floor, log10
 from typing import Any
 
 from contract.dataset import Dataset, Target, Task
@@ -43,8 +43,10 @@ FREE_TEXT = 60
 """Characters from which texts, on average, are sentences."""
 ROOM = 0.5
 """How far a plausible range goes beyond the values of the table, as a share of their span."""
-_SPANS = (1e-300, 1e300)
-"""Spans that have room: that of others overflows a double."""
+LARGEST_NUMBER = 1e100
+"""The squares of larger numbers, and their sums, are no doubles."""
+_SMALLEST_SPAN = 1e-300
+"""A smaller one cannot be divided."""
 DIGITS = 6
 """Digits that single precision holds, which some clients send."""
 _TRUE, _FALSE = {"true", "t", "yes", "y"}, {"false", "f", "no", "n"}
@@ -184,9 +186,11 @@ def _target(
     if task is None:
         task = present.task if present else _task(name, different, numbers, notes)
     if task is Task.REGRESSION:
-        if numbers is None or plain is None or not all(map(isfinite, numbers)):
-            wrong = next(cell for cell in different if not is_number(cell) or not isfinite(float(cell)))
+        if numbers is None or plain is None:
+            wrong = next(cell for cell in different if not is_number(cell))
             raise PipelineError(f"{name} cannot be predicted as a number: {cut(wrong)!r} is none.")
+        if max(map(abs, numbers)) > LARGEST_NUMBER:
+            raise PipelineError(f"{name} has numbers beyond {LARGEST_NUMBER:g}: give it a larger unit.")
         low, high = _room(min(numbers), max(numbers))
         if kept and kept.minimum <= min(numbers) and max(numbers) <= kept.maximum:
             return kept, plain
@@ -295,9 +299,9 @@ def _numbers(values: _Values, cells: list[str], _: list[str]) -> _Read | None:
     if plain is None or any(re.match(r"[+-]?0\d", cell) for cell in values.different):
         return None  # text, or codes such as 01234
     numbers = [float(cell) for cell in plain if cell]
-    if not all(map(isfinite, numbers)):
-        raise _LeftOut("it has numbers that are too large for a double")
     low, high = min(numbers), max(numbers)
+    if max(abs(low), abs(high)) > LARGEST_NUMBER:
+        raise _LeftOut(f"it has numbers beyond {LARGEST_NUMBER:g}")
     whole = all(number.is_integer() for number in numbers)
     unique = len(values.different) == len(numbers) >= FEW_ROWS
     # Rows without a target are gone, and their numbers with them.
@@ -447,7 +451,7 @@ def _room(low: float, high: float, *, years: bool = False) -> tuple[float, float
     if low >= 0 and high == 1:
         return 0.0, 1.0  # shares and probabilities
     span = high - low or max(abs(low), 1)
-    if not _SPANS[0] < span < _SPANS[1]:
+    if span < _SMALLEST_SPAN:
         return low, high
     room = max(span * ROOM, 10) if years else span * ROOM
     places = 1 - floor(log10(span))

@@ -95,9 +95,14 @@ def plan(path: Path, target: str, name: str, task: Task | None, drop: Sequence[s
             raise PipelineError(f"DROP: {cut(column)!r} is no feature; there is {listed(list(table.columns))}.")
         del table.columns[column]
         table.left_out[column] = "DROP says so"
-    found = infer(table, target, task, present)
-    if present is not None and not set(present.feature_names) & {column.feature.name for column in found.columns}:
+    if present is not None and not set(present.feature_names) & set(table.columns):
         raise PipelineError(f"The name {name} is taken: that dataset has other columns. Choose another with NAME=….")
+    if present is not None and task not in (None, present.task):
+        raise PipelineError(
+            f"{name} is a {present.task}, and its parameters and plots are for that. To change its task, take it out "
+            f"first: make dataset-remove NAME={name}"
+        )
+    found = infer(table, target, task, present)
     text = contract_module.source(name, found, path.name)
     dataset = contract_module.load(name, text)
     if present is not None and (dataset.features, dataset.target) == (present.features, present.target):

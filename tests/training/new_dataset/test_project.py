@@ -188,6 +188,11 @@ def test_a_name_that_is_taken(copy: Path, target: str, reason: str) -> None:
         project.plan(copy / "table.csv", target, "iris", Task.REGRESSION)
 
 
+def test_the_task_of_a_dataset_stays(copy: Path) -> None:
+    with pytest.raises(PipelineError, match=r"iris is a classification, and .* take it out first"):
+        project.plan(copy / "data/raw/iris.csv", "species", "iris", Task.REGRESSION)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
