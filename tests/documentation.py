@@ -97,7 +97,7 @@ NOT_RUN = {
     r"\$EDITOR .*": "Somebody edits.",
     r"for route in .*": CLUSTER,
     r"make benchmark.*": LONG,
-    r"python -m load_tests\.benchmark(\.batch_predict| --against FOLDER)": LONG,
+    r"python -m load_tests\.benchmark(\.batch_predict|\.kinds| --against FOLDER)": LONG,
     r"make audit": "It asks PyPI for its list of vulnerabilities; the workflow runs it.",
     r"gh attestation .*": "There is no released image; the workflow attests it.",
     r"rsync .*": "It stands for whatever copies to a volume.",
