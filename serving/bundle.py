@@ -27,6 +27,11 @@ GC_THRESHOLDS = (10_000, 10, 10)
 """Arguments of ``gc.set_threshold``: new objects per collection, then collections until the next older generation."""
 SWITCH_SECONDS = 0.0005
 """Argument of ``sys.setswitchinterval``."""
+OPEN_FIELDS = ("name", "version", "task", "contract_version", "target", "unit", "classes")
+OPEN_FEATURE_FIELDS = (
+    "name", "unit", "description", "minimum", "maximum", "deciles", "kind", "optional", "categories", "unknown"
+)  # fmt: skip
+"""What ``/models/info`` tells callers without a key, where there are keys: what to send, and what comes back."""
 
 
 class Bundle:
@@ -137,6 +142,15 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}
         logger.info("model loaded", extra=fields)
     return Bundle(loaded, settings)
+
+
+def for_outsiders(info: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``model_info`` that outsiders need."""
+    told = {field: info[field] for field in OPEN_FIELDS}
+    told["features"] = [
+        {field: feature[field] for field in OPEN_FEATURE_FIELDS if field in feature} for feature in info["features"]
+    ]
+    return told
 
 
 def model_info(model: LoadedModel) -> dict[str, Any]:

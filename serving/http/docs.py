@@ -58,10 +58,12 @@ class DocsApp:
     Args:
         document: makes the document of the routes.
         inference: the models, of which the document has examples.
+        outside: whether outsiders read the document.
     """
 
-    def __init__(self, document: Callable[[], dict[str, Any]], inference: Inference) -> None:
+    def __init__(self, document: Callable[[], dict[str, Any]], inference: Inference, *, outside: bool = False) -> None:
         self._document = document
+        self._outside = outside
         self._inference = inference
         self._built: tuple[list[str], HttpResponse] | None = None
 
@@ -82,7 +84,7 @@ class DocsApp:
         """The document, built once for what is served."""
         served = [predictor.version for predictor in self._inference.bundle.predictors.values()]
         if self._built is None or self._built[0] != served:
-            self._built = served, json_response(with_examples(self._document(), self._inference))
+            self._built = served, json_response(with_examples(self._document(), self._inference, outside=self._outside))
         return self._built[1]
 
 

@@ -17,6 +17,7 @@ from ledger.jobs import State, Trigger
 from ledger.reader import Bin, Logged, ModelVersion, Stats, VersionStats
 from ledger.times import iso
 from model.drift import Drift, Verdict
+from serving.bundle import for_outsiders
 from serving.http import drift, feedback, logs, models, retrain
 from serving.http.predictions import EXAMPLE_ID, PredictionApi, prediction_apis
 from serving.models import LoadedModel
@@ -35,12 +36,13 @@ ByModel = dict[str, Any]
 """A value for each model."""
 
 
-def with_examples(document: Mapping[str, Any], inference: Inference) -> dict[str, Any]:
+def with_examples(document: Mapping[str, Any], inference: Inference, *, outside: bool = False) -> dict[str, Any]:
     """A document with what is served now: names and versions in its paths, and an answer of each route.
 
     Args:
         document: of ``serving.http.openapi``; it stays as it is.
         inference: the models.
+        outside: whether outsiders read it.
     """
     made: dict[str, Any] = copy.deepcopy(dict(document))
     bundle = inference.bundle
@@ -49,7 +51,7 @@ def with_examples(document: Mapping[str, Any], inference: Inference) -> dict[str
         for operation in item.values():
             for parameter in operation.get("parameters", ()):
                 _fill_in(parameter, versions)
-    for path, example in _answers(inference):
+    for path, example in _answers(inference, outside=outside):
         _show(made["paths"][path], example)
     for path, example in _answers_by_model(inference).items():
         _show_by_model(made["paths"][path], example, "responses")
@@ -93,7 +95,7 @@ def _plain(value: object) -> Any:
     return _ANYTHING.dump_python(value, mode="json")
 
 
-def _answers(inference: Inference) -> Iterator[tuple[str, object]]:
+def _answers(inference: Inference, *, outside: bool) -> Iterator[tuple[str, object]]:
     """What routes answer that are about no model, or about one of their own; by path."""
     bundle = inference.bundle
     versions = {name: predictor.version for name, predictor in bundle.predictors.items()}
@@ -104,7 +106,8 @@ def _answers(inference: Inference) -> Iterator[tuple[str, object]]:
     yield "/v2/health/ready", {"ready": True}
     yield "/v2/repository/index", inference.index()
     yield "/health", bundle.health()
-    yield "/models/info", {"models": bundle.models_info()}
+    infos = bundle.models_info()
+    yield "/models/info", {"models": {name: for_outsiders(one) if outside else one for name, one in infos.items()}}
     worker = {"models": versions, "workers": {"4711": versions}}
     yield models.RELOAD, worker
     yield models.ROLLBACK, worker

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from serving.access import Access, Gate
 from serving.actions import ActionLog
+from serving.bundle import for_outsiders
 from serving.http.app import (
     HttpApp,
     HttpRequest,
@@ -37,12 +38,6 @@ from serving.telemetry import scrape
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 
-OPEN_FIELDS = ("name", "version", "task", "contract_version", "target", "unit", "classes")
-OPEN_FEATURE_FIELDS = (
-    "name", "unit", "description", "minimum", "maximum", "deciles", "kind", "optional", "categories", "unknown"
-)  # fmt: skip
-"""What ``/models/info`` tells callers without a key, where there are keys: what to send, and what comes back."""
-
 
 def http_app(
     inference: Inference,
@@ -72,6 +67,8 @@ def http_app(
     ledger = LedgerDatabase(settings)
     actions = ActionLog(ledger if settings.LEDGER == "on" else None)
     retraining = RetrainApp(ledger, settings, gate)
+    # With admin keys alone, callers without a key read the document.
+    outside = gate.needs_key(Access.LEDGER) and not gate.needs_key(Access.API)
     quality = LiveQuality(ledger, settings.LEDGER_MIN_LABELS)
 
     async def metrics(_: HttpRequest) -> HttpResponse:
@@ -80,7 +77,7 @@ def http_app(
     async def models_info(request: HttpRequest) -> HttpResponse:
         models = bundle.models_info()
         if gate.refusal(Access.LEDGER, authorization(request.scope), reads=True):
-            return json_response({"models": {name: _for_outsiders(info) for name, info in models.items()}})
+            return json_response({"models": {name: for_outsiders(info) for name, info in models.items()}})
         live = await quality.of({name: info["version"] for name, info in models.items()})
         return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})
 
@@ -102,7 +99,7 @@ def http_app(
         quiet_route("/metrics", metrics, Access.METRICS),
         quiet_route("/metrics/prometheus", metrics, Access.METRICS),
         TryPage(bundle, settings, gate).route,
-        *DocsApp(document, inference).routes,
+        *DocsApp(document, inference, outside=outside).routes,
         *file_routes(),
     ]
     log = RequestLog(settings.SLOW_REQUEST_MS / 1000)
@@ -112,12 +109,3 @@ def http_app(
 
     by_path = {route.endpoint.name: route for route in routes}
     return HttpApp(by_path, find, behind, log, gate, actions, Door(settings, budget))
-
-
-def _for_outsiders(info: dict[str, Any]) -> dict[str, Any]:
-    """The part of a model's card that outsiders need."""
-    told = {field: info[field] for field in OPEN_FIELDS}
-    told["features"] = [
-        {field: feature[field] for field in OPEN_FEATURE_FIELDS if field in feature} for feature in info["features"]
-    ]
-    return told

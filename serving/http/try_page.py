@@ -15,7 +15,7 @@ from serving.access import Access, Gate
 from serving.bundle import Bundle, model_info
 from serving.errors import NotFound
 from serving.http import pages
-from serving.http.app import HttpRequest, HttpResponse, Route, quiet_route
+from serving.http.app import HttpRequest, HttpResponse, Route, authorization, quiet_route
 from serving.http.pages import text
 from serving.http.snippets import Snippet, snippets
 from serving.models import LoadedModel
@@ -34,15 +34,16 @@ class TryPage:
     Args:
         bundle: the models to try.
         settings: where the service is, and whether it has a ledger.
-        gate: decides whether predictions need a key.
+        gate: decides whether predictions need a key, and who is told how a model was made.
     """
 
     def __init__(self, bundle: Bundle, settings: Settings, gate: Gate) -> None:
         self._bundle = bundle
         self._ledger = settings.LEDGER == "on"
+        self._gate = gate
         self._key = gate.needs_key(Access.API)
         self._address = f"{'https' if settings.TLS_CERT_FILE else 'http'}://localhost:{settings.API_PORT}"
-        self._built: dict[str, tuple[LoadedModel, HttpResponse]] = {}
+        self._built: dict[tuple[str, bool], tuple[LoadedModel, HttpResponse]] = {}
 
     @property
     def route(self) -> Route:
@@ -56,12 +57,15 @@ class TryPage:
         predictor = self._bundle.predictors.get(name)
         if predictor is None:
             raise NotFound(f"There is no model {cut(name)!r}; there are {', '.join(names)}.")
-        built = self._built.get(name)
+        # As in /models/info.
+        outside = self._gate.refusal(Access.LEDGER, authorization(request.scope), reads=True) is not None
+        built = self._built.get((name, outside))
         if built is None or built[0] is not predictor.model:
-            built = self._built[name] = predictor.model, self._build(predictor.model, names)
+            built = predictor.model, self._build(predictor.model, names, outside=outside)
+            self._built[name, outside] = built
         return built[1]
 
-    def _build(self, model: LoadedModel, names: list[str]) -> HttpResponse:
+    def _build(self, model: LoadedModel, names: list[str], *, outside: bool) -> HttpResponse:
         info = model_info(model)
         dataset = model.dataset
         chosen = "".join(_model_link(name, chosen=name == dataset.name) for name in names) if len(names) > 1 else ""
@@ -78,7 +82,7 @@ class TryPage:
 {_requests(snippets(dataset, self._address, key=self._key), key=self._key)}
 </div>
 </div>
-{_card(model, info)}"""
+{_card(model, info, outside=outside)}"""
         links = pages.links(without="./")
         return pages.html_response(
             pages.frame("try", "Try the models", content, links), headers={"cache-control": "no-cache"}
@@ -222,7 +226,8 @@ def _requests(shown: list[Snippet], *, key: bool) -> str:
 </section>"""
 
 
-def _card(model: LoadedModel, info: Mapping[str, Any]) -> str:
+def _card(model: LoadedModel, info: Mapping[str, Any], *, outside: bool) -> str:
+    """The model card; for outsiders without how the model was made, and how good it is."""
     trained_at = info["trained_at"]
     feedback = model.card.feedback_rows
     facts = {
@@ -235,6 +240,8 @@ def _card(model: LoadedModel, info: Mapping[str, Any]) -> str:
     }
     facts |= {"MLflow run": _code(info["run_id"])} if info["run_id"] else {}
     facts |= {"Commit": _code(info["git_revision"])} if info["git_revision"] else {}
+    if outside:
+        facts = {name: facts[name] for name in ("Version", "Predicts")}
     listed_facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     rows = "".join(
         _feature_row(feature, described)
@@ -243,7 +250,7 @@ def _card(model: LoadedModel, info: Mapping[str, Any]) -> str:
     return f"""<section class="card model" aria-label="Model card">
 <h2>Model card <small>{text(info["name"])}; all of it as <a href="./models/info">JSON</a></small></h2>
 <dl class="facts">{listed_facts}</dl>
-{_metrics(info)}
+{"" if outside else _metrics(info)}
 <h3>Features</h3>
 <div class="scroll" tabindex="0"><table>
 <thead><tr><th>Feature</th><th>Unit</th><th>Takes</th><th>Middle 80 % in training</th><th>Meaning</th></tr></thead>

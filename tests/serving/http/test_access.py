@@ -126,6 +126,14 @@ def test_outsiders_are_told_of_a_model_what_a_request_takes(loaded: dict[str, Lo
         features = {feature["name"]: feature for feature in told(None)["features"]}  # type: ignore[attr-defined]
         assert features.keys() == set(IRIS.feature_names)
         assert "mean" not in features["petal_width"]
+        # The example in the document and the page say no more.
+        path = client.get("/docs.json").json()["paths"]["/models/info"]["get"]
+        example = path["responses"]["200"]["content"]["application/json"]["example"]
+        assert example["models"]["iris"] == told(None)
+        made = [f"<dt>{fact}</dt>" for fact in ("Training rows", "Training data", "Algorithm")] + ["<h3>Quality</h3>"]
+        shown = [client.get("/?model=iris", headers=headers(key)).text for key in ("wrong", ADMIN, "wrong")]
+        assert [[one in page for one in made] for page in shown] == [[False] * 4, [True] * 4, [False] * 4]
+        assert all("<dt>Version</dt>" in page for page in shown)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def page_of(bundle: Bundle, settings: Settings | None = None) -> TryPage:
 
 
 def ask(page: TryPage, query: str = "") -> bytes:
-    scope: dict[str, Any] = {"query_string": query.encode()}
+    scope: dict[str, Any] = {"query_string": query.encode(), "headers": []}
     return asyncio.run(page.answer(HttpRequest(scope, None, None))).content  # type: ignore[arg-type]  # all it reads
 
 
@@ -187,7 +187,7 @@ def test_a_page_is_built_once_for_each_version(loaded: dict[str, LoadedModel]) -
         docs = DocsApp(lambda: document("", "", ""), Inference(bundle, "", ""))
 
         async def ask_both() -> tuple[bytes, bytes]:
-            request = HttpRequest({"query_string": b"model=iris"}, None, None)  # type: ignore[arg-type]
+            request = HttpRequest({"query_string": b"model=iris", "headers": []}, None, None)  # type: ignore[arg-type]
             return (await page.answer(request)).content, (await docs.document(request)).content
 
         first, again = await ask_both(), await ask_both()
