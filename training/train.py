@@ -143,7 +143,7 @@ def train(
             (directory / REFERENCE_FILE).write_bytes(reference)
             (directory / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
             export.save_estimator(estimator, directory / export.ESTIMATOR_FILE)
-            write_json(directory / CANDIDATES_FILE, {name: result.summary for name, result in results.items()})
+            write_json(directory / CANDIDATES_FILE, {name: _rounded(result) for name, result in results.items()})
             made = {"git_revision": tags["git_revision"], "trained_at": datetime.now(UTC).isoformat()}
             registered = registration.register(dataset, directory, card, made)
     log.info(
@@ -189,6 +189,11 @@ def _try(
         "%s: %s has a cross-validated %s of %.4f ± %.4f.", dataset.name, name, label(metric), *result.summary[metric]
     )
     return result
+
+
+def _rounded(result: CrossValidation) -> dict[str, tuple[float, float]]:
+    """Mean and deviation by metric. Forests add up their trees in any order: the last digits differ from run to run."""
+    return {metric: (round(mean, 6), round(deviation, 6)) for metric, (mean, deviation) in result.summary.items()}
 
 
 def _cross_validated(result: CrossValidation) -> dict[str, float]:
