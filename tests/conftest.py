@@ -1,6 +1,7 @@
 """Set up before BentoML is imported: each test process gets a BentoML home, a metrics directory and an MLflow store."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["LEDGER"] = "off"  # Tests of the ledger switch it on.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 bypass_proxies(os.environ)
+# A shell starts what runs in its background with SIGINT ignored, and all that the tests start would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for directory in ("bentoml", "metrics"):
     (Path(HOME.name) / directory).mkdir()
 

@@ -51,17 +51,7 @@ def test_the_page_runs_a_test_and_everything_stops(
     with log.open("w") as sink:
         process = subprocess.Popen(
             [
-                # A shell starts what runs in its background with SIGINT ignored, and so would these tests.
-                *(
-                    "env",
-                    "--default-signal=INT",
-                    sys.executable,
-                    "-m",
-                    "load_tests.run",
-                    "--ui",
-                    "--web-port",
-                    str(port),
-                ),
+                *(sys.executable, "-m", "load_tests.run", "--ui", "--web-port", str(port)),
                 *("--features", str(features), "--summary", str(tmp_path / "summary.json")),
             ],
             cwd=PROJECT,
