@@ -6,11 +6,9 @@ loads one and then the other, so that what else the machine does slows both alik
 CPU-milliseconds a request, of all workers; on a busy machine it is noise, which the first table hardly has.
 """
 
-import argparse
 import asyncio
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,18 +19,15 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from rich.console import Console
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from contract import DATASETS
+from load_tests.benchmark import command
 from load_tests.benchmark.ledger import compare, start
-from load_tests.benchmark.load import find_wrk
 from load_tests.benchmark.plan import OURS
 from load_tests.benchmark.report import table
-from load_tests.errors import LoadTestError
-from local_service import bypass_proxies
 from serving.http.door import STATE, Door
 from serving.http.guard import Guard
 from serving.settings import Settings
@@ -53,21 +48,13 @@ GUARDED = replace(OURS, title="with", environment={**OURS.environment, "LEDGER":
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m load_tests.benchmark.guards", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=int, default=4, help="of a load (%(default)s)")
-    options = parser.parse_args(arguments)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
-    try:
-        find_wrk()
-        bypass_proxies(os.environ)
-        screen.print(alone())
-        screen.print(measure(options.rounds, options.seconds))
-    except (LoadTestError, OSError) as error:
-        screen.print(str(error), style="red")
-        return 1
-    return 0
+    """Measure, and print two tables."""
+
+    def both(rounds: int, seconds: int, say: command.Say) -> None:
+        say(alone())
+        say(measure(rounds, seconds))
+
+    return command.run("guards", __doc__, both, arguments, rounds=10)
 
 
 def alone() -> str:

@@ -5,7 +5,6 @@ it there. Then this service and MLServer, with its pandas codec, run the same ON
 turn with one row a request. The figures to read are the ratios: both had the same machine.
 """
 
-import argparse
 import json
 import os
 import runpy
@@ -21,21 +20,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from contract.dataset import Dataset
 from contract.feature import Kind
 from contract.table import FloatMatrix
-from load_tests.benchmark import payloads, processes
+from load_tests.benchmark import command, payloads, processes
 from load_tests.benchmark.ledger import WARM_UP_SECONDS
-from load_tests.benchmark.load import find_wrk
 from load_tests.benchmark.payloads import PayloadFormat
 from load_tests.benchmark.plan import MLSERVER, MLSERVER_SETTINGS, OURS, PEERS, Line, Server, Step
 from load_tests.benchmark.processes import running
 from load_tests.benchmark.report import table as markdown
 from load_tests.benchmark.runner import Bodies, LoadedServer
 from load_tests.errors import LoadTestError
-from local_service import PROJECT, bypass_proxies
+from load_tests.project_files import copy_files
+from local_service import PROJECT
 from model.card import ONNX_FILE
 
 NAME, TARGET = "mixed", "value"
@@ -45,23 +43,15 @@ CONNECTIONS = 64
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m load_tests.benchmark.kinds", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=int, default=4, help="of a load (%(default)s)")
-    options = parser.parse_args(arguments)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
-    try:
-        find_wrk()
-        bypass_proxies(os.environ)
+
+    def train_and_measure(rounds: int, seconds: int, say: command.Say) -> None:
         with tempfile.TemporaryDirectory(prefix="kinds-") as folder:
-            screen.print("train the table in a copy of the project (minutes)")
+            say("train the table in a copy of the project (minutes)")
             dataset = train(Path(folder))
-            screen.print("measure")
-            screen.print(measure(dataset, Path(folder), options.rounds, options.seconds))
-    except (LoadTestError, OSError) as error:
-        screen.print(str(error), style="red")
-        return 1
-    return 0
+            say("measure")
+            say(measure(dataset, Path(folder), rounds, seconds))
+
+    return command.run("kinds", __doc__, train_and_measure, arguments, rounds=6)
 
 
 def generated(rows: int = ROWS) -> pd.DataFrame:
@@ -84,11 +74,7 @@ def train(folder: Path) -> Dataset:
         LoadTestError: a step failed; contains the end of what it printed.
     """
     project = folder / "project"
-    listed = _run(["git", "ls-files", "-z"], PROJECT).split("\0")
-    for name in filter(None, listed):
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        (project / name).write_bytes((PROJECT / name).read_bytes())
-    _run(["git", "init", "--quiet"], project)
+    copy_files(PROJECT, project)
     generated().to_csv(folder / "mixed.csv", index=False)
     _run([sys.executable, "-m", "training.new_dataset", f"CSV={folder / 'mixed.csv'}", f"TARGET={TARGET}"], project)
     _run([sys.executable, "-m", "dvc", "repro", "import_models"], project)
@@ -169,7 +155,7 @@ def servers(dataset: Dataset, project: Path, columns: Path) -> list[Server]:
 
 def row_format(dataset: Dataset) -> PayloadFormat:
     """A flat object of named features, one prediction."""
-    return PayloadFormat("JSON, a row", lambda rows: _dump(dataset.decode(rows[0])), payloads.ROW.read)
+    return PayloadFormat("JSON, a row", lambda rows: payloads.dump(dataset.decode(rows[0])), payloads.ROW.read)
 
 
 def frame_format(dataset: Dataset) -> PayloadFormat:
@@ -184,22 +170,17 @@ def frame_format(dataset: Dataset) -> PayloadFormat:
             inputs.append({**tensor, "data": [row[feature.name] for row in decoded]})
             if text:
                 inputs[-1]["parameters"] = {"content_type": "str"}
-        return _dump({"parameters": {"content_type": "pd"}, "inputs": inputs})
+        return payloads.dump({"parameters": {"content_type": "pd"}, "inputs": inputs})
 
     return PayloadFormat("/v2 JSON, a data frame", write, payloads.V2_JSON.read)
 
 
-def _dump(document: object) -> tuple[bytes, Mapping[str, str]]:
-    return json.dumps(document, separators=(",", ":")).encode(), {}
-
-
-def _run(command: Sequence[str], folder: Path) -> str:
+def _run(words: Sequence[str], folder: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     variables |= {"BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
-    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)  # noqa: S603 # our own
+    ended = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, check=False)  # noqa: S603 # our own
     if ended.returncode:
-        raise LoadTestError(f"{' '.join(command)} failed: {(ended.stderr or ended.stdout).strip()[-1500:]}")
-    return ended.stdout
+        raise LoadTestError(f"{' '.join(words)} failed: {(ended.stderr or ended.stdout).strip()[-1500:]}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Both run at once, and each round loads one and then the other, so that what else
 figure to read is CPU-milliseconds a request, of the workers and of the drainer.
 """
 
-import argparse
-import os
 import sys
 import tempfile
 import time
@@ -17,16 +15,13 @@ from statistics import median
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
 
-from load_tests.benchmark import processes
-from load_tests.benchmark.load import find_wrk
+from load_tests.benchmark import command, processes
 from load_tests.benchmark.plan import OURS, Line, Server, Step
 from load_tests.benchmark.processes import running
 from load_tests.benchmark.report import table
 from load_tests.benchmark.runner import Bodies, LoadedServer, deployed_model, models_folder
 from load_tests.errors import LoadTestError
-from local_service import bypass_proxies
 
 CHANNELS = 4
 """Of gRPC."""
@@ -45,19 +40,9 @@ class Cost(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m load_tests.benchmark.ledger", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=int, default=4, help="of a load (%(default)s)")
-    options = parser.parse_args(arguments)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
-    try:
-        find_wrk()
-        bypass_proxies(os.environ)
-        screen.print(measure(options.rounds, options.seconds))
-    except (LoadTestError, OSError) as error:
-        screen.print(str(error), style="red")
-        return 1
-    return 0
+    return command.run(
+        "ledger", __doc__, lambda rounds, seconds, say: say(measure(rounds, seconds)), arguments, rounds=6
+    )
 
 
 def measure(rounds: int, seconds: int) -> str:

@@ -53,7 +53,8 @@ def _records(rows: FloatMatrix) -> list[dict[str, float]]:
     return [dict(zip(HOUSING.feature_names, row, strict=True)) for row in rows.tolist()]
 
 
-def _dump(document: object) -> tuple[bytes, Mapping[str, str]]:
+def dump(document: object) -> tuple[bytes, Mapping[str, str]]:
+    """A document as a body, and no headers beside its content type."""
     return json.dumps(document, separators=(",", ":")).encode(), {}
 
 
@@ -64,7 +65,7 @@ def _predictions(values: Sequence[object]) -> list[float]:
 
 def _v2_binary(rows: FloatMatrix) -> tuple[bytes, Mapping[str, str]]:
     tensor = {"name": "input", "shape": rows.shape, "datatype": "FP64", "parameters": {"binary_data_size": rows.nbytes}}
-    head, _ = _dump({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    head, _ = dump({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     return head + rows.astype("<f8").tobytes(), {"Inference-Header-Content-Length": str(len(head))}
 
 
@@ -88,29 +89,29 @@ def _read_v2_grpc(content: bytes) -> list[float]:
 
 
 ROW = PayloadFormat(
-    "JSON, a row", lambda rows: _dump(_records(rows)[0]), lambda content: _predictions([json.loads(content)])
+    "JSON, a row", lambda rows: dump(_records(rows)[0]), lambda content: _predictions([json.loads(content)])
 )
 """A flat object of named features, one prediction."""
 ROWS = PayloadFormat(
     "JSON, rows",
-    lambda rows: _dump({"rows": _records(rows)}),
+    lambda rows: dump({"rows": _records(rows)}),
     lambda content: _predictions(json.loads(content)["predictions"]),
 )
 """A list of such objects under ``rows``, a list under ``predictions``."""
 ROWS_TO_LIST = PayloadFormat(
     "JSON, rows",
-    lambda rows: _dump({"rows": _records(rows)}),
+    lambda rows: dump({"rows": _records(rows)}),
     lambda content: _predictions(json.loads(content)),
 )
 """The same, answered with the list alone."""
 MLFLOW = PayloadFormat(
     "MLflow scoring, dataframe_split",
-    lambda rows: _dump({"dataframe_split": {"columns": HOUSING.feature_names, "data": rows.tolist()}}),
+    lambda rows: dump({"dataframe_split": {"columns": HOUSING.feature_names, "data": rows.tolist()}}),
     lambda content: _predictions(json.loads(content)["predictions"]),
 )
 V2_JSON = PayloadFormat(
     "/v2 JSON",
-    lambda rows: _dump(
+    lambda rows: dump(
         {"inputs": [{"name": "input", "shape": rows.shape, "datatype": "FP64", "data": rows.ravel().tolist()}]}
     ),
     lambda content: _predictions(json.loads(content)["outputs"][0]["data"]),

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from load_tests.errors import LoadTestError
+from load_tests.project_files import copy_files
 from load_tests.traffic import FEATURES
 
 _NEEDED = ("models/deployed.json", "mlflow.db", str(FEATURES))
@@ -108,10 +109,7 @@ def copy(source: Path, target: Path) -> None:
             f"{', '.join(missing)}: missing in {source}. The demo begins with the models and the registry of this "
             "folder: run `env -u MLFLOW_TRACKING_URI make train`."
         )
-    for name in _listed(source):
-        if (source / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, target / name)
+    copy_files(source, target)
     for name in _COPIED + _LINKED:
         if (source / name).is_dir():
             how = _link if name in _LINKED else shutil.copy2
@@ -122,19 +120,10 @@ def copy(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target / "mlflow.db")) as other,
     ):
         registry.backup(other)
-    subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)  # noqa: S607 - DVC wants a repository
     settings = target / "params.yaml"
     params: Mapping[str, dict[str, object]] = yaml.safe_load(settings.read_text(encoding="utf-8"))
     params["deployment_validation"]["p95_budget_ms"] = _P95_BUDGET_MS
     settings.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-
-def _listed(source: Path) -> list[str]:
-    command = ["git", "ls-files", "-coz", "--exclude-standard"]
-    ended = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    if ended.returncode:
-        raise LoadTestError(f"The demo copies what git lists in {source}: {ended.stderr.strip()}")
-    return [name for name in ended.stdout.split("\0") if name]
 
 
 def _link(source: str, target: str) -> None:

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
 
 from contract import DATASETS
 from contract.datasets.iris import IRIS
+from tests.resilience.callers import worker_of
 from tests.resilience.trees import counted
 from tests.serving import tiny_models
 from tests.serving.protocol.frames import Frames
@@ -36,7 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def memory(service: Running) -> int:
     """Bytes in the memory of the worker."""
-    rss: int = psutil.Process(service.client.get("/health").json()["worker"]).memory_info().rss
+    rss: int = worker_of(service).memory_info().rss
     return rss
 
 

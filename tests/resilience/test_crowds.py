@@ -10,14 +10,15 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import httpx
-import psutil
 import pytest
 from open_inference.grpc.service import GRPCInferenceServiceStub
 
 from contract.datasets.iris import IRIS
+from tests.resilience import callers
+from tests.resilience.callers import worker_of
 from tests.serving.protocol.wire import message, rows_of, tensor
 from tests.serving.running import Running, running
 from tests.serving.series import scrape
@@ -51,20 +52,8 @@ def descriptors(wanted: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def worker_of(service: Running) -> psutil.Process:
-    return psutil.Process(service.client.get("/health").json()["worker"])
-
-
-def connect(service: Running) -> socket.socket:
-    url = service.client.base_url
-    return socket.create_connection((url.host, url.port or 80), timeout=60)
-
-
-def predicts(service: Running) -> bool:
-    """Whether a new client gets a prediction."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.post(f"{service.url}/predict/iris", json=IRIS.example, timeout=60).is_success
-    return False
+connect = partial(callers.connect, timeout=60)
+predicts = partial(callers.predicts, timeout=60)
 
 
 def told(stream: socket.socket) -> bytes:

@@ -9,6 +9,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from contract.datasets.iris import IRIS
+from tests.resilience import callers
 from tests.serving.running import Running, running
 from tests.serving.series import scrape
 from tests.waiting import wait_until
@@ -50,19 +52,11 @@ def service(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def worker(service: Running) -> psutil.Process:
     """The worker."""
-    return psutil.Process(service.client.get("/health").json()["worker"])
+    return callers.worker_of(service)
 
 
-def connect(service: Running) -> socket.socket:
-    url = service.client.base_url
-    return socket.create_connection((url.host, url.port or 80), timeout=20)
-
-
-def predicts(service: Running) -> bool:
-    """Whether a new client gets a prediction."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.post(f"{service.url}/predict/iris", json=IRIS.example, timeout=5).is_success
-    return False
+connect = partial(callers.connect, timeout=20)
+predicts = partial(callers.predicts, timeout=5)
 
 
 def statuses(service: Running) -> Counter[str]:
