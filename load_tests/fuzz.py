@@ -27,6 +27,7 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from load_tests.described import Described
 from load_tests.errors import LoadTestError
+from load_tests.grpc_protocol import METHOD
 from local_service import free_port, running_service
 
 REQUESTS = 100_000
@@ -34,7 +35,6 @@ TIMEOUT_SECONDS = 20.0
 """A request that takes longer hangs."""
 ALLOWED = {200, 400, 404, 413, 415, 429}
 ALLOWED_CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 DATATYPES = ["FP64", "FP32", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BYTES", "BOOL"]
 
 RAW: dict[str, Callable[[Any], bytes]] = {
@@ -235,7 +235,7 @@ class Target:
         self.described = Described(url, TIMEOUT_SECONDS, datasets)
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
         self._channel = grpc.insecure_channel(grpc_target)
-        self._infer: Any = self._channel.unary_unary(INFER)
+        self._infer: Any = self._channel.unary_unary(METHOD)
 
     def send(self, request: Request) -> None:
         """Send a request, and check that the answer is one that is due.

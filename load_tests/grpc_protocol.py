@@ -9,6 +9,9 @@ from load_tests.answers import check_tensors, well_formed
 from load_tests.http_protocols import DTYPES
 from load_tests.tensors import tensors
 
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+"""The path of ``ModelInfer``."""
+
 
 def infer_request(dataset: Dataset, rows: FloatMatrix) -> pb.ModelInferRequest:
     """One tensor of all features, or one for each, as raw bytes; ``rows`` is ``[N, F]``."""

@@ -9,13 +9,12 @@ the latency, from the time at which a request was due, is over ``--p99-ms``.
 import argparse
 import asyncio
 import itertools
-import json
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +28,10 @@ from open_inference.grpc import protocol as pb
 
 from contract import DATASETS
 from contract.dataset import Dataset
+from contract.table import FloatMatrix
 from load_tests.errors import LoadTestError
+from load_tests.grpc_protocol import METHOD, infer_request
+from load_tests.http_protocols import Batch, HttpRequest, InferJson, SingleRow
 from local_service import free_port, running_service
 
 CONNECTIONS, CHANNELS = 24, 4
@@ -46,8 +48,6 @@ DESCRIPTORS = 10
 """Descriptors grow if there are so many more at the end than after the warm-up."""
 TIMEOUT_SECONDS = 20.0
 SHED = 429
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-JSON = "application/json"
 MB = 2**20
 
 
@@ -194,7 +194,7 @@ class Callers:
 
     async def _over_grpc(self, soak: Soak, due: "itertools.count[float]", until: float, _: int) -> None:
         async with grpc.aio.insecure_channel(self._target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            infer: Any = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+            infer: Any = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
             for at in due:
                 begun = await _until_due(at, until)
                 if begun is None:
@@ -207,7 +207,7 @@ class Callers:
                     else:
                         soak.wrong[f"{error.code().name} {error.details()}"] += 1
                 else:
-                    if answer.outputs != self._expected:
+                    if _predicted(answer) != self._expected:
                         soak.wrong["another prediction over gRPC"] += 1
                 soak.latencies.append(perf_counter() - begun)
 
@@ -238,44 +238,45 @@ def _asks(url: str) -> list[Ask]:
     asks = []
     with httpx.Client(base_url=url, timeout=60) as client:
 
-        def ask(path: str, body: object, key: str, status: int = 200) -> Ask:
-            content = json.dumps(body).encode()
+        def ask(request: HttpRequest, key: str, status: int = 200) -> Ask:
+            length = len(request.body)
             head = (
-                f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
+                f"POST {request.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}"
             )
-            answer = client.post(path, content=content, headers={"content-type": JSON})
+            answer = client.post(request.path, content=request.body, headers=request.headers)
             if answer.status_code != status:
-                raise LoadTestError(f"{path} answers {answer.status_code}: {answer.text[:200]}")
+                raise LoadTestError(f"{request.path} answers {answer.status_code}: {answer.text[:200]}")
             text = answer.text
-            return Ask(f"{head}\r\n\r\n".encode() + content, status, text[text.index(f'"{key}"') :].encode()[:60])
+            return Ask(f"{head}\r\n\r\n".encode() + request.body, status, text[text.index(f'"{key}"') :].encode()[:60])
 
         for dataset in DATASETS.values():
-            row = ask(f"/predict/{dataset.name}", dataset.example, "prediction")
-            batch = ask(f"/predict/{dataset.name}/batch", {"rows": [dataset.example] * BATCH_ROWS}, "predictions")
-            infer = ask(f"/v2/models/{dataset.name}/infer", {"inputs": _inputs(dataset)}, "outputs")
-            mistake = ask(f"/predict/{dataset.name}", {"nothing": 1}, "error", 400)
+            example = _example(dataset)
+            single = SingleRow().request(dataset, example)
+            row = ask(single, "prediction")
+            batch = ask(Batch().request(dataset, np.repeat(example, BATCH_ROWS, axis=0)), "predictions")
+            infer = ask(InferJson().request(dataset, example), "outputs")
+            mistake = ask(replace(single, body=b'{"nothing": 1}'), "error", 400)
             asks += [*[row] * 7, infer, infer, batch, mistake]
     return asks
 
 
-def _inputs(dataset: Dataset) -> list[dict[str, object]]:
-    names = {bool: "BOOL", str: "BYTES"}
-    return [
-        {"name": name, "datatype": names.get(type(value), "FP64"), "shape": [1, 1], "data": [value]}
-        for name, value in dataset.example.items()
-    ]
+def _example(dataset: Dataset) -> FloatMatrix:
+    """The row of the documentation: ``[1, F]``."""
+    return np.array([dataset.encode(dataset.example)], dtype=np.float64)
 
 
 def _call(target: str) -> tuple[bytes, object]:
     """A message of gRPC, and the outputs that are due."""
-    dataset = next(one for one in DATASETS.values() if one.all_numeric)
-    request = pb.ModelInferRequest(model_name=dataset.name)
-    values = list(map(float, dataset.example.values()))
-    request.inputs.add(name="x", datatype="FP64", shape=[1, len(values)]).contents.fp64_contents.extend(values)
-    message = request.SerializeToString()
+    dataset = next(iter(DATASETS.values()))
+    message = infer_request(dataset, _example(dataset)).SerializeToString()
     with grpc.insecure_channel(target) as channel:
-        infer: Any = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
-        return message, infer(message, timeout=60).outputs
+        infer: Any = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
+        return message, _predicted(infer(message, timeout=60))
+
+
+def _predicted(answer: pb.ModelInferResponse) -> object:
+    """The outputs of an answer, and their values."""
+    return list(answer.outputs), list(answer.raw_output_contents)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

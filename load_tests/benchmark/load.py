@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from load_tests.errors import LoadTestError
+from load_tests.grpc_protocol import METHOD
 from local_service import PROJECT
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_PROCESSES = 2
 """A call costs a Python client as much as the server: one process could not load two workers."""
 SCRIPT = Path(__file__).with_name("wrk.lua")

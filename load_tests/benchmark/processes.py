@@ -15,9 +15,9 @@ import httpx
 import psutil
 
 from contract.table import FloatMatrix
-from load_tests.benchmark.load import METHOD
 from load_tests.benchmark.plan import WORKERS, Line, Server
 from load_tests.errors import LoadTestError
+from load_tests.grpc_protocol import METHOD
 from local_service import free_port
 
 INHERITED = ("HOME", "LANG", "TMPDIR", "BENTOML_HOME", "MODELS_DIR")

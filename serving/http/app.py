@@ -273,6 +273,11 @@ def authorization(scope: Scope) -> bytes | None:
     return None
 
 
+def is_outsider(gate: Gate, request: HttpRequest) -> bool:
+    """Whether a caller may not read what is on record: such a caller is told less of a model."""
+    return gate.refusal(Access.LEDGER, authorization(request.scope), reads=True) is not None
+
+
 async def not_found(request: HttpRequest) -> HttpResponse:
     """Refuse a path that is not served."""
     raise NotFound(f"There is no {cut(request.scope['path'])}; GET /docs lists the routes.")

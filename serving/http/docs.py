@@ -73,7 +73,7 @@ class DocsApp:
         return [
             quiet_route(PATH, self.page, page=True),
             *(quiet_route(path, self.document) for path in DOCUMENT_PATHS),
-            *(_file(name) for name in FILES),
+            *(pages.file_route(name, read_file(name), FILES[name], FILE_HEADERS) for name in FILES),
         ]
 
     async def page(self, _: HttpRequest) -> HttpResponse:
@@ -91,12 +91,3 @@ class DocsApp:
 def read_file(name: str) -> bytes:
     """The content of one of the ``FILES``."""
     return Path(str(_PACKAGE.locate_file(f"fastapi_swagger/resources/{name}"))).read_bytes()
-
-
-def _file(name: str) -> Route:
-    response = HttpResponse(read_file(name), FILES[name], FILE_HEADERS)
-
-    async def answer(_: HttpRequest) -> HttpResponse:
-        return response
-
-    return quiet_route(f"{STATIC}/{name}", answer)

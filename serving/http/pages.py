@@ -73,12 +73,16 @@ def links(*, without: str, more: Mapping[str, str] = _NONE) -> dict[str, str]:
 
 def file_routes() -> list[Route]:
     """The routes of our files."""
-    return [_file(name) for name in FILES]
+    folder, headers = resources.files("serving.http").joinpath("static"), {**NO_SNIFF, "cache-control": "no-cache"}
+    return [
+        file_route(name, folder.joinpath(name).read_bytes(), _MEDIA_TYPES[name.rpartition(".")[2]], headers)
+        for name in FILES
+    ]
 
 
-def _file(name: str) -> Route:
-    content = resources.files("serving.http").joinpath("static", name).read_bytes()
-    response = HttpResponse(content, _MEDIA_TYPES[name.rpartition(".")[2]], {**NO_SNIFF, "cache-control": "no-cache"})
+def file_route(name: str, content: bytes, media_type: str, headers: Mapping[str, str]) -> Route:
+    """The route of a file that belongs to a page."""
+    response = HttpResponse(content, media_type, headers)
 
     async def answer(_: HttpRequest) -> HttpResponse:
         return response

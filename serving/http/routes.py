@@ -13,7 +13,7 @@ from serving.http.app import (
     HttpRequest,
     HttpResponse,
     Route,
-    authorization,
+    is_outsider,
     json_response,
     quiet_route,
 )
@@ -76,7 +76,7 @@ def http_app(
 
     async def models_info(request: HttpRequest) -> HttpResponse:
         models = bundle.models_info()
-        if gate.refusal(Access.LEDGER, authorization(request.scope), reads=True):
+        if is_outsider(gate, request):
             return json_response({"models": {name: for_outsiders(info) for name, info in models.items()}})
         live = await quality.of({name: info["version"] for name, info in models.items()})
         return json_response({"models": {name: {**info, "live_quality": live[name]} for name, info in models.items()}})

@@ -15,7 +15,7 @@ from serving.access import Access, Gate
 from serving.bundle import Bundle, model_info
 from serving.errors import NotFound
 from serving.http import pages
-from serving.http.app import HttpRequest, HttpResponse, Route, authorization, quiet_route
+from serving.http.app import HttpRequest, HttpResponse, Route, is_outsider, quiet_route
 from serving.http.pages import text
 from serving.http.snippets import Snippet, snippets
 from serving.models import LoadedModel
@@ -58,7 +58,7 @@ class TryPage:
         if predictor is None:
             raise NotFound(f"There is no model {cut(name)!r}; there are {', '.join(names)}.")
         # As in /models/info.
-        outside = self._gate.refusal(Access.LEDGER, authorization(request.scope), reads=True) is not None
+        outside = is_outsider(self._gate, request)
         built = self._built.get((name, outside))
         if built is None or built[0] is not predictor.model:
             built = predictor.model, self._build(predictor.model, names, outside=outside)

@@ -168,7 +168,7 @@ def dvc_with(text: str, name: str, found: Found) -> str:
     head, mark, images = text.partition("  # The same figures as images")
     if not mark:
         raise PipelineError("dvc.yaml has no comment `# The same figures as images`, before which plots are put.")
-    pictures = "".join(f"  - reports/plots/{name}/{image}.png\n" for image in _images(found.task))
+    pictures = "".join(f"  - reports/plots/{name}/{image}.png\n" for image in _IMAGES[found.task])
     text = f"{head}{_plots(name, found)}{mark}{images.rstrip()}\n{pictures}"
     loaded = yaml.safe_load(text)
     written = loaded["stages"].get(f"{TRAIN}{name}", {})
@@ -231,10 +231,6 @@ _IMAGES = {
     ),
     Task.CLASSIFICATION: ("calibration", "confusion_matrix", "learning_curve", "permutation_importances"),
 }
-
-
-def _images(task: Task) -> Sequence[str]:
-    return _IMAGES[task]
 
 
 def _plots(name: str, found: Found) -> str:
