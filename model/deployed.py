@@ -188,6 +188,20 @@ class Deployment:
             _write_json(self.deployed, {**tags, name: tag})
         return tag
 
+    def forget(self, name: str) -> None:
+        """Drop the way back of a model that no longer exists.
+
+        Raises:
+            DeploymentError: a file is damaged.
+        """
+        if not self.directory.is_dir():
+            return
+        with self._alone():
+            previous = self.previous()
+            if previous.pop(name, None) is not None:
+                self._write_previous(previous)
+            (self._previous_store / f"{name}.bentomodel").unlink(missing_ok=True)
+
     def _write_previous(self, previous: Mapping[str, Previous]) -> None:
         _write_json(
             self._previous,

@@ -22,6 +22,7 @@ from contract.feature import listed
 from contract.table import check_table
 from contract.violation import Rule
 from local_service import PROJECT
+from model.deployed import Deployment
 from training.data_preparation import CHECKSUMS, RAW
 from training.errors import PipelineError
 from training.files import replaced_file
@@ -234,6 +235,7 @@ def remove(name: str) -> list[Path]:
         RAW / CHECKSUMS: _checksums(name, "").encode(),
         RAW / f"{name}.csv": None,
         Path(f"metrics/{name}.json"): None,
+        Path(f"data/feedback/{name}.parquet.dvc"): None,
         LOCK: _lock_without(name),
     }
     files = {path: new for path, new in content.items() if _bytes(path) != new}
@@ -248,6 +250,7 @@ def remove(name: str) -> list[Path]:
     for path in made:
         file = PROJECT / path
         shutil.rmtree(file) if file.is_dir() else file.unlink()
+    Deployment(PROJECT / "models").forget(name)
     return [*files, *(path for path in made if "__pycache__" not in path.parts)]
 
 

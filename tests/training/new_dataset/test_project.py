@@ -13,6 +13,7 @@ from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]  # i
 
 from contract.dataset import Task
 from local_service import PROJECT
+from model.deployed import Deployment, Previous
 from tests.training.new_dataset.test_inference import TARGET, found, repeated
 from training import params
 from training.data_preparation import read_csv, verify_checksum
@@ -171,6 +172,31 @@ def test_a_changed_table_shows_the_difference_first(copy: Path, capsys: pytest.C
     assert '-    sepal_length: float = feature(unit="cm", minimum=1, maximum=15' in told
     assert "Nothing is written: YES=1" in told
     assert everything(copy) == before
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_what_the_pipeline_and_the_loop_made_of_it_goes_too(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, train: bool
+) -> None:
+    (copy / "docs_reference.py").touch()  # the command that writes the documentation anew has nothing to do
+    plan = project.plan(write_table(copy / "table.csv"), "price", "prices", None)
+    before = everything(copy)
+    for path, content in plan.files.items():
+        assert content is not None
+        (copy / path).write_bytes(content)
+    monkeypatch.setattr(project, "DATASETS", {**project.DATASETS, "prices": project.DATASETS["iris"]})
+    if train:
+        made = ("data/feedback/prices.parquet", "data/feedback/prices.parquet.dvc", "models/previous/prices.bentomodel")
+        for name in ("data/prepared/prices.parquet", "models/prices/model.onnx", "reports/plots/prices/a.json", *made):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).touch()
+        (copy / "models/previous.json").write_text('{"iris": {"tag": "iris:b"}, "prices": {"tag": "prices:a"}}')
+    project.remove("prices")
+    after = everything(copy)
+    for name in ("models/.deployed.lock", "models/previous.json"):
+        assert (after.pop(name, None) is not None) == train
+    assert after == before
+    assert Deployment(copy / "models").previous() == ({"iris": Previous("iris:b")} if train else {})
 
 
 @pytest.mark.parametrize(
