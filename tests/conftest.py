@@ -38,8 +38,20 @@ if sys.dont_write_bytecode:
 
 LONG = ("serving", "load_tests", "batch_predict", "training")
 """Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
-LONGEST = ("test_retraining", "test_story", "test_demo", "test_pipeline", "test_clones", "test_monitoring", "test_load")
-"""Of the integration tests, in the order in which they begin; see ``tests/grouping.py``."""
+LONGEST = (
+    "test_own_table",
+    "test_pipeline",
+    "test_monitoring",
+    "test_load",
+    "test_tutorial",
+    "test_retraining",
+    "test_clones",
+    "test_story",
+    "test_deploy_local",
+    "test_reload",
+    "test_demo",
+)
+"""Of the integration tests, in the order in which they begin, so that none is left alone at the end."""
 
 
 @pytest.fixture(scope="module")

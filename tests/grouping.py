@@ -10,8 +10,6 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 LOAD = ("test_monitoring", "test_load", "test_tutorial")
 """Under the load of one, the others would miss their latencies."""
-RETRAINING = ("test_retraining", "test_story", "test_demo")
-"""They begin with the same trained project."""
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist is not annotated
@@ -20,4 +18,4 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist is not
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         name = PurePosixPath(path).stem
-        return "load" if name in LOAD else "retraining" if name in RETRAINING else path
+        return "load" if name in LOAD else path

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from load_tests.benchmark import capacity, report, runner
 from load_tests.benchmark.compare import compare
-from load_tests.benchmark.load import find_wrk
+from load_tests.benchmark.load import find
 from load_tests.benchmark.plan import FULL, OURS, QUICK, QUICK_SERVERS, SERVERS
 from load_tests.benchmark.result import Result, summarise
 from load_tests.errors import LoadTestError
@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for path in publish(Result.model_validate_json(options.publish.read_bytes())):
                 screen.print(f"Written: {path}")
         elif options.against:
-            find_wrk()
+            find("wrk")
             size = {"rounds": options.rounds, "seconds": options.seconds}
             checkouts = (options.checkout.resolve(), options.against.resolve())
             screen.print(compare(checkouts, only=options.only or (), say=screen.print, **size))
         else:
-            find_wrk()
+            find("wrk")
             _measure(options, screen)
     except (LoadTestError, OSError, ValueError) as error:
         screen.print(str(error), style="red")

@@ -64,17 +64,22 @@ class LoadResult(BaseModel):
         return "; ".join(f"{count} {what}" for what, count in counted.items() if count)
 
 
-def find_wrk() -> str:
-    """The path of wrk.
+PACKAGES = {"wrk": ("wrk", "wrk"), "h2load": ("nghttp2-client", "nghttp2")}
+"""The packages of the load generators for HTTP: Debian's and Homebrew's."""
+
+
+def find(tool: str) -> str:
+    """The path of wrk or h2load.
 
     Raises:
         LoadTestError: it is not installed.
     """
-    found = shutil.which("wrk")
+    found = shutil.which(tool)
     if found is None:
+        debian, homebrew = PACKAGES[tool]
         raise LoadTestError(
-            "The HTTP load generator wrk is not on PATH. Install it: `apt-get install wrk` (Debian, Ubuntu), "
-            "`brew install wrk` (macOS)."
+            f"The HTTP load generator {tool} is not on PATH. Install it: `apt-get install {debian}` (Debian, Ubuntu), "
+            f"`brew install {homebrew}` (macOS)."
         )
     return found
 
@@ -100,7 +105,7 @@ def load_http(url: str, bodies: Path, headers: Mapping[str, str], *, connections
         LoadTestError: wrk failed; contains what it printed.
     """
     flat = [text for pair in headers.items() for text in pair]
-    command = [find_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    command = [find("wrk"), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     command += ["--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT), url, "--", str(bodies), *flat]
     return _run(command)
 

@@ -13,25 +13,17 @@ from pathlib import Path
 import pytest
 
 from local_service import PROJECT, free_port
-from tests.grouping import LOAD
 from tests.integration.small_project import SmallProject
 from tests.waiting import answers, wait_until
 
 INHERITED = ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "UV_CACHE_DIR", "PIP_FIND_LINKS")
 
 
-FIRST = (*LOAD, "test_protocol_clients", "test_access", "test_docs_page", "test_kubernetes", "test_monitoring_files")
-"""Files in the order of their start: while the pipeline trains, others run that need no trained models."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder, and put it into the order of ``FIRST``."""
-    ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    for item in ours:
-        item.add_marker(pytest.mark.integration)
-    ours.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
-    others = [item for item in items if Path(__file__).parent not in item.path.parents]
-    items[:] = others + ours
+    """Mark what is in this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
 
 
 @dataclass
@@ -115,21 +107,31 @@ def clone_here(root: Path) -> Newcomer:
     return person
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
-    """A clone in which the README's first command has answered once; each test process copies it."""
+@contextmanager
+def built_once(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
+    """A folder that all test processes share, and whether it is still to be filled by the block.
+
+    The first process that asks fills it, and the others wait until it has.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # of which each process has a part
-    root, done = folder / "trained", folder / "trained" / "done"
-    with (folder / "trained.lock").open("w") as lock:
+    root, done = folder / name, folder / f"{name}.done"
+    with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            if root.exists():
-                pytest.fail("the first `make serve` has failed in another test process")
+        if not done.exists() and root.exists():
+            pytest.fail(f"{root} could not be made in another test process")
+        yield root, not done.exists()
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    """A clone in which the README's first command has answered once; each test process copies it."""
+    with built_once("trained", tmp_path_factory) as (root, empty):
+        if empty:
             with clone_here(root).serving("make serve", within=1200):
                 pass
-            done.touch()
     return Newcomer(root / "clone", root / "home")
 
 
@@ -149,7 +151,8 @@ def served_once(trained: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallProject]:
-    """The project with small models that are trained. Tests change copies of it."""
-    made = SmallProject.trained(tmp_path_factory.mktemp("small"))
+    """The project with small models that are trained, for all test processes. Tests change copies of it."""
+    with built_once("small", tmp_path_factory) as (root, empty):
+        made = SmallProject.trained(root) if empty else SmallProject(root)
     yield made
     made.engine.dispose()

@@ -49,7 +49,7 @@ def test_a_grpc_server_that_is_not_there_ends_the_client(monkeypatch: pytest.Mon
 def test_a_missing_wrk_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LoadTestError, match="apt-get install wrk"):
-        load.find_wrk()
+        load.find("wrk")
 
 
 def test_bodies_with_line_breaks_are_read_back(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from contract import DATASETS
 from load_tests.benchmark import payloads, processes
 from load_tests.benchmark.compare import compare
 from load_tests.benchmark.plan import ECHO, EMPTY, FASTAPI_ONNX, GRPC_ECHO, OURS, Line, Plan, Server, Step
@@ -30,15 +29,6 @@ SHORT = Plan(
     stalls=(),
     stall_seconds=0,
 )
-
-
-@pytest.fixture
-def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Tiny models in the store of the tests, deployed; the files of Housing."""
-    versions = {name: str(tiny_models.store(dataset).tag.version) for name, dataset in DATASETS.items()}
-    tiny_models.pin(tmp_path, versions)
-    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
-    return deployed_model()[1]
 
 
 def run(deployed: dict[str, Path], *servers: Server) -> Run:
