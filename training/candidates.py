@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from sklearn.svm import SVC
 from contract.dataset import Dataset, Task
 from contract.feature import Kind
 from model.session import ArtifactError
-from training import selection
+from training import boosters, selection
 from training.errors import PipelineError
 from training.features import BoostingRows, KindEncoder, OptionalRowFeatures, RowFeatures, SinglePrecision
 from training.onnx import export
@@ -44,10 +45,12 @@ Steps = list[tuple[str, BaseEstimator]]
 
 @dataclass(frozen=True)
 class Columns:
-    """What an estimator is given: ``categories`` are the columns of codes, ``optional`` those of other values that may
-    be missing. ``codes`` is how many codes the largest vocabulary has; ``missing``, whether any value may be missing.
+    """What an estimator is given: ``count`` columns, of which ``categories`` hold codes and ``optional`` other values
+    that may be missing. ``codes`` is how many codes the largest vocabulary has; ``missing``, whether any value may be
+    missing.
     """
 
+    count: int
     categories: list[int]
     optional: list[int]
     codes: int
@@ -83,7 +86,22 @@ def _boosted(estimator: BaseEstimator, columns: Columns) -> Steps:
     return [("boosting_rows", BoostingRows(columns.categories, most=estimator.max_bins)), ("estimator", estimator)]
 
 
-ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstimator, Columns], Steps]]]] = {
+def _lightgbm(estimator: BaseEstimator, columns: Columns) -> Steps:
+    # It takes missing values and codes as they are.
+    if columns.categories:
+        estimator.set_params(categorical_column=",".join(map(str, columns.categories)))
+    return [("estimator", estimator)]
+
+
+def _xgboost(estimator: BaseEstimator, columns: Columns) -> Steps:
+    # The same.
+    if columns.categories:
+        kinds = ["c" if column in columns.categories else "q" for column in range(columns.count)]
+        estimator.set_params(enable_categorical=True, feature_types=kinds)
+    return [("estimator", estimator)]
+
+
+ESTIMATORS: dict[Task, dict[str, tuple[Callable[[], BaseEstimator], Callable[[BaseEstimator, Columns], Steps]]]] = {
     Task.REGRESSION: {
         "linear": (Ridge, _scaled),
         "neural_network": (MLPRegressor, _scaled),
@@ -91,6 +109,8 @@ ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstima
         "extra_trees": (ExtraTreesRegressor, _forest),
         "gradient_boosting": (GradientBoostingRegressor, _forest),
         "hist_gradient_boosting": (HistGradientBoostingRegressor, _boosted),
+        "lightgbm": (partial(boosters.make, "lightgbm", Task.REGRESSION), _lightgbm),
+        "xgboost": (partial(boosters.make, "xgboost", Task.REGRESSION), _xgboost),
     },
     Task.CLASSIFICATION: {
         "logistic_regression": (LogisticRegression, _scaled),
@@ -100,9 +120,11 @@ ESTIMATORS: dict[Task, dict[str, tuple[type[BaseEstimator], Callable[[BaseEstima
         "extra_trees": (ExtraTreesClassifier, _forest),
         "gradient_boosting": (GradientBoostingClassifier, _forest),
         "hist_gradient_boosting": (HistGradientBoostingClassifier, _boosted),
+        "lightgbm": (partial(boosters.make, "lightgbm", Task.CLASSIFICATION), _lightgbm),
+        "xgboost": (partial(boosters.make, "xgboost", Task.CLASSIFICATION), _xgboost),
     },
 }
-"""By task and name: the estimator class, and a function that adds the preprocessing steps it needs."""
+"""By task and name: what makes the estimator, and a function that adds the preprocessing steps it needs."""
 
 
 def build(
@@ -118,7 +140,8 @@ def build(
         random_state: the seed of an estimator that draws, unless its parameters give one.
 
     Raises:
-        PipelineError: for an unknown estimator, parameter or value; names the key in ``params.yaml``.
+        PipelineError: for an unknown estimator, parameter or value, and for one whose package is not installed; names
+            the key in ``params.yaml``.
     """
     key = f"train.{dataset.name}.candidates.{name}"
     known = ESTIMATORS[dataset.task]
@@ -127,8 +150,12 @@ def build(
             f"{key}.estimator: there is no {candidate.estimator!r} for {dataset.task}; there is {', '.join(known)}. "
             "Add one in training/candidates.py."
         )
-    estimator_type, steps = known[candidate.estimator]
-    estimator = _configured(estimator_type(), candidate.parameters, key, random_state)
+    make, steps = known[candidate.estimator]
+    try:
+        made = make()
+    except PipelineError as error:
+        raise PipelineError(f"{key}.estimator: {error}") from error
+    estimator = _configured(made, candidate.parameters, key, random_state)
     computed = row_features(dataset, features)
     return Pipeline([("features", computed), *steps(estimator, _columns(dataset, computed))])
 
@@ -140,6 +167,7 @@ def _columns(dataset: Dataset, computed: RowFeatures) -> Columns:
     derived = [pair for x, y, _ in computed.rotations for pair in ((x, y), (x, y))] + list(computed.ratios)
     missing = [len(dataset.features) + place for place, pair in enumerate(derived) if not optional.isdisjoint(pair)]
     return Columns(
+        count=len(dataset.features) + len(derived),
         categories=categories,
         optional=[*sorted(optional - set(categories)), *missing],
         codes=max((int(dataset.features[column].maximum) + 1 for column in categories), default=0),
@@ -164,7 +192,8 @@ def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Spl
     sample = _sample(dataset, split)
     *steps, (step, estimator) = pipeline.steps
     few = {parameter: 2 for parameter in ("max_iter", "n_estimators") if parameter in estimator.get_params(deep=False)}
-    hasty = clone(estimator).set_params(**few) if isinstance(estimator, _ITERATIVE) else estimator
+    iterative = isinstance(estimator, _ITERATIVE) or boosters.of(estimator) is not None
+    hasty = clone(estimator).set_params(**few) if iterative else estimator
     try:
         with warnings.catch_warnings():
             # It learns nothing from few rows in few iterations, and need not.
@@ -177,8 +206,9 @@ def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Spl
                 loaded = export.load_estimator(path)
             rows = hard_rows(dataset, fitted, sample.features)
             export.compare(dataset, content, export.predictor(dataset, loaded), rows, tolerance)
-    except (PipelineError, ArtifactError, ValueError) as error:
-        said = " ".join(str(error).split())
+    except (PipelineError, ArtifactError, ValueError, *boosters.refusals()) as error:
+        # XGBoost adds where it was in its own code.
+        said = " ".join(str(error).partition("Stack trace:")[0].split())
         raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {said}") from error
 
 
@@ -218,6 +248,8 @@ def _configured(
     if isinstance(estimator, ForestRegressor | ForestClassifier):
         defaults["n_jobs"] = -1  # one tree per core; the result is the same
     estimator.set_params(**(defaults | dict(parameters)))
+    if boosters.of(estimator):
+        return estimator  # it checks values when it is fitted
     try:
         estimator._validate_params()
     except ValueError as error:

@@ -27,7 +27,7 @@ from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
 from model.card import CARD_FILE, FEEDBACK_ROWS, ONNX_FILE, REFERENCE_FILE, FeatureCard, GoldenRow, ModelCard
 from model.reference import Reference
-from training import candidates, console, params, selection, tracking
+from training import boosters, candidates, console, params, selection, tracking
 from training.errors import PipelineError
 from training.evaluation import candidate_plots
 from training.evaluation.scores import CANDIDATES_FILE, label
@@ -136,7 +136,7 @@ def train(
             golden=golden_rows(dataset, splits.test.features, predict(splits.test.features), train_params.golden_rows),
             training_rows=len(splits.train.target),
             data_sha256=tags["data_sha256"],
-            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | boosters.library(estimator),
         )
         with console.step(f"{dataset.name}: register"), replaced_directory(models / dataset.name) as directory:
             (directory / ONNX_FILE).write_bytes(content)

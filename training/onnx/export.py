@@ -12,6 +12,7 @@ from contract.dataset import Dataset, Task
 from contract.table import FloatMatrix
 from model.card import ONNX_INPUT, PROBABILITIES_OUTPUT, REGRESSION_OUTPUT, OnnxCard
 from model.session import open_session, output_name, run_session
+from training import boosters
 from training.errors import PipelineError
 from training.registry import archives
 
@@ -41,7 +42,15 @@ TRUSTED_TYPES = (
     "functools.partial",
     "sklearn.utils.validation.check_array",
 )
-"""Types that a stored estimator may hold, besides those that skops trusts by default. All others are refused."""
+"""Types that a stored estimator may hold, besides those that skops trusts by default and those of ``BOOSTERS``. All
+others are refused.
+"""
+
+
+def trusted_types(estimator: "BaseEstimator") -> list[str]:
+    """The types that skops must trust to load a fitted pipeline."""
+    booster = boosters.of(estimator)
+    return [*TRUSTED_TYPES, *(booster.trusted if booster else ())]
 
 
 def save_estimator(estimator: "BaseEstimator", path: Path) -> None:
@@ -61,21 +70,30 @@ def load_estimator(path: Path) -> "BaseEstimator":
     """Read an estimator that ``save_estimator`` wrote.
 
     Raises:
-        PipelineError: if the file is missing, or holds a type that neither skops nor ``TRUSTED_TYPES`` trusts. Nothing
-            is loaded then.
+        PipelineError: if the file is missing, if it holds a type that neither skops nor ``TRUSTED_TYPES`` trusts, or
+            if it needs a package that is not installed. Nothing is loaded then.
     """
     import skops.io
 
     if not path.is_file():
         raise PipelineError(f"{path} is missing: train the model first, with `dvc repro`.")
     _refuse_untrusted(path, str(path))
-    return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+    try:
+        return skops.io.load(path, trusted=_all_trusted())
+    except ModuleNotFoundError as error:
+        if error.name not in boosters.BOOSTERS:
+            raise
+        raise PipelineError(f"{path}: {boosters.not_installed(error.name)}") from error
+
+
+def _all_trusted() -> list[str]:
+    return [*TRUSTED_TYPES, *(name for booster in boosters.BOOSTERS.values() for name in booster.trusted)]
 
 
 def _refuse_untrusted(path: Path, subject: str) -> None:
     import skops.io
 
-    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(_all_trusted()))
     if untrusted:
         raise PipelineError(
             f"{subject} holds {', '.join(untrusted)}, which training/onnx/export.py does not trust. If a new candidate "
@@ -106,6 +124,7 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import DoubleTensorType
 
+    from training.onnx import boosters as booster_conversion
     from training.onnx import features as feature_conversion
     from training.onnx import trees as tree_conversion
 
@@ -120,6 +139,7 @@ def convert(dataset: Dataset, estimator: "BaseEstimator") -> bytes:
         options = {id(estimator): {"zipmap": False}}
     feature_conversion.register()
     tree_conversion.register(missing=dataset.has_optional)
+    booster_conversion.register(missing=dataset.has_optional)
     with warnings.catch_warnings():
         # skl2onnx 1.20 reads attributes that scikit-learn 1.9 deprecates, but does not need them.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)

@@ -51,10 +51,10 @@ def _values(feature: Feature) -> FloatMatrix:
 
 def _thresholds(dataset: Dataset, estimator: "Pipeline") -> list[tuple[int, FloatMatrix]]:
     """By column of the rows, the thresholds that the trees compare it with, each with its neighbours."""
-    from training.onnx import trees
+    from training.onnx import boosters, trees
 
     names = list(estimator[:-1].get_feature_names_out(dataset.feature_names))
-    columns, values = trees.thresholds(estimator[-1])
+    columns, values = trees.thresholds(trees.trees_of(estimator[-1]) + boosters.trees_of(estimator[-1]))
     # A split between missing and other values has an infinite threshold.
     pairs = np.unique(np.column_stack([columns, values])[np.isfinite(values)], axis=0)
     pairs = pairs[np.unique(np.linspace(0, len(pairs) - 1, THRESHOLDS).astype(int))] if len(pairs) else pairs

@@ -135,16 +135,19 @@ def _stage_trees(estimator: Any) -> Iterator[Tree]:
             )
 
 
-def thresholds(estimator: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The columns that an ensemble compares with thresholds, and these thresholds, each ``[T]``; none of no trees."""
+def trees_of(estimator: Any) -> list[Tree]:
+    """The trees of one of scikit-learn's ensembles; of any other estimator, none."""
     if isinstance(estimator, HistGradientBoostingRegressor | HistGradientBoostingClassifier):
-        trees = list(_boosted_trees(estimator, missing=False))
-    elif isinstance(estimator, GradientBoostingRegressor | GradientBoostingClassifier):
-        trees = list(_stage_trees(estimator))
-    elif isinstance(estimator, ForestRegressor | ForestClassifier):
-        trees = list(_forest_trees(estimator))
-    else:
-        trees = []
+        return list(_boosted_trees(estimator, missing=False))
+    if isinstance(estimator, GradientBoostingRegressor | GradientBoostingClassifier):
+        return list(_stage_trees(estimator))
+    if isinstance(estimator, ForestRegressor | ForestClassifier):
+        return list(_forest_trees(estimator))
+    return []
+
+
+def thresholds(trees: Sequence[Tree]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The columns that trees compare with thresholds, and these thresholds, each ``[T]``; none of no trees."""
     numeric = [~tree.leaf & ~np.isin(np.arange(len(tree.leaf)), list(tree.members)) for tree in trees]
     none: list[NDArray[Any]] = [np.zeros(0)]
     return (
@@ -243,10 +246,11 @@ def _doubles(name: str, values: NDArray[np.float64]) -> Any:
     return helper.make_tensor(name, TensorProto.DOUBLE, list(values.shape), values.astype("<f8").tobytes(), raw=True)
 
 
-def _ensemble(graph: Graph, trees: Iterable[Tree], targets: int) -> str:
+def ensemble(graph: Graph, trees: Iterable[Tree], targets: int, rows: str | None = None) -> str:
+    """Add a ``TreeEnsemble`` over ``rows``, or over the step's input: ``[N, F]`` to ``[N, targets]``."""
     return graph.node(
         "TreeEnsemble",
-        [graph.input],
+        [rows or graph.input],
         op_domain="ai.onnx.ml",
         # skl2onnx supports `ai.onnx.ml` up to 3; `export.convert` sets the real version on the finished model.
         op_version=3,
@@ -256,26 +260,27 @@ def _ensemble(graph: Graph, trees: Iterable[Tree], targets: int) -> str:
 
 def _boosted(graph: Graph, *, missing: bool) -> str:
     baseline = np.asarray(graph.estimator._baseline_prediction, dtype=np.float64).reshape(1, -1)
-    scores = _ensemble(graph, _boosted_trees(graph.estimator, missing=missing), baseline.shape[1])
+    scores = ensemble(graph, _boosted_trees(graph.estimator, missing=missing), baseline.shape[1])
     return graph.node("Add", [scores, graph.constant(baseline)])
 
 
-def _probabilities(graph: Graph, kind: str, inputs: Sequence[str], **attributes: Any) -> None:
-    label, probabilities = graph.outputs
-    graph.node(kind, inputs, probabilities, **attributes)
+def probabilities(graph: Graph, kind: str, inputs: Sequence[str], **attributes: Any) -> None:
+    """Add the node whose output is a classifier's probabilities, and the label that skl2onnx wants beside them."""
+    label, output = graph.outputs
+    graph.node(kind, inputs, output, **attributes)
     # Classes are indices (checked by `export.convert`), so the label is the index of the largest probability.
-    graph.node("ArgMax", [probabilities], label, axis=1, keepdims=0)
+    graph.node("ArgMax", [output], label, axis=1, keepdims=0)
 
 
 def _forest_regressor(scope: Any, operator: Any, container: Any) -> None:
     graph = Graph(scope, operator, container)
-    graph.node("Identity", [_ensemble(graph, _forest_trees(graph.estimator), 1)], graph.outputs[0])
+    graph.node("Identity", [ensemble(graph, _forest_trees(graph.estimator), 1)], graph.outputs[0])
 
 
 def _forest_classifier(scope: Any, operator: Any, container: Any) -> None:
     graph = Graph(scope, operator, container)
     classes = len(graph.estimator.classes_)
-    _probabilities(graph, "Identity", [_ensemble(graph, _forest_trees(graph.estimator), classes)])
+    probabilities(graph, "Identity", [ensemble(graph, _forest_trees(graph.estimator), classes)])
 
 
 def _boosted_regressor(*, missing: bool) -> Convert:
@@ -302,11 +307,11 @@ def _boosted_classifier(*, missing: bool) -> Convert:
 def _link(graph: Graph, raw: str) -> None:
     """Raw scores as probabilities."""
     if len(graph.estimator.classes_) > 2:
-        _probabilities(graph, "Softmax", [raw], axis=1)
+        probabilities(graph, "Softmax", [raw], axis=1)
         return
     second = graph.node("Sigmoid", [raw])
     first = graph.node("Sigmoid", [graph.node("Neg", [raw])])
-    _probabilities(graph, "Concat", [first, second], axis=1)
+    probabilities(graph, "Concat", [first, second], axis=1)
 
 
 def _stages(graph: Graph) -> str:
@@ -315,7 +320,7 @@ def _stages(graph: Graph) -> str:
         raise PipelineError(f"{type(estimator).__name__}: init={estimator.init!r} cannot be converted; leave it out.")
     # The start is the same for every row: a mean, or the logarithms of the classes' odds.
     start = estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), dtype=np.float32))
-    scores = _ensemble(graph, _stage_trees(estimator), start.shape[1])
+    scores = ensemble(graph, _stage_trees(estimator), start.shape[1])
     return graph.node("Add", [scores, graph.constant(start.astype(np.float64))])
 
 
@@ -356,7 +361,7 @@ def register(*, missing: bool = False) -> None:
         (HistGradientBoostingRegressor, _boosted_regressor(missing=missing)),
     ]
     for estimator, convert in regressors:
-        update_registered_converter(estimator, f"Double{estimator.__name__}", _regression_shape, convert)
+        register_regressor(estimator, convert)
     classifiers: list[tuple[type, Convert]] = [
         (RandomForestClassifier, _forest_classifier),
         (ExtraTreesClassifier, _forest_classifier),
@@ -364,10 +369,20 @@ def register(*, missing: bool = False) -> None:
         (HistGradientBoostingClassifier, _boosted_classifier(missing=missing)),
     ]
     for estimator, convert in classifiers:
-        update_registered_converter(
-            estimator,
-            f"Double{estimator.__name__}",
-            _classification_shape,
-            convert,
-            options={"zipmap": [False], "nocl": [True, False], "output_class_labels": [False]},
-        )
+        register_classifier(estimator, convert)
+
+
+def register_regressor(estimator: type, convert: Convert) -> None:
+    """Register the converter of a regressor with skl2onnx."""
+    update_registered_converter(estimator, f"Double{estimator.__name__}", _regression_shape, convert)
+
+
+def register_classifier(estimator: type, convert: Convert) -> None:
+    """Register the converter of a classifier with skl2onnx."""
+    update_registered_converter(
+        estimator,
+        f"Double{estimator.__name__}",
+        _classification_shape,
+        convert,
+        options={"zipmap": [False], "nocl": [True, False], "output_class_labels": [False]},
+    )

@@ -10,13 +10,13 @@ import pandas as pd
 from contract.dataset import Dataset
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, ModelCard
 from model.session import Artifact, ArtifactError
-from training import console, tracking
+from training import boosters, console, tracking
 from training.errors import PipelineError
 from training.onnx import export
 from training.tracking import CONTENT_VERSION, RegisteredModel
 
 REQUIREMENTS = ("mlflow", "scikit-learn", "numpy", "pandas", "skops")
-"""What MLflow needs to load the estimator."""
+"""What MLflow needs to load an estimator of scikit-learn."""
 
 
 def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[str, str]) -> RegisteredModel:
@@ -29,13 +29,15 @@ def register(dataset: Dataset, directory: Path, card: ModelCard, tags: Mapping[s
         tags: of the version, beside those that come from the card.
     """
     example = [dataset.encode(golden.row) for golden in card.golden[:5]]
+    estimator = export.load_estimator(directory / export.ESTIMATOR_FILE)
+    needed = {name: importlib.metadata.version(name) for name in REQUIREMENTS} | boosters.library(estimator)
     return tracking.register(
         dataset.name,
-        export.load_estimator(directory / export.ESTIMATOR_FILE),
+        estimator,
         [directory / name for name in (ONNX_FILE, CARD_FILE, REFERENCE_FILE)],
         example=pd.DataFrame(example, columns=list(dataset.feature_names)),
-        trusted=export.TRUSTED_TYPES,
-        requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+        trusted=export.trusted_types(estimator),
+        requirements=[f"{name}=={version}" for name, version in needed.items()],
         tags={**_described(card), **tags},
         descriptions=(_about(dataset), _about_version(card)),
     )
