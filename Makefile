@@ -92,6 +92,9 @@ chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, cer
 # Options for load and load-ui, as in: make load LOAD="--shape spike --run-time 30s"
 LOAD ?=
 
+.PHONY: boosters
+boosters: $(VENV)/.boosters ## Add LightGBM and XGBoost to .venv, as estimators of params.yaml
+
 .PHONY: ray
 ray: $(VENV)/.ray ## Add Ray to .venv, for batch prediction on a cluster
 
@@ -191,9 +194,10 @@ ui: $(VENV)/.training ## Show runs and registered models: MLflow's page on port 
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Lock the dependencies that pyproject.toml declares, at their newest versions
-	rm -f requirements/{clients,dev,mlflow-server,ray,training,serving}.txt
+	rm -f requirements/{boosters,clients,dev,mlflow-server,ray,training,serving}.txt
 	$(call lock,dev,pyproject.toml --group dev)
 	$(call lock,training,pyproject.toml --group training --constraint requirements/dev.txt)
+	$(call lock,boosters,pyproject.toml --group boosters --constraint requirements/dev.txt)
 	$(call lock,ray,pyproject.toml --group ray --constraint requirements/dev.txt)
 	$(call lock,serving,pyproject.toml --constraint requirements/dev.txt)
 	$(call lock,clients,--group clients)
@@ -231,6 +235,10 @@ $(VENV)/.uv: requirements/bootstrap.txt
 
 $(VENV)/.training: $(VENV)/.uv requirements/training.txt
 	$(call step,Install the locked dependencies,uv pip install --python $(BIN)/python --require-hashes -r requirements/training.txt)
+	@touch $@
+
+$(VENV)/.boosters: $(VENV)/.training requirements/boosters.txt
+	$(call step,Install the locked LightGBM and XGBoost,uv pip install --python $(BIN)/python --require-hashes -r requirements/boosters.txt)
 	@touch $@
 
 $(VENV)/.ray: $(VENV)/.training requirements/ray.txt

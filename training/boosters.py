@@ -50,6 +50,7 @@ BOOSTERS = {
             "deterministic": True,
             "force_row_wise": True,
             # LightGBM's own values.
+            "alpha": 0.9,
             "max_bin": 255,
             "max_cat_to_onehot": 4,
             "max_cat_threshold": 32,

@@ -30,13 +30,15 @@ from training.onnx.trees import (
 LIGHTGBM_FORMAT = "v4"
 """The version of LightGBM's model text that is read here."""
 LIGHTGBM_IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
-XGBOOST_IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror")
+XGBOOST_IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror")
 """The objectives of regression whose sums of leaves are the answer."""
 
 # LightGBM's `decision_type`: bit 0 for a set of categories, bit 1 for missing values that go to the left, and the rest
 # for which values are missing.
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_TYPE = 1, 2, 2
 _ZERO_IS_MISSING, _NAN_IS_MISSING = 1, 2
+_ZERO = float(np.float32(1e-35))
+"""LightGBM takes any number between this and its negative, both included, for zero."""
 
 
 def trees_of(estimator: Any) -> list[Tree]:
@@ -87,6 +89,9 @@ def _lightgbm_tree(text: Mapping[str, str], target: int, *, missing: bool) -> Tr
         # Other categories and missing values go to the right.
         members[int(node)] = np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.float64)
         missing_left[node] = False
+    # The same numbers must go to the same side here. Its own splits lie at the ends of that range.
+    threshold[(-_ZERO <= threshold) & (threshold < 0)] = np.nextafter(-_ZERO, -np.inf)
+    threshold[(threshold >= 0) & (threshold < _ZERO)] = _ZERO
     leaves = np.zeros(len(value), dtype=np.int64)
 
     def child(key: str) -> NDArray[np.int64]:
