@@ -43,6 +43,7 @@ ELSEWHERE = {
     r"python monitoring/webhook\.py": ("tests/integration/local_monitoring.py", "webhook.py"),
     r"make train": ("tests/integration/conftest.py", '"make serve"'),
     r"make train serve": ("tests/integration/conftest.py", '"make serve"'),
+    r"make boosters": ("tests/integration/test_pipeline.py", '"make boosters"'),
     r"make dataset .*": ("tests/integration/test_own_table.py", "training.new_dataset"),
     r"make dataset-remove .*": ("tests/integration/test_own_table.py", "--remove"),
     r"TLS_CERT_FILE=\S+ .*make serve": ("tests/integration/test_tls.py", "TLS_CERT_FILE"),

@@ -63,6 +63,8 @@ TRAINING_LIBRARIES = {
     "pandas",
     "pyarrow",
     "matplotlib",
+    "lightgbm",
+    "xgboost",
 }
 
 OPTIONAL = {

@@ -126,10 +126,11 @@ def test_what_runs_a_command_is_there() -> None:
         assert word in (PROJECT / file).read_text(), file
 
 
-def test_the_example_of_an_estimator_can_be_trained() -> None:
-    block = re.search(r"```yaml\n(.*?)```", (PROJECT / "docs/how-to/own-estimator.md").read_text(), re.DOTALL)
-    assert block
-    for dataset, section in yaml.safe_load(block[1])["train"].items():
+def test_the_examples_of_estimators_can_be_trained() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs/how-to/own-estimator.md").read_text(), re.DOTALL)
+    sections = [section for block in blocks for section in yaml.safe_load(block)["train"].items()]
+    assert len(sections) == 2
+    for dataset, section in sections:
         for title, candidate in section["candidates"].items():
             estimator = CandidateParams.model_validate(candidate)
             build(

@@ -156,6 +156,21 @@ def test_a_challenger_that_is_not_better_does_not_take_over(served_once: Newcome
     served_once.run("dvc repro")
 
 
+def test_packages_that_are_installed_on_demand_train_and_deploy(served_once: Newcomer) -> None:
+    served_once.run("make boosters")
+    light = {"estimator": "lightgbm", "parameters": {"n_estimators": 20, "min_child_samples": 5}}
+    extreme = {"estimator": "xgboost", "parameters": {"n_estimators": 20}}
+    set_param(served_once, {"light": light, "extreme": extreme}, "train", "iris", "candidates")
+    try:
+        served_once.run("dvc repro train_iris")
+        card = read(served_once, "models/iris/card.json")
+        assert card["algorithm"] in ("light", "extreme")
+        assert {"lightgbm", "xgboost-cpu", "xgboost"} & set(card["libraries"])
+    finally:
+        served_once.run("git checkout -q params.yaml")
+    served_once.run("dvc repro")
+
+
 def test_a_killed_stage_leaves_nothing_half_written_and_the_next_run_recovers(served_once: Newcomer) -> None:
     with subprocess.Popen(
         ["bash", "-c", "source .venv/bin/activate; exec dvc repro -f -s train_housing"],

@@ -90,7 +90,7 @@ def _lightgbm_tree(text: Mapping[str, str], target: int, *, missing: bool) -> Tr
         members[int(node)] = np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.float64)
         missing_left[node] = False
     # The same numbers must go to the same side here. Its own splits lie at the ends of that range.
-    threshold[(-_ZERO <= threshold) & (threshold < 0)] = np.nextafter(-_ZERO, -np.inf)
+    threshold[(threshold >= -_ZERO) & (threshold < 0)] = np.nextafter(-_ZERO, -np.inf)
     threshold[(threshold >= 0) & (threshold < _ZERO)] = _ZERO
     leaves = np.zeros(len(value), dtype=np.int64)
 
