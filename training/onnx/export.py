@@ -81,9 +81,10 @@ def load_estimator(path: Path) -> "BaseEstimator":
     try:
         return skops.io.load(path, trusted=_all_trusted())
     except ModuleNotFoundError as error:
-        if error.name not in boosters.BOOSTERS:
+        package = (error.name or "").partition(".")[0]
+        if package not in boosters.BOOSTERS:
             raise
-        raise PipelineError(f"{path}: {boosters.not_installed(error.name)}") from error
+        raise PipelineError(f"{path}: {boosters.not_installed(package)}") from error
 
 
 def _all_trusted() -> list[str]:

@@ -78,7 +78,7 @@ def test_onnx_is_the_estimator(case: int) -> None:
     dataset, pipeline = DATASETS[name], fitted(case)
     content = export.convert(dataset, pipeline)
     # Double precision throughout, but for the kernel of the support vector machine; XGBoost adds in single precision.
-    tolerance = {"svc": 1e-6, "xgboost": 2e-6}.get(CASES[case][1], 1e-11)
+    tolerance = {"svc": 1e-6, "xgboost": 5e-6}.get(CASES[case][1], 1e-11)
     card = export.compare(dataset, content, export.predictor(dataset, pipeline), hard_rows(name), tolerance)
     assert card.max_difference <= tolerance
     assert card.opset == {opset.domain: opset.version for opset in onnx.load_from_string(content).opset_import}[""]
