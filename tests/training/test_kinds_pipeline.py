@@ -90,7 +90,10 @@ def prepare_and_train(dataset: Dataset) -> None:
             golden_rows=8,
             features=RowFeatureParams(),
             candidates={
-                "simple": CandidateParams(estimator="logistic_regression" if dataset.target.classes else "linear"),
+                # Weak, since the other is to be chosen.
+                "simple": CandidateParams(estimator="logistic_regression", parameters={"C": 0.01})
+                if dataset.target.classes
+                else CandidateParams(estimator="linear", parameters={"alpha": 1000.0}),
                 "boosted": BOOSTED[dataset.name],
             },
         ),
