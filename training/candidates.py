@@ -194,6 +194,7 @@ def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Spl
     few = {parameter: 2 for parameter in ("max_iter", "n_estimators") if parameter in estimator.get_params(deep=False)}
     iterative = isinstance(estimator, _ITERATIVE) or boosters.of(estimator) is not None
     hasty = clone(estimator).set_params(**few) if iterative else estimator
+    refusals: tuple[type[Exception], ...] = (PipelineError, ArtifactError, ValueError, *boosters.refusals())
     try:
         with warnings.catch_warnings():
             # It learns nothing from few rows in few iterations, and need not.
@@ -206,7 +207,7 @@ def check_deployable(dataset: Dataset, name: str, pipeline: Pipeline, split: Spl
                 loaded = export.load_estimator(path)
             rows = hard_rows(dataset, fitted, sample.features)
             export.compare(dataset, content, export.predictor(dataset, loaded), rows, tolerance)
-    except (PipelineError, ArtifactError, ValueError, *boosters.refusals()) as error:
+    except refusals as error:
         # XGBoost adds where it was in its own code.
         said = " ".join(str(error).partition("Stack trace:")[0].split())
         raise PipelineError(f"train.{dataset.name}.candidates.{name} cannot be deployed: {said}") from error

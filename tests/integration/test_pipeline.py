@@ -165,7 +165,7 @@ def test_packages_that_are_installed_on_demand_train_and_deploy(served_once: New
         served_once.run("dvc repro train_iris")
         card = read(served_once, "models/iris/card.json")
         assert card["algorithm"] in ("light", "extreme")
-        assert {"lightgbm", "xgboost-cpu", "xgboost"} & set(card["libraries"])
+        assert any(package in str(card["libraries"]) for package in ("lightgbm", "xgboost"))
     finally:
         served_once.run("git checkout -q params.yaml")
     served_once.run("dvc repro")

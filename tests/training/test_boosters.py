@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightgbm import LGBMRegressor
 from sklearn.pipeline import Pipeline
 
 from contract import DATASETS
-from contract.dataset import Dataset
+from contract.dataset import Dataset, Task
 from local_service import PROJECT
+from tests.kinds.datasets import PARCEL, VOYAGE
 from tests.training.conftest import tiny_splits
-from tests.training.test_kinds import FARE, PARCEL, SALON, VOYAGE, built, column, table
+from tests.training.test_kinds import FARE, SALON, built, column, table
 from training import selection
-from training.boosters import BOOSTERS
+from training.boosters import BOOSTERS, make
 from training.candidates import build, check_deployable
 from training.errors import PipelineError
 from training.features import RowFeatures
@@ -127,7 +127,7 @@ def test_what_cannot_be_converted_is_refused_before_training(
 def test_other_trees_of_lightgbm_are_refused(parameter: str) -> None:
     with pytest.raises(PipelineError, match=rf"LGBMRegressor has no {parameter}"):
         candidate(DATASETS["housing"], "lightgbm", {parameter: True})
-    estimator = LGBMRegressor(n_estimators=2, min_child_samples=2, verbose=-1, n_jobs=1, **{parameter: True})
+    estimator = make("lightgbm", Task.REGRESSION).set_params(n_estimators=2, min_child_samples=2, **{parameter: True})
     pipeline = Pipeline([("features", RowFeatures()), ("estimator", estimator)])
     with pytest.raises(PipelineError, match="linear_tree and zero_as_missing cannot be converted"):
         check_deployable(DATASETS["housing"], "mine", pipeline, tiny_splits("housing").train, 1e-5)
