@@ -8,11 +8,10 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contract.dataset import Task
 from training.errors import PipelineError
-from training.params import Parameter
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -35,7 +34,7 @@ class Booster:
     title: str
     distributions: tuple[str, ...]
     classes: Mapping[Task, str]
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Any]
     trusted: tuple[str, ...]
 
 
