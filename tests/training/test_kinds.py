@@ -100,7 +100,7 @@ def test_candidates_can_be_deployed(dataset: Dataset) -> None:
         check_deployable(dataset, name, built(dataset, name), table(dataset), TOLERANCE.get(name, 1e-9))
 
 
-@pytest.mark.parametrize("name", ["linear", "random_forest", "hist_gradient_boosting"])
+@pytest.mark.parametrize("name", ["linear", "random_forest", "hist_gradient_boosting", "lightgbm", "xgboost"])
 def test_what_is_computed_from_a_missing_value_is_missing(name: str) -> None:
     wanted = RowFeatureParams(
         rotations=RotationParams(columns=("fare", "age"), degrees=(30,)),

@@ -118,10 +118,10 @@ def test_forest_rows_on_a_threshold_go_the_same_way() -> None:
     export.compare(dataset, export.convert(dataset, pipeline), export.predictor(dataset, pipeline), around, 1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["random_forest", "hist_gradient_boosting"])
+@pytest.mark.parametrize("estimator", ["random_forest", "hist_gradient_boosting", "lightgbm", "xgboost"])
 def test_tree_without_a_split_is_converted(estimator: str) -> None:
     dataset, rows = DATASETS["housing"], tiny_splits("housing").train
-    parameters: dict[str, Parameter] = {"n_jobs": 1} if estimator == "random_forest" else {"max_iter": 2}
+    parameters: dict[str, Parameter] = {"max_iter": 2} if estimator == "hist_gradient_boosting" else {"n_jobs": 1}
     candidate = CandidateParams(estimator=estimator, parameters=parameters)
     pipeline = build(dataset, "mine", candidate, SHIPPED.training("housing").features, random_state=0)
     constant = selection.fit(pipeline, Split(rows.features, np.full_like(rows.target, 2.5)), dataset.task)
