@@ -224,8 +224,8 @@ def test_rows_without_a_target_are_left_out_and_said() -> None:
 
 
 def test_a_class_that_reads_like_a_missing_value_is_told() -> None:
-    cells = repeated("low", "high", "")
-    table = RawTable({"x": repeated("1", "2", "3"), "y": cells}, marks={"y": Counter({"None": cells.count("")})})
+    cells = [*repeated("low", "high"), "", ""]
+    table = RawTable({"x": [*repeated("1", "2", "3"), "1", "2"], "y": cells}, marks={"y": Counter({"None": 2})})
     result = infer(table, "y")
     assert result.target.classes == ("high", "low")
     assert "Rows whose y is 'None' are left out. If that is a class" in result.warnings[0]
