@@ -12,9 +12,10 @@ import itertools
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,13 +148,15 @@ class Callers:
         self._asks = _asks(url)
         self._message, self._expected = _call(grpc_target)
 
-    async def soak(self, seconds: float, share: float) -> Soak:
-        """Find the capacity, and send a share of it for so long."""
+    async def soak(self, seconds: float, share: float, say: Callable[[str], object] = str) -> Soak:
+        """Find the capacity, and send a share of it for so long. ``say`` is told every minute how it goes."""
+        say(f"find the capacity: {CAPACITY_SECONDS:g} seconds")
         found = Soak()
         await self._all(found, CAPACITY_SECONDS, None)
         capacity = (len(found.latencies) - found.shed) / CAPACITY_SECONDS
         soaked = Soak(rate=share * capacity, seconds=seconds, wrong=found.wrong)
-        watching = asyncio.create_task(self._watch(soaked, seconds / SAMPLES))
+        say(f"send {soaked.rate:,.0f} requests a second, {share:.0%} of the capacity, for {seconds / 60:g} minutes")
+        watching = asyncio.create_task(self._watch(soaked, say))
         await self._all(soaked, seconds, soaked.rate)
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -164,25 +167,32 @@ class Callers:
         """Send for so long: at this rate together, or each as soon as it has its answer."""
         start = perf_counter()
         callers = CONNECTIONS + CHANNELS
-        async with asyncio.TaskGroup() as group:
-            for number in range(callers):
-                gap = 0.0 if rate is None else callers / rate
-                due = itertools.count(start + gap * number / callers, gap)
-                work = self._over_http if number < CONNECTIONS else self._over_grpc
-                group.create_task(work(soak, due, start + seconds, number))
+        gap = 0.0 if rate is None else callers / rate
+        sent = []
+        for number in range(callers):
+            due = itertools.count(start + gap * number / callers, gap)
+            work = self._over_http if number < CONNECTIONS else self._over_grpc
+            sent.append(work(soak, due, start + seconds, number))
+        await asyncio.gather(*sent)
 
     async def _over_http(self, soak: Soak, due: "itertools.count[float]", until: float, number: int) -> None:
         asks = itertools.cycle(self._asks[number % len(self._asks) :] + self._asks[: number % len(self._asks)])
-        reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port)
+        reader, writer = await self._connect()
         for at, ask in zip(due, asks, strict=False):
             begun = await _until_due(at, until)
             if begun is None:
                 break
             writer.write(ask.content)
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                body = await reader.readexactly(length)
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                    body = await reader.readexactly(length)
+            except (TimeoutError, ConnectionError, asyncio.IncompleteReadError) as error:
+                soak.wrong[f"none: {type(error).__name__}"] += 1
+                writer.close()
+                reader, writer = await self._connect()
+                continue
             status = int(head[9:12])
             soak.latencies.append(perf_counter() - begun)
             if status == SHED:
@@ -191,6 +201,9 @@ class Callers:
                 soak.wrong[f"{status} {body[:100]!r}"] += 1
         writer.close()
         await writer.wait_closed()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._address.hostname, self._address.port)
 
     async def _over_grpc(self, soak: Soak, due: "itertools.count[float]", until: float, _: int) -> None:
         async with grpc.aio.insecure_channel(self._target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
@@ -211,16 +224,21 @@ class Callers:
                         soak.wrong["another prediction over gRPC"] += 1
                 soak.latencies.append(perf_counter() - begun)
 
-    async def _watch(self, soak: Soak, seconds: float) -> None:
-        start = perf_counter()
+    async def _watch(self, soak: Soak, say: Callable[[str], object]) -> None:
+        start, told = perf_counter(), 0
         while True:
             memory = descriptors = 0
             for process in [self._root, *self._root.children(recursive=True)]:
                 with suppress(psutil.NoSuchProcess):
                     memory += process.memory_info().rss
                     descriptors += process.num_fds()
-            soak.samples.append(Sample(perf_counter() - start, memory, descriptors))
-            await asyncio.sleep(seconds)
+            elapsed = perf_counter() - start
+            soak.samples.append(Sample(elapsed, memory, descriptors))
+            if int(elapsed / 60) > told:
+                told = int(elapsed / 60)
+                wrong = sum(soak.wrong.values())
+                say(f"{told} min: {len(soak.latencies):,} requests, {wrong} wrong, {memory / MB:.0f} MB")
+            await asyncio.sleep(soak.seconds / SAMPLES)
 
 
 async def _until_due(at: float, until: float) -> float | None:
@@ -291,9 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with running_service(environment={"GRPC_PORT": str(grpc_port)}) as url:
             (root,) = psutil.Process().children()
             callers = Callers(url, f"127.0.0.1:{grpc_port}", root.pid)
-            soaked = asyncio.run(callers.soak(options.minutes * 60, options.share))
-    except LoadTestError as error:
-        sys.exit(str(error))
+            say = partial(print, flush=True)
+            soaked = asyncio.run(callers.soak(options.minutes * 60, options.share, say))
+    except (LoadTestError, httpx.HTTPError, grpc.RpcError, OSError) as error:
+        sys.exit(f"The service cannot be soaked: {error}")
     print(soaked.text())  # noqa: T201 - the report
     faults = soaked.faults(options.p99_ms / 1000)
     for fault in faults:

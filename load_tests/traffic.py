@@ -9,7 +9,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from contract.dataset import Dataset
-from contract.feature import Unknown
+from contract.feature import Feature, Unknown
 from contract.table import FloatMatrix, check_matrix
 from load_tests.errors import LoadTestError
 
@@ -40,6 +40,7 @@ class Traffic:
         self._rows = rows
         self._targets = targets
         self._draw = np.random.default_rng(seed)
+        self._bad = [(column, values) for column, one in enumerate(dataset.features) if (values := _bad(one))]
 
     @classmethod
     def read(cls, dataset: Dataset, directory: Path, seed: int = 0, *, split: str = "test") -> Self:
@@ -65,6 +66,11 @@ class Traffic:
         return cls(dataset, rows, table[dataset.target.name].to_numpy().astype(np.float64), seed)
 
     @property
+    def can_be_bad(self) -> bool:
+        """Whether the contract refuses anything: not if any category may be sent, or left out, for every feature."""
+        return bool(self._bad)
+
+    @property
     def every(self) -> tuple[FloatMatrix, NDArray[np.float64]]:
         """All rows, ``[N, F]``, and what came true for each, ``[N]``."""
         return self._rows, self._targets
@@ -79,13 +85,17 @@ class Traffic:
         return self._rows[drawn], self._targets[drawn]
 
     def bad_rows(self, count: int) -> BadRows:
-        """Draw ``count`` rows and set one value to NaN, too small or too large."""
+        """Draw ``count`` rows and set one value to NaN, too small or too large. Ask ``can_be_bad`` first."""
         rows = self.rows(count)
-        # Of an open vocabulary, nothing is bad.
-        columns = [column for column, one in enumerate(self.dataset.features) if one.unknown is Unknown.REFUSE]
-        row, column = self._draw.integers(count), columns[self._draw.integers(len(columns))]
-        feature = self.dataset.features[column]
-        width = max(feature.maximum - feature.minimum, 1)
-        bad = [feature.minimum - width, feature.maximum + width]
-        rows[row, column] = self._draw.choice(bad if feature.optional else [np.nan, *bad])
-        return BadRows(rows, feature.name)
+        row, (column, values) = self._draw.integers(count), self._bad[self._draw.integers(len(self._bad))]
+        rows[row, column] = self._draw.choice(values)
+        return BadRows(rows, self.dataset.features[column].name)
+
+
+def _bad(feature: Feature) -> list[float]:
+    """Encoded values that the contract refuses."""
+    missing = [] if feature.optional else [np.nan]
+    if feature.unknown is not Unknown.REFUSE:
+        return missing
+    width = max(feature.maximum - feature.minimum, 1)
+    return [*missing, feature.minimum - width, feature.maximum + width]

@@ -67,11 +67,12 @@ class LoadUser(User):
         for name, source in traffic.items():
             good, bad = [], []
             for _ in range(count):
-                rows, broken = source.rows(cls.rows), source.bad_rows(cls.rows)
+                rows = source.rows(cls.rows)
                 good.append(Prepared(Asked(source.dataset, cls.rows), cls.encoded(source.dataset, rows)))
-                bad.append(
-                    Prepared(Asked(source.dataset, cls.rows, broken.feature), cls.encoded(source.dataset, broken.rows))
-                )
+                if source.can_be_bad:
+                    broken = source.bad_rows(cls.rows)
+                    asked = Asked(source.dataset, cls.rows, broken.feature)
+                    bad.append(Prepared(asked, cls.encoded(source.dataset, broken.rows)))
             cls.pools[name, False], cls.pools[name, True] = good, bad
 
     @classmethod
@@ -102,7 +103,7 @@ class LoadUser(User):
     def ask(self, dataset: Dataset) -> None:
         """Handle one arrival: send good rows, or sometimes bad ones."""
         self.arrivals.lateness.add(perf_counter() - self._due)
-        bad = random.random() < self.bad_share  # noqa: S311 # no secret
+        bad = bool(self.pools[dataset.name, True]) and random.random() < self.bad_share  # noqa: S311 # no secret
         request = random.choice(self.pools[dataset.name, bad])  # noqa: S311 # no secret
         self.send(request, stats_name(type(self).__name__, dataset, bad=bad))
 

@@ -40,10 +40,14 @@ def deployed_model() -> tuple[str, dict[str, Path]]:
     """The tag of the model that our own service would serve as Housing, and its files: see ``processes.running``.
 
     Raises:
-        LoadTestError: the store does not have the model, or ``deployed.json`` is damaged.
+        LoadTestError: nothing is deployed, the store does not have the model, or ``deployed.json`` is damaged.
     """
     try:
-        tag = Deployment(models_folder()).tags().get(HOUSING.name, f"{HOUSING.name}:latest")
+        tag = Deployment(models_folder()).tags().get(HOUSING.name)
+        if tag is None:
+            raise LoadTestError(
+                f"{models_folder()} has no deployed {HOUSING.name}. Run `make train` to train and import it."
+            )
         stored = bentoml.models.get(tag)
     except DeploymentError as error:
         raise LoadTestError(str(error)) from error

@@ -131,7 +131,7 @@ class Sender:
         count = int(self._draw.integers(*BATCH_ROWS)) if protocol == "batch" else 1
         async with self._room:
             try:
-                if self._draw.random() < BAD_SHARE:
+                if traffic.can_be_bad and self._draw.random() < BAD_SHARE:
                     await self._refused(traffic)
                     return
                 rows, targets = traffic.labelled(count)

@@ -31,6 +31,7 @@ from model.card import ONNX_FILE
 from model.deployed import Deployment
 from serving.keys import Ring
 from serving.models import ARTIFACT_FOLDER, LoadedModel, load
+from tests.resilience.trees import LONG
 from tests.serving import tiny_models
 from tests.serving.locked import HASHES, KEYS
 from tests.serving.protocol.wire import message, tensor
@@ -40,7 +41,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)
 ADMIN = {"authorization": f"Bearer {KEYS[Ring.ADMIN]}"}
-RELOADS = 200
+RELOADS = 200 if LONG else 40
 BATCH = 520
 """Rows: more than run at once."""
 ROWS = tiny_models.table(IRIS).features[:20]

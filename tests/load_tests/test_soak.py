@@ -22,6 +22,8 @@ class Scripted(Callers):
 
 
 def test_the_time_in_which_the_capacity_is_measured_counts_too() -> None:
-    soaked = asyncio.run(Scripted().soak(0.05, 0.7))
+    said: list[str] = []
+    soaked = asyncio.run(Scripted().soak(0.05, 0.7, said.append))
     assert soaked.rate == 0.7 * 50 / CAPACITY_SECONDS, "what was shed is not answered"
     assert "1 answers were 500" in soaked.faults(1)
+    assert [line.split(",")[0] for line in said] == ["find the capacity: 5 seconds", "send 7 requests a second"]

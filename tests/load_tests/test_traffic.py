@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from contract import DATASETS
-from contract.dataset import Dataset
+from contract.dataset import Dataset, Target
 from contract.datasets.housing import HOUSING
 from contract.datasets.iris import IRIS
+from contract.feature import Unknown
+from contract.row import Row, category
 from contract.table import check_matrix
 from load_tests.errors import LoadTestError
 from load_tests.traffic import Traffic
@@ -38,6 +40,26 @@ def test_bad_rows_break_the_contract_in_the_feature_that_is_named(dataset: Datas
     assert {violation.rule for bad in broken for violation in check_matrix(dataset, bad.rows)} == {"nan", "range"}
     # What was spoilt is a copy: the rows drawn later are good.
     assert check_matrix(dataset, traffic.rows(500)) == []
+
+
+class OpenRow(Row):
+    port: str | None = category("A", "B", description="Port.", example="A", unknown=Unknown.OTHER)
+
+
+class PartlyOpenRow(OpenRow):
+    deck: str = category("C", "D", description="Deck.", example="C", unknown=Unknown.OTHER)
+
+
+@pytest.mark.parametrize(("row", "bad"), [(OpenRow, None), (PartlyOpenRow, "deck")])
+def test_of_an_open_vocabulary_a_missing_value_alone_is_bad(row: type[Row], bad: str | None) -> None:
+    target = Target(name="price", unit="USD", description="Price.", minimum=0, maximum=1)
+    dataset = Dataset(name="open", description="Open.", row=row, target=target)
+    traffic = Traffic(dataset, np.zeros((3, len(dataset.features))), np.zeros(3))
+    assert traffic.can_be_bad == (bad is not None)
+    if bad is not None:
+        broken = traffic.bad_rows(3)
+        assert broken.feature == bad
+        assert [violation.column for violation in check_matrix(dataset, broken.rows)] == [bad]
 
 
 def test_one_seed_draws_the_same_rows(features: Path) -> None:

@@ -64,7 +64,7 @@ def measure(
 ) -> Stability:
     """Compare the answers to rows with the answers to the same rows, slightly changed.
 
-    Only numbers change: nobody sends a category or a date as a float32, and a whole number is exact in it.
+    Only numbers change: nobody sends a category or a date as a float32, and a whole number up to 2²⁴ is exact in it.
 
     Args:
         predict: ``[N, F]`` to predictions ``[N]`` or probabilities ``[N, C]``.

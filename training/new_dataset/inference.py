@@ -159,6 +159,12 @@ def infer(table: RawTable, target: str, task: Task | None = None, present: Datas
     notes += _marks({name: marks for name, marks in table.marks.items() if name not in left_out})
     columns = _with_examples(columns, declared)
     warnings = _tell_tales(columns, found_target, target_cells)
+    if found_target.classes and (marks := table.marks.get(target)):
+        words = " or ".join(map(repr, sorted(marks)))
+        warnings.append(
+            f"Rows whose {target} is {words} are left out. If that is a class, give it another name in the table, "
+            "and run this again."
+        )
     return Found(found_target, target_cells, columns, left_out, notes, warnings)
 
 

@@ -91,9 +91,13 @@ def _without_marks(cells: Iterable[str]) -> tuple[list[str], Counter[str]]:
 
 def _csv(path: Path, content: bytes) -> RawTable:
     text, encoding = _decoded(path, content)
+    # Excel reads and writes the separator in a line of its own.
+    declared = _DECLARED(text)
+    if declared:
+        text = text[declared.end() :]
     if not text.strip():
         raise PipelineError(f"{path} is empty.")
-    separator = _separator(text)
+    separator = declared[1] if declared else _separator(text)
     if separator is None:
         raise PipelineError(
             f"{path} has one column, or lines of different lengths: it must be a table whose cells are separated by "
@@ -175,6 +179,7 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise PipelineError(f"{path}: the column {repeated[0]!r} is there more than once; rename or remove one.")
 
 
+_DECLARED = re.compile(r"\ufeff?sep=([,;\t|])\r?\n", re.IGNORECASE).match
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE).fullmatch
 _COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)?,\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE).fullmatch
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII).fullmatch

@@ -35,8 +35,11 @@ def run(deployed: dict[str, Path], *servers: Server) -> Run:
     return Benchmark(SHORT, deployed, str).measure(servers, {server.lock: HERE for server in servers})
 
 
-def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_models.pin(tmp_path, {"housing": "nothere"})
+@pytest.mark.parametrize("deployed", [{"housing": "nothere"}, {}])
+def test_without_a_model_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: dict[str, str]
+) -> None:
+    tiny_models.pin(tmp_path, deployed)
     monkeypatch.setenv("MODELS_DIR", str(tmp_path))
     with pytest.raises(LoadTestError, match="make train"):
         deployed_model()

@@ -3,6 +3,7 @@
 import string
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, islice
@@ -220,6 +221,14 @@ def test_rows_without_a_target_are_left_out_and_said() -> None:
     result = found(["", "", *TARGET[2:]])
     assert len(result.target_cells) == len(result.columns[0].cells) == ROWS - 2
     assert "2 rows without y are left out." in result.notes
+
+
+def test_a_class_that_reads_like_a_missing_value_is_told() -> None:
+    cells = [*repeated("low", "high"), "", ""]
+    table = RawTable({"x": [*repeated("1", "2", "3"), "1", "2"], "y": cells}, marks={"y": Counter({"None": 2})})
+    result = infer(table, "y")
+    assert result.target.classes == ("high", "low")
+    assert "Rows whose y is 'None' are left out. If that is a class" in result.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,14 @@ def test_every_separator_and_encoding(tmp_path: Path, separator: str, encoding: 
     assert read_bytes(tmp_path, text_of(ROWS, separator, end).encode(encoding)).columns == COLUMNS
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(";", "utf-8-sig"), (";", "cp1252"), ("\t", "utf-16"), (",", "utf-8")]
+)
+def test_the_separator_may_have_a_line_of_its_own(tmp_path: Path, separator: str, encoding: str) -> None:
+    content = f"sep={separator}\r\n{text_of(ROWS, separator, chr(13) + chr(10))}"
+    assert read_bytes(tmp_path, content.encode(encoding)).columns == COLUMNS
+
+
 def test_it_says_what_the_copy_has_otherwise(tmp_path: Path) -> None:
     notes = read_bytes(tmp_path, text_of(ROWS, ";").encode("cp1252")).notes
     assert [note for note in notes if "cp1252" in note]
