@@ -11,6 +11,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]  # it has no types
 
+from contract import DATASETS
 from contract.dataset import Task
 from local_service import PROJECT
 from model.deployed import Deployment, Previous
@@ -184,7 +185,7 @@ def test_what_the_pipeline_and_the_loop_made_of_it_goes_too(
     for path, content in plan.files.items():
         assert content is not None
         (copy / path).write_bytes(content)
-    monkeypatch.setattr(project, "DATASETS", {**project.DATASETS, "prices": project.DATASETS["iris"]})
+    monkeypatch.setattr(project, "DATASETS", {**DATASETS, "prices": DATASETS["iris"]})
     if train:
         made = ("data/feedback/prices.parquet", "data/feedback/prices.parquet.dvc", "models/previous/prices.bentomodel")
         for name in ("data/prepared/prices.parquet", "models/prices/model.onnx", "reports/plots/prices/a.json", *made):
