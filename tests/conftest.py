@@ -1,5 +1,6 @@
 """Set up before BentoML is imported: each test process gets a BentoML home, a metrics directory and an MLflow store."""
 
+import inspect
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from contract import DATASETS
@@ -25,6 +27,8 @@ bypass_proxies(os.environ)
 # A shell starts what runs in its background with SIGINT ignored, and all that the tests start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# On a machine that does other work, an answer may take longer than the 5 seconds that httpx waits for it.
+inspect.signature(httpx.get).parameters["timeout"].default.read = 60
 for directory in ("bentoml", "metrics"):
     (Path(HOME.name) / directory).mkdir()
 
