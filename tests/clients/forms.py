@@ -116,7 +116,7 @@ INTEGERS = {"housing": ["int64", "int32", "int16"], "iris": [name for name in NA
 """The integer dtypes that hold rows of a model; Housing's longitudes are negative, its populations large."""
 FORMS = [
     Form(model, split.__name__, count, dtype, split)
-    for model in DATASETS
+    for model in INTEGERS
     for split, count, dtype in [
         *((matrix, count, "float64") for count in (1, 2, 7, 600)),  # 600 are more than one batch of the model
         *((matrix, 7, dtype) for dtype in ["float32", *INTEGERS[model]]),

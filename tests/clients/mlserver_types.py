@@ -29,7 +29,7 @@ from mlserver.types import (
 )
 
 from contract import DATASETS
-from tests.clients.forms import FORMS, Form, Outputs, check
+from tests.clients.forms import FORMS, INTEGERS, Form, Outputs, check
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `construct` method:DeprecationWarning")  # mlserver's own call
 
@@ -142,7 +142,8 @@ def test_parameters_of_every_level_are_taken(
 def test_metadata_is_of_their_types(http: requests.Session, api_url: str) -> None:
     server = parsed(MetadataServerResponse, http.get(f"{api_url}/v2", timeout=30))
     assert server.name == "ml_prediction_bundle"
-    for model, dataset in DATASETS.items():
+    for model in INTEGERS:
+        dataset = DATASETS[model]
         metadata = parsed(MetadataModelResponse, http.get(f"{api_url}/v2/models/{model}", timeout=30))
         assert metadata.name == model
         assert metadata.inputs[0].parameters.feature_names == list(dataset.feature_names)
@@ -178,7 +179,8 @@ def test_their_grpc_messages_have_the_predictions_of_the_batch_route(
 def test_their_grpc_stubs_read_the_metadata(stub: Any) -> None:
     server = ServerMetadataResponseConverter.to_types(stub.ServerMetadata(dataplane_pb2.ServerMetadataRequest()))
     assert server.name == "ml_prediction_bundle"
-    for model, dataset in DATASETS.items():
+    for model in INTEGERS:
+        dataset = DATASETS[model]
         answer = stub.ModelMetadata(dataplane_pb2.ModelMetadataRequest(name=model))
         metadata = ModelMetadataResponseConverter.to_types(answer)
         assert metadata.inputs[0].shape == [-1, len(dataset.features)]

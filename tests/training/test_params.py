@@ -84,5 +84,5 @@ def test_malformed_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("section", ["table", "training"])
 def test_dataset_without_a_section_is_named(section: str) -> None:
-    with pytest.raises(PipelineError, match=r"\.penguins"):
-        getattr(params.load(SHIPPED), section)("penguins")
+    with pytest.raises(PipelineError, match=r"\.nothing"):
+        getattr(params.load(SHIPPED), section)("nothing")

@@ -211,9 +211,9 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
 def test_the_last_line_of_the_start_says_where_to_go(logged: Logged, stored: dict[str, str], failing_iris: str) -> None:
     ready = logged.until(lambda event: event["message"].startswith("ready:"))
     port = logged.client.base_url.port
+    models = " · ".join(f"{name} {version}" for name, version in sorted((stored | {"iris": failing_iris}).items()))
     assert [event["message"] for event in ready] == [
-        f"ready: http://127.0.0.1:{port} (docs /docs) · gRPC {logged.grpc_port} · housing {stored['housing']} · "
-        f"iris {failing_iris}"
+        f"ready: http://127.0.0.1:{port} (docs /docs) · gRPC {logged.grpc_port} · {models}"
     ]
     start = [event["message"] for event in logged.events() if not event["logger"].endswith(".request_log")]
     assert start.index(ready[0]["message"]) > max(place for place, said in enumerate(start) if said == "model loaded")
