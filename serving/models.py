@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from contract.errors import StartupError
 from model.card import TRAINING_RUN, ModelCard, TrainingRun
 from model.deployed import DAMAGED, DEPLOYED_FILE, Deployment, DeploymentError, unpack
 from model.session import Artifact, ArtifactError
+from model.signing import NO_KEYS, PublicKeys
 from serving.settings import PROJECT
 
 logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ class LoadedModel:
         return self.artifact.card
 
 
-def load(dataset: Dataset, stored: bentoml.Model, keys: Sequence[bytes] = ()) -> LoadedModel:
+def load(dataset: Dataset, stored: bentoml.Model, keys: PublicKeys = NO_KEYS) -> LoadedModel:
     """Read a stored model; check its signature, its checksums, its contract and its golden rows.
 
     Args:

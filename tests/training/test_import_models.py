@@ -66,7 +66,7 @@ def test_with_a_key_in_the_environment_models_are_signed(
         monkeypatch.setenv(signing.PRIVATE_KEY_VARIABLE, str(tmp_path / f"{name}.key"))
         (tag,) = import_models({"iris": champion}, tmp_path / name).values()
         assert tag == unsigned
-        keys = [signing.public_key(public)]
+        keys = signing.PublicKeys((signing.public_key(public),))
         load(IRIS, stored(tag), keys)
         bentoml.models.delete(tag)
         load(IRIS, find(tag, tmp_path / name), keys)  # the export is signed, too
