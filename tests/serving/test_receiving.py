@@ -35,10 +35,8 @@ class Scene(NamedTuple):
     def half(self, path: str) -> socket.socket:
         """Send the first half of a request."""
         sender = socket.create_connection(("127.0.0.1", self.client.base_url.port or 0), timeout=30)
-        sender.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n".encode()
-        )
-        sender.sendall(b"[" + b" " * (HALF - 1))
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
+        sender.sendall(head.encode() + b" " * HALF)
         return sender
 
 
