@@ -26,7 +26,7 @@ ABANDONED_SECONDS = 3600
 _REMOVED = ".removed-"
 
 
-class Removed(StartupError):
+class ModelRemoved(StartupError):
     """A model was removed from the store before it could be loaded.
 
     Args:
@@ -55,7 +55,7 @@ def hold(folder: Path) -> int | None:
         A descriptor that holds it until it is closed; None for a model that nobody would remove.
 
     Raises:
-        Removed: it is not there any more.
+        ModelRemoved: it is not there any more.
     """
     path = folder / IMPORTED_MARK
     while True:
@@ -63,7 +63,7 @@ def hold(folder: Path) -> int | None:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             if not (folder / MODEL_DESCRIPTION).exists():
-                raise Removed(folder) from None
+                raise ModelRemoved(folder) from None
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)

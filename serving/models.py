@@ -136,7 +136,7 @@ def _read(folder: Path, tag: str) -> bentoml.Model:
     except _UNREADABLE as error:
         description = folder / MODEL_DESCRIPTION
         if not description.exists():
-            raise imported.Removed(folder) from None
+            raise imported.ModelRemoved(folder) from None
         raise StartupError(
             f"The stored model {tag} is damaged: {description} cannot be read ({_first_line(error)}). Delete "
             f"{folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
@@ -231,7 +231,7 @@ def find_and_load(dataset: Dataset, tag: str, directory: Path, keys: PublicKeys 
     while True:
         try:
             return load(dataset, find(tag, directory), keys)
-        except imported.Removed:
+        except imported.ModelRemoved:
             # By another worker, which did not know yet that it is needed. It is imported anew.
             continue
 

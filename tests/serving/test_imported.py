@@ -161,7 +161,8 @@ def test_a_model_that_cannot_be_loaded_is_not_held(home: Home) -> None:
 def test_a_model_that_was_removed_before_it_is_loaded_is_imported_anew(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tag, found = home.tags[0], []
+    tag = home.tags[0]
+    found: list[bentoml.Model] = []
     home.imported(tag)
 
     def find_late(tag: str, directory: Path) -> bentoml.Model:
@@ -174,7 +175,7 @@ def test_a_model_that_was_removed_before_it_is_loaded_is_imported_anew(
     monkeypatch.setattr("serving.models.find", find_late)
     assert f"iris:{find_and_load(IRIS, tag, home.directory).version}" == tag
     assert len(found) == 2
-    with pytest.raises(imported.Removed, match="was removed while it was to be loaded"):
+    with pytest.raises(imported.ModelRemoved, match="was removed while it was to be loaded"):
         imported.hold(home.folder("iris:gone"))
 
 

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -83,7 +83,8 @@ def test_a_message_that_is_not_received_is_counted_as_shed(scene: Scene) -> None
         yield from ()
 
     with grpc.insecure_channel(scene.worker.target) as channel:
-        calls = [channel.stream_unary(METHOD).future(no_message(), timeout=30) for _ in range(2)]
+        method: Any = channel.stream_unary(METHOD)
+        calls = [method.future(no_message(), timeout=30) for _ in range(2)]
         try:
             wait_until(lambda: any(call.done() for call in calls), "the late message is given up")
             given_up = [call.exception() for call in calls if call.done()]
