@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ PARTIAL = ".import-"
 ABANDONED_SECONDS = 3600
 """After this time an import that is under way was killed."""
 _REMOVED = ".removed-"
+_LOCK = ".models.lock"
 
 
 class ModelRemoved(StartupError):
@@ -48,11 +50,16 @@ def mark(folder: Path, directory: Path) -> None:
         file.write(_content(file.fileno(), directory))
 
 
-def hold(folder: Path) -> int | None:
-    """Keep an imported model from being removed.
+@contextmanager
+def changing(home: Path) -> Iterator[None]:
+    """Wait until no other process moves a model into the store of this ``BENTOML_HOME``, or out of it."""
+    with (home / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
-    Returns:
-        A descriptor that holds it until it is closed; None for a model that nobody would remove.
+
+def hold(folder: Path) -> ExitStack:
+    """Keep an imported model from being removed, until what is returned is closed. Others nobody would remove.
 
     Raises:
         ModelRemoved: it is not there any more.
@@ -64,16 +71,15 @@ def hold(folder: Path) -> int | None:
         except FileNotFoundError:
             if not (folder / MODEL_DESCRIPTION).exists():
                 raise ModelRemoved(folder) from None
-            return None
-        try:
+            if path.exists():
+                continue  # It was imported anew.
+            return ExitStack()
+        with ExitStack() as held:
+            held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if _is_at(descriptor, path):
-                return descriptor
-        except OSError:
-            os.close(descriptor)
-            raise
+                return held.pop_all()
         # It was removed or replaced while we waited: look again.
-        os.close(descriptor)
 
 
 def remove_unused(name: str, directory: Path, kept: Collection[str]) -> None:
@@ -110,7 +116,8 @@ def _take_out(path: Path, directory: Path, home: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.read_text(encoding="utf-8") != _content(descriptor, directory) or not _is_at(descriptor, path):
             return False
-        path.parent.rename(home / f"{_REMOVED}{uuid4().hex}")
+        with changing(home):
+            path.parent.rename(home / f"{_REMOVED}{uuid4().hex}")
     except (BlockingIOError, FileNotFoundError):
         return False
     finally:

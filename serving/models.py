@@ -2,12 +2,10 @@
 
 import errno
 import logging
-import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,17 +127,16 @@ def _read(folder: Path, tag: str) -> bentoml.Model:
     """The model in a folder of the store.
 
     Raises:
+        ModelRemoved: it is not there any more.
         StartupError: its description cannot be read, or is of another model.
     """
     try:
-        return _of_tag(bentoml.Model.from_path(folder), tag)
+        with imported.hold(folder):
+            return _of_tag(bentoml.Model.from_path(folder), tag)
     except _UNREADABLE as error:
-        description = folder / MODEL_DESCRIPTION
-        if not description.exists():
-            raise imported.ModelRemoved(folder) from None
         raise StartupError(
-            f"The stored model {tag} is damaged: {description} cannot be read ({_first_line(error)}). Delete "
-            f"{folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
+            f"The stored model {tag} is damaged: {folder / MODEL_DESCRIPTION} cannot be read ({_first_line(error)}). "
+            f"Delete {folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
         ) from None
 
 
@@ -180,7 +177,8 @@ def _import(tag: str, directory: Path) -> bentoml.Model:
                     "Run `dvc repro -f -s import_models`."
                 )
             imported.mark(partial, directory)
-            _put(partial, models / name / version)
+            with imported.changing(models.parent):
+                _put(partial, models / name / version)
     except DAMAGED as error:
         no_room = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
         way_out = f"Make room in {models}, or set BENTOML_HOME to another folder" if no_room else _REIMPORT
@@ -249,10 +247,7 @@ def load(dataset: Dataset, stored: bentoml.Model, keys: PublicKeys = NO_KEYS) ->
     Raises:
         StartupError: the artifact is damaged, of another contract, not signed, or answers differently than in training.
     """
-    with ExitStack() as held:
-        descriptor = imported.hold(Path(stored.path))
-        if descriptor is not None:
-            held.callback(os.close, descriptor)
+    with imported.hold(Path(stored.path)) as held:
         model = _load(dataset, stored, keys)
         weakref.finalize(model, held.pop_all().close)
     return model

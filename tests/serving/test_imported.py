@@ -26,7 +26,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from serving import imported
-imported.hold(Path(sys.argv[1]))
+held = imported.hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -58,7 +58,7 @@ class Home(NamedTuple):
         return {f"iris:{path.parent.name}" for path in (self.path / "models" / "iris").glob("*/model.yaml")}
 
     def left_over(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.name.startswith(".")]
+        return [path for path in self.path.iterdir() if path.name.startswith((".import-", ".removed-"))]
 
 
 @pytest.fixture(scope="module")
