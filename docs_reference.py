@@ -36,6 +36,7 @@ ERRORS = (
     "model.session",
     "model.signing",
     "serving.errors",
+    "serving.imported",
     "ledger.errors",
     "ledger.jobs",
     "training.errors",

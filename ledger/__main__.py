@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,12 @@ def stats(model: str | None, version: str | None, since: int | None, until: int 
 
 @cli.command()
 @click.option("--url", help="Of a running service: compare the ledger with its ml_predictions_total.")
-@click.option("--key", envvar="METRICS_KEY", help="A key for its /metrics, if it wants one; or METRICS_KEY.")
+@click.option(
+    "--key",
+    envvar=["METRICS_KEY", "API_KEY"],
+    help="A key that opens its /metrics, if it asks for one. Without this option: METRICS_KEY, or else API_KEY, which "
+    "opens /metrics only where the service has no METRICS_KEYS.",
+)
 def check(url: str | None, key: str | None) -> None:
     """Verify the database's schema, the segments of the spool, and the counts of a running service."""
     engine = open_database()
@@ -224,6 +230,11 @@ def _counted(url: str, key: str | None) -> tuple[dict[tuple[str, str], int], int
     except (urllib.error.URLError, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
+            if error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise LedgerError(
+                    f"{url}/metrics asks for {'another' if key else 'a'} key: set METRICS_KEY (or --key) to one that "
+                    "opens it. That is one of the service's METRICS_KEYS, or of its API_KEYS if it has no METRICS_KEYS."
+                ) from error
         raise LedgerError(f"{url}/metrics does not answer: {error}. Is it the URL of the service?") from error
     samples = [sample for family in families for sample in family.samples]
     counted = {

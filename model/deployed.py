@@ -33,7 +33,10 @@ PREVIOUS_FILE = "previous.json"
 DAMAGED = (OSError, EOFError, ValueError, LZMAError, tarfile.TarError, yaml.YAMLError)
 """What reading an export raises, if it is incomplete or damaged."""
 _LOCK = ".deployed.lock"
-_DESCRIPTION = "model.yaml"
+MODEL_DESCRIPTION = "model.yaml"
+"""In the folder of a BentoML model."""
+IMPORTED_MARK = ".imported"
+"""Beside it, if a service has imported the model from an export; see ``serving.imported``."""
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 """As BentoML has them; no part of one leads out of a folder."""
 
@@ -224,7 +227,7 @@ def _exported_tag(export: Path) -> str | None:
     """The tag of an exported model; None if there is none, or it is damaged."""
     try:
         with tarfile.open(export, "r:xz") as archive:
-            content = archive.extractfile(_DESCRIPTION)
+            content = archive.extractfile(MODEL_DESCRIPTION)
             return _tag(content.read()) if content is not None else None
     except (*DAMAGED, KeyError):
         return None
@@ -233,7 +236,7 @@ def _exported_tag(export: Path) -> str | None:
 def _tag(description: bytes) -> str:
     described = yaml.safe_load(description)
     if not isinstance(described, dict):
-        raise tarfile.TarError(f"{_DESCRIPTION} has no name and no version")
+        raise tarfile.TarError(f"{MODEL_DESCRIPTION} has no name and no version")
     return f"{described.get('name')}:{described.get('version')}"
 
 
@@ -258,7 +261,7 @@ def unpack(export: Path, folder: Path) -> str:
                 shutil.copyfileobj(content, file)
         while stream.read(1024 * 1024):
             pass  # To the end, where the checksum is: a truncated file raises here, if not before.
-    return _tag((folder / _DESCRIPTION).read_bytes())
+    return _tag((folder / MODEL_DESCRIPTION).read_bytes())
 
 
 def _write_json(path: Path, content: object) -> None:

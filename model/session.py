@@ -1,7 +1,6 @@
 """An artifact that answers: ``model.onnx`` and ``card.json`` of one directory, run by onnxruntime."""
 
 import hashlib
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class Artifact:
         self._output = output_name(card.task)
 
     @classmethod
-    def read(cls, directory: Path, keys: Sequence[bytes] = ()) -> "Artifact":
+    def read(cls, directory: Path, keys: signing.PublicKeys = signing.NO_KEYS) -> "Artifact":
         """Read a directory and check that the model is the one its card was written for.
 
         Args:
@@ -76,7 +75,7 @@ class Artifact:
         return cls(card, open_session(content, str(path)), directory)
 
     @classmethod
-    def verified(cls, directory: Path, dataset: Dataset, keys: Sequence[bytes] = ()) -> "Artifact":
+    def verified(cls, directory: Path, dataset: Dataset, keys: signing.PublicKeys = signing.NO_KEYS) -> "Artifact":
         """Read a directory whose model is to be used: it must be whole, and answer as it did in training.
 
         Raises:
@@ -169,7 +168,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
 
 
-def _read_card(directory: Path, keys: Sequence[bytes]) -> ModelCard:
+def _read_card(directory: Path, keys: signing.PublicKeys) -> ModelCard:
     path = directory / CARD_FILE
     try:
         content = path.read_bytes()

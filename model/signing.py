@@ -11,6 +11,7 @@ import binascii
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from contract.errors import StartupError
@@ -26,6 +27,25 @@ _SIGNED = b"ml-prediction-bundle model card\n"
 
 class UntrustedModel(StartupError):
     """A model is not signed by any of the keys that are trusted."""
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """The public keys that are trusted; without any, no signature is asked for.
+
+    Args:
+        keys: one of them must have signed a model.
+        setting: the variables that name them, for errors.
+    """
+
+    keys: tuple[bytes, ...] = ()
+    setting: str = "MODEL_PUBLIC_KEYS"
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+
+NO_KEYS = PublicKeys()
 
 
 def new_key_pair() -> tuple[str, str]:
@@ -74,13 +94,13 @@ def sign(card: bytes, key_file: Path) -> bytes:
     return f"{_text(signature)}\n".encode()
 
 
-def verify(card: bytes, directory: Path, keys: Sequence[bytes]) -> None:
+def verify(card: bytes, directory: Path, trusted: PublicKeys) -> None:
     """Check that a model card is signed by one of these keys.
 
     Args:
         card: the bytes that will be used.
         directory: where its signature is.
-        keys: the public keys that are trusted.
+        trusted: the keys, of which one must have signed it.
 
     Raises:
         UntrustedModel: it is not signed, or by none of them, or was altered since.
@@ -89,8 +109,8 @@ def verify(card: bytes, directory: Path, keys: Sequence[bytes]) -> None:
         signature = base64.b64decode((directory / SIGNATURE_FILE).read_bytes().strip(), validate=True)
     except FileNotFoundError:
         raise UntrustedModel(
-            f"The model in {directory} is not signed, and MODEL_PUBLIC_KEYS asks for a signature. Train it with "
-            f"{PRIVATE_KEY_VARIABLE} set, or unset MODEL_PUBLIC_KEYS."
+            f"The model in {directory} is not signed, but must be ({trusted.setting}). Train it with "
+            f"{PRIVATE_KEY_VARIABLE} set, or unset {trusted.setting}."
         ) from None
     except OSError as error:
         raise UntrustedModel(f"The signature {directory / SIGNATURE_FILE} cannot be read: {error.strerror}.") from None
@@ -100,15 +120,15 @@ def verify(card: bytes, directory: Path, keys: Sequence[bytes]) -> None:
     from nacl.exceptions import BadSignatureError
     from nacl.signing import VerifyKey
 
-    for key in keys:
+    for key in trusted.keys:
         try:
             VerifyKey(key).verify(_SIGNED + card, signature)
         except (BadSignatureError, ValueError):  # the latter for a signature of another length
             continue
         return
     raise UntrustedModel(
-        f"The model in {directory} is signed by none of the keys in MODEL_PUBLIC_KEYS, or was altered after it was "
-        "signed. Do not serve it before you know why: compare it with what was trained, or train and sign it anew."
+        f"The model in {directory} is signed by none of the keys in {trusted.setting}, or was altered after it "
+        "was signed. Do not serve it before you know why: compare it with what was trained, or train and sign it anew."
     )
 
 

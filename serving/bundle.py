@@ -16,7 +16,7 @@ from contract.dataset import Dataset
 from contract.errors import StartupError
 from contract.feature import Kind
 from serving.batching.turns import Turns
-from serving.models import LoadedModel, Spare, find, load, no_spare
+from serving.models import LoadedModel, Spare, find_and_load, no_spare
 from serving.prediction import Observers, Predictor
 from serving.settings import Settings
 from serving.telemetry import bulk
@@ -131,12 +131,12 @@ def load_bundle(models: Mapping[Dataset, BentoModel], settings: Settings, spare:
     for dataset, reference in models.items():
         started = perf_counter()
         try:
-            model = load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
+            model = find_and_load(dataset, str(reference.tag), settings.MODELS_DIR, settings.model_keys())
         except StartupError:
             tag = spare(dataset.name)
             if tag is None:
                 raise
-            model = load(dataset, find(tag, settings.MODELS_DIR), settings.model_keys())
+            model = find_and_load(dataset, tag, settings.MODELS_DIR, settings.model_keys())
         loaded[dataset.name] = model
         milliseconds = round((perf_counter() - started) * 1000)
         fields = {"model": dataset.name, "version": model.version, "duration_ms": milliseconds}

@@ -66,7 +66,7 @@ class UnsupportedEncoding(UnsupportedMediaType):
 
 
 class Overloaded(BundleError):
-    """Shed: an answer would take longer than ``max_latency_ms``.
+    """Shed: the service has too much to do, as where an answer would take longer than ``max_latency_ms``.
 
     ``retry_after`` is in whole seconds, as in the HTTP header.
     """
@@ -76,6 +76,10 @@ class Overloaded(BundleError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotReceived(Overloaded):
+    """Shed while it was being received: too many unfinished requests at a time."""
 
 
 class TooManyAttempts(BundleError):

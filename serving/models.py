@@ -2,10 +2,10 @@
 
 import errno
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,10 @@ from bentoml.exceptions import NotFound as NotInStore
 from contract.dataset import Dataset
 from contract.errors import StartupError
 from model.card import TRAINING_RUN, ModelCard, TrainingRun
-from model.deployed import DAMAGED, DEPLOYED_FILE, Deployment, DeploymentError, unpack
+from model.deployed import DAMAGED, DEPLOYED_FILE, MODEL_DESCRIPTION, Deployment, DeploymentError, unpack
 from model.session import Artifact, ArtifactError
+from model.signing import NO_KEYS, PublicKeys
+from serving import imported
 from serving.settings import PROJECT
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 ARTIFACT_FOLDER = "mlflow_model/extra_files"
 """Folder of a stored model that holds ``model.onnx`` and the card."""
-_DESCRIPTION = "model.yaml"
 _BENTO = "bento.yaml"
 """The description of a built Bento, beside its source."""
 _CONTENT_VERSION = "sha-"
@@ -116,9 +117,9 @@ def find(tag: str, directory: Path) -> bentoml.Model:
         pass
     except _UNREADABLE as error:
         logger.warning("the store has a half-written model", extra={"model": name, "reason": _first_line(error)})
-    imported = _store() / name / version
-    if (imported / _DESCRIPTION).exists():
-        return _read(imported, tag)
+    folder = imported.store() / name / version
+    if (folder / MODEL_DESCRIPTION).exists():
+        return _read(folder, tag)
     return _import(tag, directory)
 
 
@@ -126,14 +127,16 @@ def _read(folder: Path, tag: str) -> bentoml.Model:
     """The model in a folder of the store.
 
     Raises:
+        ModelRemoved: it is not there any more.
         StartupError: its description cannot be read, or is of another model.
     """
     try:
-        return _of_tag(bentoml.Model.from_path(folder), tag)
+        with imported.hold(folder):
+            return _of_tag(bentoml.Model.from_path(folder), tag)
     except _UNREADABLE as error:
         raise StartupError(
-            f"The stored model {tag} is damaged: {folder / _DESCRIPTION} cannot be read ({_first_line(error)}). Delete "
-            f"{folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
+            f"The stored model {tag} is damaged: {folder / MODEL_DESCRIPTION} cannot be read ({_first_line(error)}). "
+            f"Delete {folder} and start again: it is imported anew from models/store, or trained anew by `make train`."
         ) from None
 
 
@@ -161,11 +164,11 @@ def _import(tag: str, directory: Path) -> bentoml.Model:
             f"The model {tag} is not in the BentoML store, and {exported} does not exist. "
             "Run `make train` (or `dvc repro`) to train and import it."
         )
-    models = _store()
+    models = imported.store()
     try:
         (models / name).mkdir(parents=True, exist_ok=True)
         # Hidden and outside of the models, whose folders BentoML lists.
-        with tempfile.TemporaryDirectory(dir=models.parent, prefix=".import-") as temporary:
+        with tempfile.TemporaryDirectory(dir=models.parent, prefix=imported.PARTIAL) as temporary:
             partial = Path(temporary) / "model"
             found = unpack(exported, partial)
             if found != tag:
@@ -173,7 +176,9 @@ def _import(tag: str, directory: Path) -> bentoml.Model:
                     f"{directory / DEPLOYED_FILE} names {tag}, but {exported} holds {found}. "
                     "Run `dvc repro -f -s import_models`."
                 )
-            _put(partial, models / name / version)
+            imported.mark(partial, directory)
+            with imported.changing(models.parent):
+                _put(partial, models / name / version)
     except DAMAGED as error:
         no_room = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
         way_out = f"Make room in {models}, or set BENTOML_HOME to another folder" if no_room else _REIMPORT
@@ -193,15 +198,10 @@ def _put(partial: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        if not (target / _DESCRIPTION).exists():
+        if not (target / MODEL_DESCRIPTION).exists():
             # BentoML's own import has left a half-written model.
             shutil.rmtree(target)
             partial.rename(target)
-
-
-def _store() -> Path:
-    """The folder of the models in ``BENTOML_HOME``."""
-    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +220,24 @@ class LoadedModel:
         return self.artifact.card
 
 
-def load(dataset: Dataset, stored: bentoml.Model, keys: Sequence[bytes] = ()) -> LoadedModel:
+def find_and_load(dataset: Dataset, tag: str, directory: Path, keys: PublicKeys = NO_KEYS) -> LoadedModel:
+    """Find the model of a tag, as ``find`` does, and load it, as ``load`` does.
+
+    Raises:
+        StartupError: as they do.
+    """
+    while True:
+        try:
+            return load(dataset, find(tag, directory), keys)
+        except imported.ModelRemoved:
+            # By another worker, which did not know yet that it is needed. It is imported anew.
+            continue
+
+
+def load(dataset: Dataset, stored: bentoml.Model, keys: PublicKeys = NO_KEYS) -> LoadedModel:
     """Read a stored model; check its signature, its checksums, its contract and its golden rows.
+
+    An imported model stays in the store for as long as the loaded one exists.
 
     Args:
         dataset: whose model it is.
@@ -231,13 +247,20 @@ def load(dataset: Dataset, stored: bentoml.Model, keys: Sequence[bytes] = ()) ->
     Raises:
         StartupError: the artifact is damaged, of another contract, not signed, or answers differently than in training.
     """
+    with imported.hold(Path(stored.path)) as held:
+        model = _load(dataset, stored, keys)
+        weakref.finalize(model, held.pop_all().close)
+    return model
+
+
+def _load(dataset: Dataset, stored: bentoml.Model, keys: PublicKeys) -> LoadedModel:
     version = str(stored.tag.version)
     try:
         artifact = Artifact.verified(Path(stored.path_of(ARTIFACT_FOLDER)), dataset, keys)
         run = TrainingRun.model_validate(stored.info.metadata.get(TRAINING_RUN, {}))
     except pydantic.ValidationError as error:
         raise _damaged(
-            stored, f"The training run in its {_DESCRIPTION} has {error.error_count()} fields that do not fit."
+            stored, f"The training run in its {MODEL_DESCRIPTION} has {error.error_count()} fields that do not fit."
         ) from error
     except (ArtifactError, BentoMLException) as error:
         raise _damaged(stored, str(error)) from error

@@ -3,7 +3,7 @@
 import asyncio
 
 from serving import memory
-from serving.errors import Overloaded
+from serving.errors import NotReceived
 
 STATE = "receiving"
 """Name of the worker's budget in the state of a lifespan, as ASGI has it."""
@@ -44,8 +44,8 @@ class ReceiveBudget:
             self._most = 0
             asyncio.get_running_loop().call_later(TRIM_SECONDS, memory.give_back)
 
-    def refusal(self) -> Overloaded:
+    def refusal(self) -> NotReceived:
         """The error for a caller whose bytes do not fit."""
-        return Overloaded(
+        return NotReceived(
             "The service is receiving too many large requests at a time. Send it again a little later.", retry_after=1
         )

@@ -22,11 +22,11 @@ from contract.dataset import Dataset
 from contract.errors import BundleError, ErrorDetail, StartupError
 from ledger import locks
 from model.deployed import Deployment, DeploymentError
-from serving import memory
+from serving import imported, memory
 from serving.background import Background
 from serving.bundle import Bundle
 from serving.errors import Conflict, NotReady
-from serving.models import LoadedModel, deployed_tag, find, load
+from serving.models import LoadedModel, deployed_tag, find_and_load
 from serving.prediction import Predictor
 from serving.settings import Settings
 from serving.telemetry import directory, series
@@ -137,7 +137,7 @@ class Reloader:
         try:
             # Before the pointer moves.
             way_back = deployment.way_back(name)
-            await asyncio.to_thread(lambda: load(dataset, find(way_back, self._models), self._keys()))
+            await asyncio.to_thread(lambda: find_and_load(dataset, way_back, self._models, self._keys()))
             tag = await asyncio.to_thread(deployment.roll_back, name)
         except (DeploymentError, StartupError) as error:
             raise Conflict(f"{name} is not rolled back. {error}") from None
@@ -186,6 +186,7 @@ class Reloader:
                     await self._follow_model(name, predictor)
             finally:
                 os.close(lock)
+        await asyncio.to_thread(self._remove_unused)
         await asyncio.to_thread(_write_status, self._server, self._status(number))
 
     async def _serves_deployed(self, name: str) -> bool:
@@ -222,8 +223,24 @@ class Reloader:
         Raises:
             StartupError: why it cannot be served.
         """
-        stored = find(deployed_tag(dataset.name, self._models), self._models)
-        return load(dataset, stored, self._keys()) if stored.tag.version != served else None
+        tag = deployed_tag(dataset.name, self._models)
+        if tag == f"{dataset.name}:{served}":
+            return None
+        return find_and_load(dataset, tag, self._models, self._keys())
+
+    def _remove_unused(self) -> None:
+        """Remove what was imported before, but the deployed models and the way back."""
+        deployment = Deployment(self._models)
+        for name in self._bundle.predictors:
+            try:
+                kept = {deployed_tag(name, self._models)}
+                if (previous := deployment.previous().get(name)) is not None:
+                    kept.add(previous.tag)
+            except (DeploymentError, StartupError) as error:
+                fields = {"model": name, "reason": str(error)}
+                logger.warning("no imported models are removed from the BentoML store", extra=fields)
+            else:
+                imported.remove_unused(name, self._models, kept)
 
     def _accept(self, name: str) -> None:
         if self._refused.pop(name, None) is not None:

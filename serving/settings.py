@@ -307,28 +307,30 @@ class Settings(BaseModel):
         files = {ring: path for ring in Ring if (path := getattr(self, f"{ring.value}_FILE")) is not None}
         return Keys(given, files)
 
-    def model_keys(self) -> tuple[bytes, ...]:
+    def model_keys(self) -> signing.PublicKeys:
         """The public keys that models must be signed with, those of the file as they are now; none: they need not be.
 
         Raises:
             StartupError: the file cannot be used.
         """
         words = (self.MODEL_PUBLIC_KEYS or "").split(",")
+        found = [signing.public_key(word.strip()) for word in words if word.strip()]
+        named = ["MODEL_PUBLIC_KEYS"] if found else []
         if (file := self.MODEL_PUBLIC_KEYS_FILE) is not None:
             try:
                 lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
-                found = [signing.public_key(line) for line in lines if line]
+                of_file = [signing.public_key(line) for line in lines if line]
             except OSError as error:
                 raise StartupError(
                     f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error.strerror}."
                 ) from None
             except ValueError as error:
                 raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which cannot be used: {error}.") from None
-            if not found:
+            if not of_file:
                 raise StartupError(f"MODEL_PUBLIC_KEYS_FILE names {file}, which has no key.")
-        else:
-            found = []
-        return (*(signing.public_key(word.strip()) for word in words if word.strip()), *found)
+            found += of_file
+            named.append("MODEL_PUBLIC_KEYS_FILE")
+        return signing.PublicKeys(tuple(found), " and ".join(named))
 
     @property
     def spool(self) -> Path:

@@ -16,7 +16,7 @@ from contract.dataset import Dataset
 from contract.errors import StartupError
 from ledger import database, spool
 from ledger.errors import LedgerError
-from serving.models import find, load
+from serving.models import find_and_load
 from serving.settings import Settings
 from serving.telemetry import directory
 
@@ -36,7 +36,7 @@ def check_deployment(models: Mapping[Dataset, BentoModel], settings: Settings) -
     """
     _check_process()
     for dataset, reference in models.items():
-        load(dataset, find(str(reference.tag), settings.MODELS_DIR), settings.model_keys())
+        find_and_load(dataset, str(reference.tag), settings.MODELS_DIR, settings.model_keys())
     rings = settings.keys().rings
     if rings:
         logger.info("keys are asked for", extra={"settings": sorted(rings)})

@@ -26,7 +26,7 @@ from contract import DATASETS
 from contract.dataset import Dataset
 from model import signing
 from model.card import CARD_FILE, ONNX_FILE, REFERENCE_FILE, TRAINING_RUN, ModelCard
-from model.deployed import Deployment, DeploymentError
+from model.deployed import IMPORTED_MARK, Deployment, DeploymentError
 from training import console, files, tracking
 from training.errors import PipelineError
 from training.registry import archives, registration
@@ -154,6 +154,8 @@ def _is_whole(tag: str, signature: bytes | None = None) -> bool:
         expected = {ONNX_FILE: card.onnx.sha256, REFERENCE_FILE: card.reference.sha256}
         signed = signature is None or (extra / signing.SIGNATURE_FILE).read_bytes() == signature
         if signed and all(files.sha256(extra / name) == checksum for name, checksum in expected.items()):
+            # A service may have imported it; now it is the pipeline's, and no service removes it.
+            (folder / IMPORTED_MARK).unlink(missing_ok=True)
             return True
     except NotFound:
         return False

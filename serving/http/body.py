@@ -69,7 +69,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         UnsupportedEncoding: the body is compressed with something other than gzip.
         InvalidInput: the body is not valid gzip, although its ``Content-Encoding`` says so.
         PayloadTooLarge: the body exceeds the limit. If its ``Content-Length`` says so, nothing is read.
-        Overloaded: the bytes of unfinished bodies exceed the worker's budget.
+        NotReceived: the bytes of unfinished bodies exceed the worker's budget.
         DeadlineExceeded: the body did not arrive in time.
         ClientDisconnect: the client left before it had sent the whole body.
     """

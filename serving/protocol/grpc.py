@@ -26,6 +26,7 @@ from serving.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    NotReceived,
     Overloaded,
     PayloadTooLarge,
     PermissionDenied,
@@ -176,7 +177,7 @@ class GrpcServer:
         try:
             request = _parse(request_type, await self._receiver.read(context))
             model = self._model_label(request)
-        except (InvalidInput, Overloaded) as error:
+        except (InvalidInput, NotReceived) as error:
             model, method = UNKNOWN, partial(_refuse, error)
         endpoint = self._endpoint(name, model)
         code, details, headers, content = grpc.StatusCode.OK, "", {}, b""

@@ -10,7 +10,7 @@ from time import perf_counter
 import grpc.aio
 
 from contract.errors import InvalidInput
-from serving.errors import Overloaded
+from serving.errors import NotReceived
 
 RECEIVING_BYTES = 64 * 1024 * 1024
 """Maximum bytes of messages that a worker takes in at a time."""
@@ -38,7 +38,7 @@ class Receiver:
 
         Raises:
             InvalidInput: the call ended without one.
-            Overloaded: it has not arrived after ``PATIENCE_SECONDS``, and others wait.
+            NotReceived: it has not arrived after ``PATIENCE_SECONDS``, and others wait.
         """
         task = asyncio.current_task()
         if task is None:
@@ -52,7 +52,7 @@ class Receiver:
             if error.args != (_LATE,):
                 raise
             task.uncancel()
-            raise Overloaded(
+            raise NotReceived(
                 f"The message did not arrive within {PATIENCE_SECONDS:g} seconds, and others wait.", 1
             ) from None
         finally:

@@ -70,6 +70,7 @@ class Waiting:
         self._started = started or _started
         self._history = deque[int](maxlen=self._seconds + SPARE_COUNTS)
         self._counted = 0
+        self._dropped = series.SHED.labels(UNKNOWN)  # at 0, so that a rate sees the first
 
     @property
     def options(self) -> list[tuple[str, int]]:
@@ -93,7 +94,7 @@ class Waiting:
         if len(self._history) == self._history.maxlen:
             dropped = self._history[0] - self.taken.calls
             if dropped > self._counted:
-                series.SHED.labels(UNKNOWN).inc(dropped - self._counted)
+                self._dropped.inc(dropped - self._counted)
                 self._counted = dropped
         self._history.append(self._started())
 

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from contract.dataset import Dataset
 from contract.errors import BundleError, InvalidInput
+from serving.errors import NotReceived
 from serving.telemetry import UNKNOWN, bulk, request_id, series
 from serving.telemetry.model import count_refused
 from serving.telemetry.request_log import RequestLog
@@ -235,7 +236,11 @@ class Call:
         if counter is not None:
             counter.end(self.code or status, seconds)
             if status >= 400:
-                FAILURES.note(endpoint.dataset.name if endpoint.dataset else "", endpoint.protocol, status)
+                model = endpoint.dataset.name if endpoint.dataset else ""
+                FAILURES.note(model, endpoint.protocol, status)
+                if isinstance(failure, NotReceived):
+                    # The others are counted where they wait.
+                    series.SHED.labels(model or UNKNOWN).inc()
         if isinstance(failure, InvalidInput) and endpoint.dataset is not None:
             count_refused(endpoint.dataset, failure.refused)
         # Answers to probes and pages are not logged, unless there is a bug.

@@ -121,7 +121,11 @@ INFERENCE = Histogram(
         1,
     ),
 )
-SHED = Counter("ml_shed_requests", "Requests refused because an answer would have taken too long.", ["model"])
+SHED = Counter(
+    "ml_shed_requests",
+    "Requests refused because of the load: an answer would take too long, or too many are being received.",
+    ["model"],
+)
 REFUSED = Counter(
     "ml_refused_rows",
     "Rows refused, once for each broken feature and reason; at most 100 of a request.",

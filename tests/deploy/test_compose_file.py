@@ -11,6 +11,7 @@ import yaml
 
 from local_service import PROJECT
 from loop.settings import LoopSettings
+from model.signing import PRIVATE_KEY_VARIABLE
 from serving.settings import Settings
 
 TEXT = (PROJECT / "docker-compose.yml").read_text()
@@ -26,6 +27,8 @@ LEDGER = {"ml-api", "postgres"}
 LOOP = {"ml-api", "postgres", "loop"}
 MADE = {"./models"}
 """What `make train` makes."""
+NO_FILE = "/dev/null"
+"""Mounted in place of a file that is not named."""
 
 
 def compose(*arguments: str, **variables: str) -> dict[str, Any]:
@@ -134,6 +137,17 @@ def test_every_setting_of_the_worker_passes_through() -> None:
         assert environment[name] == SERVICES["ml-api"]["environment"][name]
 
 
+@pytest.mark.parametrize("key", ["", "/home/me/signing.key"])
+def test_the_worker_gets_the_key_that_signs_models(key: str) -> None:
+    document = compose("--profile=loop", **{PRIVATE_KEY_VARIABLE: key})
+    worker = document["services"]["loop"]
+    (secret,) = worker["secrets"]
+    # Without a key there is an empty file, which nobody reads.
+    assert document["secrets"][secret]["file"] == (key or NO_FILE)
+    assert worker["environment"][PRIVATE_KEY_VARIABLE] == (f"/run/secrets/{secret}" if key else "")
+    assert "secrets" not in document["services"]["ml-api"]
+
+
 def test_the_service_can_follow_what_the_worker_deploys() -> None:
     document = compose("--profile=loop", SERVED_MODELS="/models", LOOP_USER="1234:5")
     service, worker = document["services"]["ml-api"], document["services"]["loop"]
@@ -159,6 +173,7 @@ def test_every_variable_is_in_the_example_with_its_default() -> None:
         if name in fields and not default:
             field = fields[name]
             default = str(field.default) if field.default is not None else ""
+        default = default.removeprefix(NO_FILE)
         assert listed[name] == default or name == "MLFLOW_ALLOWED_HOSTS", name
 
 

@@ -1,10 +1,13 @@
 """What we ask of everything that is applied, and that each of these policies sees when it is broken."""
 
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from local_service import PROJECT
+from model.signing import PRIVATE_KEY_VARIABLE
 from tests.deploy import cluster_policies, pod_policies, worker_policies
 from tests.deploy.cluster_policies import CLUSTER_POLICIES
 from tests.deploy.manifests import FOLDERS, Manifests, Object, Pod
@@ -48,6 +51,21 @@ def test_the_worker_is_added_to_an_unchanged_production() -> None:
     own = [one for one in loop.objects if one not in production.objects]
     assert len(own) == len(loop.objects) - len(production.objects)
     assert {one["metadata"]["labels"]["app.kubernetes.io/name"] for one in own} == {"ml-loop"}
+
+
+def test_the_worker_signs_with_the_key_of_its_secret_if_there_is_one() -> None:
+    (pod,) = Manifests(LOOP).workers()
+    (variable,) = (one["valueFrom"]["secretKeyRef"] for one in pod.container["env"] if "valueFrom" in one)
+    (mount,) = (one for one in pod.container["volumeMounts"] if one["name"] == "signing")
+    (secret,) = (one["secret"] for one in pod.spec["volumes"] if one["name"] == "signing")
+    assert secret["optional"] is variable["optional"] is mount["readOnly"] is True
+    assert secret["defaultMode"] == stat.S_IRUSR | stat.S_IRGRP
+    (item,) = secret["items"]
+    # The command of the documentation makes what the pod reads.
+    told = (PROJECT / "docs" / "signing.md").read_text()
+    assert f"create secret generic {secret['secretName']} --from-file={item['key']} " in told
+    assert f"--from-literal={PRIVATE_KEY_VARIABLE}={mount['mountPath']}/{item['path']}\n" in told
+    assert variable == {"name": secret["secretName"], "key": PRIVATE_KEY_VARIABLE, "optional": True}
 
 
 def put(path: str, value: Any) -> Callable[[Object], None]:

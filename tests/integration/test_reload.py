@@ -5,6 +5,7 @@ The models are tiny, so that 200 reloads take minutes.
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import Counter
@@ -233,6 +234,65 @@ def test_models_come_and_go_under_load(models: list[LoadedModel], tmp_path: Path
         assert load_up.not_ready == []
         assert log.read_text().count('"model reloaded"') >= 2 * RELOADS
         recorded(client, load_up)
+
+
+def test_the_store_does_not_grow_with_the_reloads(tmp_path: Path) -> None:
+    """Where each model comes from an export, as in a container; two services share the store."""
+    directory, home = tmp_path / "models", tmp_path / "home"
+    exports, versions = tmp_path / "exports", dict[str, list[str]]()
+    exports.mkdir()
+    for name, count in (("iris", 8), ("housing", 1)):
+        versions[name] = []
+        for _ in range(count):
+            stored = tiny_models.store(DATASETS[name])
+            versions[name].append(str(stored.tag.version))
+            bentoml.models.export_model(stored.tag, str(exports / f"{stored.tag.version}.bentomodel"))
+            bentoml.models.delete(stored.tag)
+    *reloaded, last = versions["iris"]
+
+    def promote(name: str, version: str) -> None:
+        deployment = Deployment(directory)
+        tags = {**deployment.tags(), name: f"{name}:{version}"}
+        deployment.keep_former(tags)
+        shutil.copy(exports / f"{version}.bentomodel", deployment.store / f"{name}.bentomodel")
+        deployment.write(tags)
+
+    def stored_versions() -> set[str]:
+        return {path.parent.name for path in (home / "models" / "iris").glob("*/model.yaml")}
+
+    (directory / "store").mkdir(parents=True)
+    promote("housing", versions["housing"][0])
+    promote("iris", reloaded[0])
+    environment = {
+        "BENTOML_HOME": str(home),
+        "MODELS_DIR": str(directory),
+        "WORKERS": "2",
+        "ADMIN_KEYS": HASHES[Ring.ADMIN],
+        "LEDGER": "off",
+    }
+    with ExitStack() as stack:
+        urls = [stack.enter_context(running_service(environment=environment)) for _ in range(2)]
+        clients = [stack.enter_context(httpx.Client(base_url=url, timeout=180, headers=ADMIN)) for url in urls]
+        for version in reloaded[1:]:
+            promote("iris", version)
+            for client in clients:
+                told = client.post("/models/reload").raise_for_status().json()
+                assert {workers["iris"] for workers in told["workers"].values()} == {version}
+            # The second service may have been first to follow by itself.
+            assert {*reloaded[: reloaded.index(version) + 1][-2:]} <= stored_versions()
+            assert len(stored_versions()) <= 3
+        # A worker that dies is replaced by one that finds its model.
+        psutil.Process(int(next(iter(told["workers"])))).kill()
+        client = stack.enter_context(httpx.Client(base_url=urls[1], timeout=180, headers=ADMIN))
+        wait_until(lambda: scrape(client).value("ml_worker_starts_total") == 3, "the worker is replaced")
+        assert client.post("/predict/iris", json=IRIS.example).raise_for_status().json()["model"]["version"] == version
+        told = client.post("/models/rollback", json={"model": "iris"}).raise_for_status().json()
+        assert told["models"]["iris"] == reloaded[-2]
+    # What is deployed while nobody serves is found by the next start, which removes the others.
+    promote("iris", last)
+    with running_service(environment=environment):
+        wait_until(lambda: stored_versions() == {reloaded[-2], last}, "the store has what is needed")
+    assert [path for path in home.iterdir() if path.name.startswith((".import-", ".removed-"))] == []
 
 
 def many(client: httpx.Client, directory: Path, versions: list[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from contract.errors import StartupError
 from local_service import PROJECT
 from model import signing
-from model.signing import SIGNATURE_FILE, UntrustedModel, new_key_pair, public_key, sign, verify
+from model.signing import SIGNATURE_FILE, PublicKeys, UntrustedModel, new_key_pair, public_key, sign, verify
 
 CARD = b'{"name": "iris"}'
 
@@ -26,6 +26,7 @@ class Signed:
         self.key_file = folder / "private.key"
         self.key_file.write_text(private)
         self.public = public_key(public)
+        self.trusted = PublicKeys((self.public,))
         self.signature = folder / SIGNATURE_FILE
         self.signature.write_bytes(sign(CARD, self.key_file))
 
@@ -36,11 +37,11 @@ def signed(tmp_path: Path) -> Signed:
 
 
 def test_a_signature_holds_under_its_key_among_others(signed: Signed) -> None:
-    others = [public_key(new_key_pair()[1]) for _ in range(2)]
-    verify(CARD, signed.folder, [signed.public])
-    verify(CARD, signed.folder, [others[0], signed.public, others[1]])
+    others = tuple(public_key(new_key_pair()[1]) for _ in range(2))
+    verify(CARD, signed.folder, signed.trusted)
+    verify(CARD, signed.folder, PublicKeys((others[0], signed.public, others[1])))
     with pytest.raises(UntrustedModel, match="signed by none of the keys"):
-        verify(CARD, signed.folder, others)
+        verify(CARD, signed.folder, PublicKeys(others))
 
 
 def test_the_signature_is_that_of_rfc_8032(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_the_signature_is_that_of_rfc_8032(tmp_path: Path) -> None:
     expected = theirs.sign(b"ml-prediction-bundle model card\n" + CARD)
     assert base64.b64decode(sign(CARD, tmp_path / "key")) == expected
     (tmp_path / SIGNATURE_FILE).write_bytes(base64.b64encode(expected))
-    verify(CARD, tmp_path, [theirs.public_key().public_bytes_raw()])
+    verify(CARD, tmp_path, PublicKeys((theirs.public_key().public_bytes_raw(),)))
 
 
 def test_equal_cards_have_equal_signatures(signed: Signed) -> None:
@@ -63,7 +64,7 @@ def test_equal_cards_have_equal_signatures(signed: Signed) -> None:
 @pytest.mark.parametrize("card", [b"", CARD + b" ", CARD.replace(b"iris", b"Iris"), CARD[:-1]])
 def test_an_altered_card_is_refused(signed: Signed, card: bytes) -> None:
     with pytest.raises(UntrustedModel, match="altered after it was signed"):
-        verify(card, signed.folder, [signed.public])
+        verify(card, signed.folder, signed.trusted)
 
 
 @pytest.mark.parametrize(
@@ -72,16 +73,16 @@ def test_an_altered_card_is_refused(signed: Signed, card: bytes) -> None:
 def test_an_altered_signature_is_refused(signed: Signed, content: bytes) -> None:
     signed.signature.write_bytes(content)
     with pytest.raises(UntrustedModel, match="signed by none of the keys"):
-        verify(CARD, signed.folder, [signed.public])
+        verify(CARD, signed.folder, signed.trusted)
 
 
 def test_a_missing_or_unreadable_signature_is_refused_with_the_way_out(signed: Signed) -> None:
     signed.signature.unlink()
     with pytest.raises(UntrustedModel, match=r"is not signed.*MODEL_SIGNING_KEY_FILE"):
-        verify(CARD, signed.folder, [signed.public])
+        verify(CARD, signed.folder, signed.trusted)
     signed.signature.mkdir()
     with pytest.raises(UntrustedModel, match="cannot be read: Is a directory"):
-        verify(CARD, signed.folder, [signed.public])
+        verify(CARD, signed.folder, signed.trusted)
 
 
 @pytest.mark.parametrize("text", ["", "short", base64.b64encode(bytes(31)).decode(), "ä" * 44, "=" * 44])
@@ -110,7 +111,7 @@ def test_the_command_makes_a_pair_of_keys(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     public = made.stdout.strip().rpartition("MODEL_PUBLIC_KEYS=")[2]
     (tmp_path / SIGNATURE_FILE).write_bytes(sign(CARD, file))
-    verify(CARD, tmp_path, [public_key(public)])
+    verify(CARD, tmp_path, PublicKeys((public_key(public),)))
     assert file.read_text().strip() not in made.stdout
     again = command("new", str(file))
     assert again.returncode != 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -21,9 +22,10 @@ from contract.datasets.iris import IRIS
 from contract.errors import StartupError
 from ledger import locks
 from model.card import CARD_FILE, ONNX_FILE, TrainingRun
-from model.deployed import PREVIOUS_FILE, Deployment
+from model.deployed import IMPORTED_MARK, PREVIOUS_FILE, Deployment
 from serving import reload
 from serving.bundle import load_bundle
+from serving.imported import store
 from serving.keys import Ring
 from serving.models import ARTIFACT_FOLDER, LoadedModel, deployed_model, load
 from serving.settings import Settings
@@ -130,6 +132,40 @@ def test_a_model_that_the_store_lacks_is_imported_from_its_export(scene: Scene) 
     assert (answer.status_code, answer.json()["models"]["iris"]) == (200, version)
     assert answer.json()["workers"] == {str(os.getpid()): answer.json()["models"]}
     assert load(IRIS, bentoml.models.get(f"iris:{version}")).version == version
+
+
+def imported_versions() -> set[str]:
+    """The versions of Iris in the store that a service has imported."""
+    return {path.parent.name for path in (store() / "iris").glob(f"*/{IMPORTED_MARK}")}
+
+
+def promoted(scene: Scene) -> str:
+    """Deploy another version, as the pipeline does on another machine, and reload; returns it."""
+    stored = other()
+    Deployment(scene.models).keep_former({"iris": str(stored.tag)})
+    version = exported(scene.models, stored)
+    scene.deploy(version)
+    assert scene.reload().status_code == 200
+    assert scene.served == version
+    return version
+
+
+def test_the_store_keeps_the_deployed_model_and_the_way_back(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "serving.imported")
+    first, before = scene.served, imported_versions()
+    versions = [promoted(scene) for _ in range(4)]
+    assert imported_versions() - before == set(versions[-2:])
+    bentoml.models.get(f"iris:{first}")  # It raises if it is gone: what the service has not imported stays.
+    told = [vars(one)["tag"] for one in caplog.records if one.getMessage().startswith("imported model removed")]
+    assert told == [f"iris:{version}" for version in versions[:2]]
+    answer = scene.post("/models/rollback", {"model": "iris"})
+    assert (answer.status_code, scene.served) == (200, versions[-2])
+    # A way back that cannot be read might be needed: nothing is removed.
+    scene.models.joinpath(PREVIOUS_FILE).write_text("{")
+    left = imported_versions()
+    scene.reload()
+    assert imported_versions() == left
+    assert any(one.getMessage().startswith("no imported models are removed") for one in caplog.records)
 
 
 def test_an_export_that_comes_after_the_pointer_is_waited_for(scene: Scene, tmp_path: Path) -> None:

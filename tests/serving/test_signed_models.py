@@ -8,7 +8,7 @@ import pytest
 from contract.datasets.iris import IRIS
 from contract.errors import StartupError
 from model.card import CARD_FILE, ONNX_FILE, ModelCard
-from model.signing import SIGNATURE_FILE, UntrustedModel, new_key_pair, sign
+from model.signing import SIGNATURE_FILE, PublicKeys, UntrustedModel, new_key_pair, sign
 from serving.models import ARTIFACT_FOLDER, load
 from serving.settings import Settings
 from tests.serving import tiny_models
@@ -43,7 +43,7 @@ def other(tmp_path: Path) -> Signer:
     return Signer(tmp_path / "other")
 
 
-def keys(*signers: Signer) -> tuple[bytes, ...]:
+def keys(*signers: Signer) -> PublicKeys:
     return Settings(MODEL_PUBLIC_KEYS=",".join(one.public for one in signers)).model_keys()
 
 
@@ -56,12 +56,32 @@ def test_a_signed_model_is_served(signer: Signer, other: Signer) -> None:
 
 def test_an_unsigned_model_is_refused() -> None:
     with pytest.raises(UntrustedModel, match="is not signed"):
-        load(IRIS, tiny_models.store(IRIS), (bytes(32),))
+        load(IRIS, tiny_models.store(IRIS), PublicKeys((bytes(32),)))
 
 
 def test_the_model_of_a_stranger_is_refused(signer: Signer, other: Signer) -> None:
     with pytest.raises(UntrustedModel, match="signed by none of the keys"):
         load(IRIS, other.sign(tiny_models.store(IRIS)), keys(signer))
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        (["MODEL_PUBLIC_KEYS"], "MODEL_PUBLIC_KEYS"),
+        (["MODEL_PUBLIC_KEYS_FILE"], "MODEL_PUBLIC_KEYS_FILE"),
+        (["MODEL_PUBLIC_KEYS", "MODEL_PUBLIC_KEYS_FILE"], "MODEL_PUBLIC_KEYS and MODEL_PUBLIC_KEYS_FILE"),
+    ],
+)
+def test_a_refusal_names_the_settings_that_are_set(
+    variables: list[str], told: str, signer: Signer, other: Signer, tmp_path: Path
+) -> None:
+    (tmp_path / "public.keys").write_text(signer.public)
+    values = {"MODEL_PUBLIC_KEYS": signer.public, "MODEL_PUBLIC_KEYS_FILE": str(tmp_path / "public.keys")}
+    trusted = Settings.from_environment({name: values[name] for name in variables}).model_keys()
+    with pytest.raises(UntrustedModel, match=rf"must be \({told}\)\. .* or unset {told}\."):
+        load(IRIS, tiny_models.store(IRIS), trusted)
+    with pytest.raises(UntrustedModel, match=f"none of the keys in {told}, or was altered"):
+        load(IRIS, other.sign(tiny_models.store(IRIS)), trusted)
 
 
 def alter_card(folder: Path) -> None:

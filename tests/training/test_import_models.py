@@ -14,6 +14,7 @@ from contract.datasets.iris import IRIS
 from contract.errors import StartupError
 from model import signing
 from model.card import TrainingRun
+from serving import imported
 from serving.models import find, load
 from tests.serving import tiny_models
 from tests.training.conftest import tiny_splits, tiny_train_params
@@ -66,7 +67,7 @@ def test_with_a_key_in_the_environment_models_are_signed(
         monkeypatch.setenv(signing.PRIVATE_KEY_VARIABLE, str(tmp_path / f"{name}.key"))
         (tag,) = import_models({"iris": champion}, tmp_path / name).values()
         assert tag == unsigned
-        keys = [signing.public_key(public)]
+        keys = signing.PublicKeys((signing.public_key(public),))
         load(IRIS, stored(tag), keys)
         bentoml.models.delete(tag)
         load(IRIS, find(tag, tmp_path / name), keys)  # the export is signed, too
@@ -123,6 +124,15 @@ def test_a_dataset_without_a_champion_is_named() -> None:
 
 def test_a_whole_model_in_the_store_is_taken() -> None:
     assert _is_whole(str(tiny_models.store(IRIS).tag))
+
+
+def test_a_model_that_a_service_has_imported_is_the_pipelines_from_then_on() -> None:
+    """No service removes it any more."""
+    stored = tiny_models.store(IRIS)
+    imported.mark(Path(stored.path), Path("models"))
+    assert _is_whole(str(stored.tag))
+    imported.remove_unused("iris", Path("models"), kept=())
+    assert Path(stored.path).is_dir()
 
 
 def test_a_model_that_is_not_there_is_imported() -> None:
