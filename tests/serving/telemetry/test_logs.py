@@ -23,6 +23,7 @@ from contract.datasets.iris import IRIS
 from local_service import PROJECT, free_port, running_service
 from serving.telemetry.logs import file_of_process
 from tests.serving import failing_model, tiny_models
+from tests.waiting import wait_until
 
 Event = dict[str, Any]
 MADE = re.compile("[0-9a-f]{32}")
@@ -198,12 +199,20 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
     assert len(workers) == 2
     files = [file_of_process(logged.file, worker) for worker in (1, 2)]
     assert [file.name for file in files] == ["service.1.log", "service.2.log"]
-    written = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    assert all(any(event["message"] == "model loaded" for event in events) for events in written)
-    found = {event.get("request_id") for events in written for event in events} & identifiers
-    # Each line that was printed is in a file: what is left out of one is left out of the other.
-    assert found == {event.get("request_id") for event in logged.events()} & identifiers
-    assert found
+
+    def written() -> list[list[Event]]:
+        return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+    def found() -> set[str]:
+        return {event.get("request_id") for events in written() for event in events} & identifiers
+
+    assert all(any(event["message"] == "model loaded" for event in events) for events in written())
+    # Each line that is printed is in a file: what is left out of one is left out of the other. A thread writes each.
+    wait_until(
+        lambda: found() == {event.get("request_id") for event in logged.events()} & identifiers,
+        "what is printed is in the files",
+    )
+    assert found()
     # The process that starts the workers has its own lines.
     assert "Starting production HTTP BentoServer" in logged.file.read_text()
 
