@@ -203,7 +203,7 @@ def test_every_worker_has_a_file_of_its_own(logged: Logged) -> None:
     def written() -> list[list[Event]]:
         return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
-    def found() -> set[str]:
+    def found() -> set[Any]:
         return {event.get("request_id") for events in written() for event in events} & identifiers
 
     assert all(any(event["message"] == "model loaded" for event in events) for events in written())
