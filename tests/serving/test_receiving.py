@@ -11,7 +11,6 @@ import pytest
 
 from local_service import free_port
 from serving.models import LoadedModel
-from serving.protocol import waiting
 from serving.protocol.receiving import RECEIVING_BYTES
 from serving.settings import Settings
 from tests.serving.series import scrape
@@ -52,12 +51,9 @@ def scene(loaded: dict[str, LoadedModel]) -> Iterator[Scene]:
         GRPC_MAX_MESSAGE_BYTES=RECEIVING_BYTES,
         LEDGER="off",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        # gRPC counts the calls of all servers of a process, and here other tests have theirs.
-        patch.setattr(waiting, "_started", lambda: 0)
-        worker = LocalWorker(loaded, settings)
-        with worker.running(), httpx.Client(base_url=worker.url, timeout=30) as client:
-            yield Scene(worker, client)
+    worker = LocalWorker(loaded, settings)
+    with worker.running(), httpx.Client(base_url=worker.url, timeout=30) as client:
+        yield Scene(worker, client)
 
 
 @pytest.mark.parametrize(
