@@ -236,7 +236,8 @@ class Door:
         excess = len(connections) - self.max_connections
         # Nothing was found to close; do not search again for a while.
         if now - self._crowded_at > PATIENCE_SECONDS / 10:
-            waiting = [(one.kept_waiting(now) or 0, id(one), one) for one in connections]
+            # Not the new one: its time is that of the last turn or sweep, which may be a second ago.
+            waiting = [(one.kept_waiting(now) or 0, id(one), one) for one in connections if one is not guard]
             waiting = [each for each in waiting if each[0] >= PATIENCE_SECONDS]
             waiting.sort(reverse=True)
             # Close a few more, so that the next connection needs no search.
