@@ -312,6 +312,19 @@ def test_those_that_keep_a_full_worker_waiting_make_room(sent: bytes, monkeypatc
     tell(story, read, HTTP_MAX_CONNECTIONS=8)
 
 
+def test_a_new_connection_is_not_the_one_that_is_closed() -> None:
+    """The door looks at the clock once a turn and once a second: a new connection may seem to be older than it is."""
+
+    async def story(server: Server) -> None:
+        for _ in range(8):
+            await server.connect()
+        await server.until(lambda: len(server.state.connections) == 8)
+        server.door.now -= 10
+        assert (await (await server.connect()).ask(PROBE))[0] == 200
+
+    tell(story, read, HTTP_MAX_CONNECTIONS=8)
+
+
 def test_a_burst_waits_at_the_door_and_is_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "TURN_REQUESTS", 2)
     app = Blocked()
