@@ -17,6 +17,7 @@ from contract.table import FloatMatrix
 from ledger import jobs
 from ledger.jobs import Job, State, Trigger
 from tests.integration.small_project import DEPLOYED, SmallProject
+from tests.processes import alive
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -106,7 +107,7 @@ def test_the_worker_is_killed_in_the_middle_and_another_one_goes_on(project: Sma
         assert len(processes) >= 2
         worker.kill()
         wait_until(
-            lambda: not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE],
+            lambda: not alive(processes),
             "no process is left",
             15,
         )

@@ -25,6 +25,7 @@ from serving.settings import Settings
 from tests.ledger.records import a_record, encoded
 from tests.ledger.test_spool import LIMIT, write
 from tests.postgres import PostgreSQL
+from tests.processes import alive, arguments
 from tests.waiting import wait_until
 
 
@@ -224,12 +225,8 @@ class Server:
     def drainers(self) -> list[psutil.Process]:
         wanted = ["ledger.drainer", str(self._directory), str(self.root / SERVER_LOCK)]
         # A process that has just been started has no command line for a moment.
-        wait_until(lambda: all(process.cmdline() for process in self._children()), "all have a command line")
-        return [process for process in self._children() if process.cmdline()[-3:] == wanted]
-
-    @staticmethod
-    def _children() -> list[psutil.Process]:
-        return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+        wait_until(lambda: all(arguments(one) for one in alive(psutil.Process().children())), "all have a command line")
+        return [one for one in psutil.Process().children() if arguments(one)[-3:] == wanted]
 
 
 @pytest.fixture

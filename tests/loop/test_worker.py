@@ -20,6 +20,7 @@ from ledger.jobs import Job, State, Trigger
 from local_service import PROJECT
 from loop.errors import LoopError
 from loop.worker import Worker, main
+from serving.telemetry.scrape import is_alive
 from tests.ledger.conftest import database_url as database_url
 from tests.ledger.conftest import engine as engine
 from tests.ledger.conftest import postgresql as postgresql
@@ -57,14 +58,7 @@ def pids(folder: Path) -> list[int]:
 
 
 def alive(folder: Path) -> list[int]:
-    found = []
-    for pid in pids(folder):
-        try:
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [pid for pid in pids(folder) if is_alive(pid)]
 
 
 def command(folder: Path, how: str) -> Callable[[Job, Path], Sequence[str]]:
@@ -193,6 +187,7 @@ from pathlib import Path
 from ledger import database
 from loop.errors import LoopError
 from loop.worker import Worker, main
+from serving.telemetry.scrape import is_alive
 from tests.loop.test_worker import command
 
 url, folder, how = sys.argv[1:]

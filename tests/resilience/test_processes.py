@@ -16,6 +16,7 @@ from circus.exc import CallError
 from open_inference.grpc import protocol as pb
 
 from contract.datasets.iris import IRIS
+from tests.processes import arguments
 from tests.resilience.trees import counted, parent_of, tree_of, until_workers_started, workers_of
 from tests.serving.running import Running, running
 from tests.serving.test_startup import refusal
@@ -124,12 +125,12 @@ def test_a_debugger_may_hold_the_parent(service: Running) -> None:
 
 def test_workers_end_when_their_parent_is_gone(service: Running) -> None:
     whole = tree_of(parent(service))
-    wait_until(lambda: any("ledger.drainer" in one.cmdline() for one in tree_of(parent(service))), "it drains")
+    wait_until(lambda: any("ledger.drainer" in arguments(one) for one in tree_of(parent(service))), "it drains")
     whole = tree_of(parent(service))
     assert predicts(service)
     whole[0].kill()
-    _, alive = psutil.wait_procs(whole[1:], timeout=60)
-    assert not alive, "workers and the ledger's drainer end"
+    _, left = psutil.wait_procs(whole[1:], timeout=60)
+    assert not left, "workers and the ledger's drainer end"
     said = service.log.read_text()
     assert "parent process is gone" in said
     assert "Traceback" not in said

@@ -6,6 +6,7 @@ from contextlib import suppress
 import httpx
 import psutil
 
+from tests.processes import alive
 from tests.waiting import wait_until
 
 LONG = "CHAOS" in os.environ
@@ -23,7 +24,7 @@ def parent_of(port: int) -> psutil.Process:
 
 def workers_of(parent: psutil.Process) -> list[psutil.Process]:
     """Its workers; each may have a drainer below it."""
-    return [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return alive(parent.children())
 
 
 def tree_of(parent: psutil.Process) -> list[psutil.Process]:

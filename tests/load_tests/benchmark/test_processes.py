@@ -2,10 +2,10 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from load_tests.benchmark import processes
+from tests.processes import alive
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
 PARENT = """
@@ -84,4 +84,4 @@ def test_stopping_ends_the_children_too() -> None:
     assert len(started) == 2
     processes.stop(parent.pid)
     parent.communicate()
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
+    assert not alive(started)
