@@ -76,18 +76,18 @@ class PredictionService:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Warm up, bind the gRPC port, and only then be ready, over both protocols."""
+        """Warm up, then be ready and bind the gRPC port. The server accepts HTTP afterwards."""
         scrape.join()
         self.bundle.warm_up()
         if TLS is not None:
             TLS.start()
-        with startup_errors():
-            await self.grpc.start()
         if self.recorder is not None:
             self.recorder.start(self.bundle.observers)
         self.bundle.open()
+        # Calls arrive as soon as it listens: other workers have the same port, and their clients connect anew.
+        with startup_errors():
+            await self.grpc.start()
         self.reloader.start()
-        self.grpc.open()
         DRAINING.on_sigterm(self.drain, SETTINGS.DRAIN_SECONDS)
         self.pulse.start()
         series.WORKER_STARTS.inc()

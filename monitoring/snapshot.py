@@ -54,7 +54,9 @@ def scrape(client: httpx.Client) -> Snapshot:
     try:
         response = client.get("/metrics")
         if response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            raise MonitoringError(f"{client.base_url} asks for another key: set API_KEY to one that opens /metrics.")
+            raise MonitoringError(
+                f"{client.base_url} asks for another key: set METRICS_KEY to one that opens /metrics."
+            )
         response.raise_for_status()
         families = list(text_string_to_metric_families(response.text))
     except (httpx.HTTPError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 With ``PROMETHEUS_URL`` they come from Prometheus, over its last minute, and drift over its last 15. Without, they come
 straight from ``/metrics`` of ``API_URL`` (http://localhost:8000), over the time between two scrapes at most a minute
-apart, and drift since the service started. ``API_KEY`` is a key that opens ``/metrics``, if the service asks for one.
+apart, and drift since the service started. ``METRICS_KEY``, or else ``API_KEY``, opens ``/metrics``, if the service asks for a key.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def looks(environment: Mapping[str, str]) -> Iterator[Callable[[], Look]]:
         with Prometheus(url) as prometheus:
             yield lambda: _from_prometheus(prometheus)
     else:
-        key = environment.get("API_KEY")
+        key = environment.get("METRICS_KEY") or environment.get("API_KEY")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         url = environment.get("API_URL") or "http://localhost:8000"
         with httpx.Client(base_url=url, headers=headers, timeout=10) as client:

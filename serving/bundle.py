@@ -63,7 +63,7 @@ class Bundle:
 
     @property
     def opened(self) -> bool:
-        """Whether every model is loaded and warm, and every port is bound."""
+        """Whether every model is loaded and warm."""
         return self._opened_at is not None
 
     @property

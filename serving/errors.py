@@ -97,7 +97,7 @@ class InferenceFailed(BundleError):
 
 
 class NotReady(BundleError):
-    """The service is starting or draining."""
+    """The service is shutting down, or its workers do not answer in time."""
 
     status = 503
 

@@ -96,7 +96,11 @@ OnOff = Annotated[Literal["on", "off"], BeforeValidator(str.lower)]
 
 
 def _public_keys(text: str) -> str:
-    for key in filter(None, (part.strip() for part in text.split(","))):
+    keys = [part.strip() for part in text.split(",") if part.strip()]
+    if not keys:
+        # Without keys, unsigned models would be served.
+        raise ValueError("there is no key; `python -m model.signing new FILE` makes a pair and prints the public one")
+    for key in keys:
         signing.public_key(key)
     return text
 

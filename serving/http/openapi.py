@@ -40,7 +40,7 @@ _ERRORS = {
         "Shed: an answer would take too long; or too many wrong keys. `Retry-After`: seconds until the next try.",
         "The model housing is overloaded: an answer is estimated to take 612 ms, over the limit of 500 ms.",
     ),
-    "503": ("The service is starting or shutting down.", "The model housing is shutting down."),
+    "503": ("The service is shutting down.", "The model housing is shutting down."),
     "504": ("No prediction within the time limit.", "There was no prediction within 30 seconds."),
 }
 _LEDGER_ERRORS = {

@@ -92,7 +92,7 @@ class GrpcServer:
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     async def start(self) -> None:
-        """Bind the port and listen; health reports NOT_SERVING.
+        """Bind the port, listen and report SERVING. A call may arrive at once: all that answers it must be ready.
 
         Raises:
             StartupError: the port cannot be bound.
@@ -102,10 +102,6 @@ class GrpcServer:
             await server.start()
             self._servers.append(server)
         self._counting.start(self._count())
-
-    def open(self) -> None:
-        """Report SERVING."""
-        self._health.open()
 
     def drain(self) -> None:
         """Report NOT_SERVING. Calls that still arrive are answered."""
@@ -265,7 +261,6 @@ class GrpcServer:
 
     async def _model_infer(self, request: pb.ModelInferRequest, call: Call) -> Message:
         inference, version = self._inference, request.model_version
-        inference.check_started()
         predictor = inference.predictor(request.model_name, version)
         call.version = predictor.version
         async with predictor.turn(request.ByteSize()):

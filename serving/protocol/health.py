@@ -21,17 +21,13 @@ NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """The server's state, under "" and under each of ``names``; NOT_SERVING until ``open``."""
+    """The server's state, under "" and under each of ``names``: SERVING until ``drain`` or ``close``."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {"", *names}
-        self._response = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING)
+        self._response = HealthCheckResponse(status=HealthCheckResponse.SERVING)
         self._closed = False
         self._changed = asyncio.Event()
-
-    def open(self) -> None:
-        """Report SERVING."""
-        self._tell(HealthCheckResponse(status=HealthCheckResponse.SERVING))
 
     def drain(self) -> None:
         """Report NOT_SERVING; watchers are told and stay connected."""

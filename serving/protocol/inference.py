@@ -57,22 +57,12 @@ class Inference:
             return False
         return self.bundle.ready
 
-    def check_started(self) -> None:
-        """Refuse requests before the models are warm and the ports are bound.
-
-        Raises:
-            NotReady: the service is starting.
-        """
-        if not self.bundle.opened:
-            raise NotReady("The service is starting; try again in a moment.")
-
     def check_ready(self) -> None:
         """Check that the service takes requests.
 
         Raises:
-            NotReady: the service is starting or shutting down.
+            NotReady: the service is shutting down.
         """
-        self.check_started()
         if not self.bundle.ready:
             raise NotReady("The service is shutting down.")
 

@@ -86,7 +86,6 @@ class RestProtocol:
 
     async def _infer(self, request: HttpRequest, *, model: str, version: str) -> HttpResponse:
         inference, call = self._inference, request.call
-        inference.check_started()
         predictor = inference.predictor(model, version)
         call.version = predictor.version
         predictor.check_turn(content_length(request.scope))

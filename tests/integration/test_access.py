@@ -157,8 +157,9 @@ def test_our_own_commands_send_the_key_in_their_environment(
 ) -> None:
     printed = run([sys.executable, "deploy/verify.py", "--http", service.url, "--grpc", service.grpc], variables)
     assert printed.count("the same over gRPC") == len(DATASETS)
-    watched = run([sys.executable, "-m", "monitoring.terminal", "--once"], {**variables, "API_KEY": METRICS})
-    assert "2 worker starts" in watched
+    for opens in ({"METRICS_KEY": METRICS}, {"API_KEY": METRICS}):
+        watched = run([sys.executable, "-m", "monitoring.terminal", "--once"], {**variables, **opens})
+        assert "2 worker starts" in watched
     for name, dataset in DATASETS.items():
         table = tiny_models.table(dataset)
         (tmp_path / name).mkdir()
@@ -185,7 +186,7 @@ def test_a_command_without_its_key_says_what_to_set(service: Service, variables:
         )
         assert (ended.returncode, ended.stderr) == (
             1,
-            f"{service.url} asks for another key: set API_KEY to one that opens /metrics.\n",
+            f"{service.url} asks for another key: set METRICS_KEY to one that opens /metrics.\n",
         )
 
 

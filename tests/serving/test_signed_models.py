@@ -64,6 +64,12 @@ def test_the_model_of_a_stranger_is_refused(signer: Signer, other: Signer) -> No
         load(IRIS, other.sign(tiny_models.store(IRIS)), keys(signer))
 
 
+@pytest.mark.parametrize("text", [",", " ", " , ,"])
+def test_a_list_without_a_key_is_no_leave_to_serve_unsigned_models(text: str) -> None:
+    with pytest.raises(StartupError, match="MODEL_PUBLIC_KEYS: there is no key; `python -m model.signing new"):
+        Settings.from_environment({"MODEL_PUBLIC_KEYS": text})
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [

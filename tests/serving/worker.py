@@ -100,9 +100,8 @@ class LocalWorker:
         self.bundle.warm_up()
         if self.tls is not None:
             self.tls.start()
-        await self.grpc.start()
         self.bundle.open()
-        self.grpc.open()
+        await self.grpc.start()
         if self._follows:
             self.reloader.start()
         await self._server.serve()

@@ -29,7 +29,6 @@ async def server(keepalive_seconds: float) -> AsyncIterator[tuple[GrpcServer, gr
     settings = Settings(API_HOST="127.0.0.1", GRPC_PORT=port, GRPC_KEEPALIVE_SECONDS=keepalive_seconds)
     started = GrpcServer(Inference(Bundle({}, settings), "test", "1"), settings, Gate(settings.keys()))
     await started.start()
-    started.open()
     options = [
         ("grpc.keepalive_time_ms", int(PING_SECONDS * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
