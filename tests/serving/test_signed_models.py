@@ -66,7 +66,7 @@ def test_the_model_of_a_stranger_is_refused(signer: Signer, other: Signer) -> No
 
 @pytest.mark.parametrize("text", [",", " ", " , ,"])
 def test_a_list_without_a_key_is_no_leave_to_serve_unsigned_models(text: str) -> None:
-    with pytest.raises(StartupError, match="MODEL_PUBLIC_KEYS: there is no key; `python -m model.signing new"):
+    with pytest.raises(StartupError, match=f"MODEL_PUBLIC_KEYS={text!r}: there is no key; "):
         Settings.from_environment({"MODEL_PUBLIC_KEYS": text})
 
 
