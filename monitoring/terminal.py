@@ -2,7 +2,7 @@
 
 With ``PROMETHEUS_URL`` they come from Prometheus, over its last minute, and drift over its last 15. Without, they come
 straight from ``/metrics`` of ``API_URL`` (http://localhost:8000), over the time between two scrapes at most a minute
-apart, and drift since the service started. If the service asks for a key, it is sent ``METRICS_KEY``, or else ``API_KEY``.
+apart, and drift since the start. A service that asks for a key gets ``METRICS_KEY``, or else ``API_KEY``.
 """
 
 import argparse
