@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from local_service import PROJECT, free_port
-from serving.protocol.grpc import LISTENERS
+from serving.protocol.waiting import LISTENERS
 from serving.telemetry import directory
 
 ASK_EACH_LISTENER = """
