@@ -69,7 +69,10 @@ class SmallProject:
             section = parameters["train"][name]
             section |= {"folds": 2, "candidates": {kept: section["candidates"][kept]}}
         parameters["train"]["housing"]["candidates"]["hist_gradient_boosting"]["parameters"]["max_iter"] = 60
-        parameters["model_evaluation"]["permutation_repeats"] = 1
+        evaluation = parameters["model_evaluation"]
+        evaluation["permutation_repeats"] = 1
+        for curve in (evaluation["learning_curve"], evaluation["datasets"]["housing"]["learning_curve"]):
+            curve |= {"fractions": [0.5, 1.0], "splits": 1}
         parameters["deployment_validation"] |= {"requests": 20, "p95_budget_ms": 5000}
         (clone / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
         made = cls(folder)
