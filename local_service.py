@@ -38,7 +38,8 @@ class ServiceNotStarted(BundleError):
 def running_service(
     *, environment: Mapping[str, str] | None = None, ready_within: float = 180, log: Path | None = None
 ) -> Iterator[str]:
-    """Start a service with the models of this BentoML store, wait until it is ready, and yield its base URL.
+    """Start a service with the models of this BentoML store, wait until all its workers are ready, and yield its base
+    URL.
 
     Requests to it bypass any proxy, see ``bypass_proxies``.
 
@@ -75,6 +76,8 @@ def running_service(
         try:
             url = f"{'https' if (environment or {}).get('TLS_CERT_FILE') else 'http'}://127.0.0.1:{port}"
             _wait_until_ready(process, url, ready_within, output, _trusting(environment or {}))
+            if _says_when_all_started({**os.environ, **(environment or {})}):
+                _wait_until_all_started(process, ready_within, output)
             yield url
         finally:
             process.terminate()
@@ -143,6 +146,19 @@ def _wait_until_ready(
                 pass  # It does not listen yet.
             time.sleep(0.05)
     raise ServiceNotStarted(f"The service was not ready within {seconds:g} seconds: {_tail(log)}")
+
+
+def _says_when_all_started(environment: Mapping[str, str]) -> bool:
+    """Whether the log has a line for it. With one worker, ``/readyz`` says it sooner."""
+    return environment.get("WORKERS") != "1" and environment.get("LOG_LEVEL", "").upper() in {"", "DEBUG", "INFO"}
+
+
+def _wait_until_all_started(process: subprocess.Popen[bytes], seconds: float, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while b"ready: http" not in log.read_bytes():
+        if process.poll() is not None or time.monotonic() >= deadline:
+            raise ServiceNotStarted(f"Not all workers were ready within {seconds:g} seconds: {_tail(log)}")
+        time.sleep(0.05)
 
 
 def _tail(log: Path) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import grpc
@@ -55,28 +56,29 @@ def pour(connection: Frames) -> int:
 
 def test_a_hundred_half_messages_take_little_memory(service: Running) -> None:
     before = memory(service)
-    connections = [Frames(service.grpc_port) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(pour, connections))
-    assert answered(service)
-    assert memory(service) - before < 100 * MEGABYTE
-    for connection in connections:
-        connection.socket.close()
+    with ExitStack() as stack:
+        connections = [Frames(service.grpc_port) for _ in range(4)]
+        for connection in connections:
+            stack.enter_context(closing(connection.socket))
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(pour, connections))
+        assert answered(service)
+        # Without the budget it takes 318 MB. With it, 27 MB on an idle machine. How much the core reads before Python
+        # can refuse depends on how busy the machine is: 119 MB were seen.
+        assert memory(service) - before < 160 * MEGABYTE
     assert answered(service)
 
 
 def test_calls_that_are_reset_at_once_harm_nobody(service: Running) -> None:
     connection = Frames(service.grpc_port)
-    try:
+    # The server may close it.
+    with closing(connection.socket), suppress(ConnectionError):
         for number in range(20_000):
             connection.call(2 * number + 1)
             connection.reset(2 * number + 1)
             if number % 500 == 0:
                 connection.listen(0)
-    except ConnectionError:
-        pass  # the server may close it
     assert answered(service)
-    connection.socket.close()
 
 
 def test_more_calls_than_can_wait_are_refused_at_once_and_the_others_answered(service: Running) -> None:

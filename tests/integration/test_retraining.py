@@ -106,11 +106,7 @@ def test_the_worker_is_killed_in_the_middle_and_another_one_goes_on(project: Sma
         processes = psutil.Process(worker.pid).children(recursive=True)
         assert len(processes) >= 2
         worker.kill()
-        wait_until(
-            lambda: not alive(processes),
-            "no process is left",
-            15,
-        )
+        wait_until(lambda: not alive(processes), "no process is left", 15)
     with project.worker():
         wait_until(lambda: job().finished_us, "the job ends", 600)
     assert (job().state, job().attempts) in {(State.DONE, 2), (State.REFUSED, 2)}

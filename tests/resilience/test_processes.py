@@ -41,6 +41,11 @@ def predicts(service: Running) -> bool:
     return httpx.post(f"{service.url}/predict/iris", json=IRIS.example, timeout=60).is_success
 
 
+def test_a_service_of_the_tests_has_all_its_workers_when_it_is_given_out(pinned: Path, tmp_path: Path) -> None:
+    with running(pinned, tmp_path / "log", WORKERS="3") as service:
+        assert counted(service.client, "ml_worker_starts_total") == 3
+
+
 def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:
     """Neither the controller nor the event socket of the arbiter, over TCP or with a name in the file system."""
     tree = tree_of(parent(service))
