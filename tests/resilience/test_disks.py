@@ -34,7 +34,6 @@ def test_a_full_metrics_directory_stops_no_prediction(pinned: Path, stored: dict
         small_disk(tmp_path / "disk") as disk,
         running(pinned, tmp_path / "log", WORKERS="2", **{VARIABLE: str(disk / "metrics")}) as service,
     ):
-        until_workers_started(service.client, 2)
         parent = parent_of(int(service.client.base_url.port or 0))
         first = {one.pid for one in workers_of(parent)}
         ballast = fill(disk)
@@ -97,7 +96,6 @@ def test_full_temporary_files_and_log_stop_no_prediction(pinned: Path, tmp_path:
             SLOW_REQUEST_MS="0.001",
         ) as service,
     ):
-        until_workers_started(service.client, 2)
         fill(disk)
         predict(service.client, 300)
         wait_until(lambda: counted(service.client, "ml_log_dropped_lines_total") > 0, "dropped lines are counted")

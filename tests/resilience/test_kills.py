@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.integration.callers import Ask, Callers
-from tests.resilience.trees import LONG, counted, parent_of, until_workers_started, workers_of
+from tests.resilience.trees import LONG, counted, parent_of, workers_of
 from tests.serving.running import Running, running
 from tests.waiting import wait_until
 
@@ -86,7 +86,6 @@ def until_it_serves(worker: psutil.Process, port: int) -> None:
 
 def test_killed_workers_lose_their_own_requests_alone(pinned: Path, tmp_path: Path) -> None:
     with running(pinned, tmp_path / "log", WORKERS="2") as service:
-        until_workers_started(service.client, 2)
         port = int(service.client.base_url.port or 0)
         parent = parent_of(port)
         with callers(service) as made:

@@ -16,7 +16,7 @@ import pytest
 
 from contract.dataset import MAXIMUM_BATCH_ROWS
 from contract.datasets.housing import HOUSING
-from tests.resilience.trees import LONG, counted, until_workers_started
+from tests.resilience.trees import LONG, counted
 from tests.serving.running import Running, running
 from tests.waiting import wait_until
 
@@ -95,7 +95,6 @@ def test_any_number_of_large_batches_fits_into_a_small_container(
     with container() as cgroup, ExitStack() as stack:
         with inside(cgroup):
             service = stack.enter_context(running(pinned, tmp_path / "log", WORKERS="2", LEDGER="on"))
-            until_workers_started(service.client, 2)
         before = int((cgroup / "memory.usage_in_bytes").read_text())
         with ThreadPoolExecutor(CALLERS) as pool:
             callers = [pool.submit(call_again_and_again, service, *form(), answers, over) for _ in range(CALLERS)]

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.integration
 def service(pinned: Path, tmp_path: Path) -> Iterator[Running]:
     """A service with two workers and the ledger."""
     with running(pinned, tmp_path / "log", WORKERS="2", LEDGER="on") as made:
-        until_workers_started(made.client, 2)
         yield made
 
 
@@ -159,7 +158,6 @@ def test_a_worker_that_cannot_load_its_model_again_is_counted(pinned: Path, tmp_
     from serving.models import ARTIFACT_FOLDER, deployed_model
 
     with running(pinned, tmp_path / "log", WORKERS="2") as service:
-        until_workers_started(service.client, 2)
         stored = bentoml.models.get(deployed_model("iris", pinned).tag)
         onnx = Path(stored.path_of(ARTIFACT_FOLDER)) / ONNX_FILE
         content = onnx.read_bytes()
