@@ -6,6 +6,7 @@ and ``--seed`` choose others.
 """
 
 import argparse
+import itertools
 import json
 import math
 import struct
@@ -13,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -31,6 +33,7 @@ from load_tests.grpc_protocol import METHOD
 from local_service import free_port, running_service
 
 REQUESTS = 100_000
+SAY_EVERY = 5_000
 TIMEOUT_SECONDS = 20.0
 """A request that takes longer hangs."""
 ALLOWED = {200, 400, 404, 413, 415, 429}
@@ -281,18 +284,24 @@ class Target:
         self.answers[f"gRPC {code}"] += 1
 
 
-def fuzz(target: Target, requests: int, first: int) -> None:
+def fuzz(target: Target, requests: int, first: int, say: Callable[[str], object] = str) -> None:
     """Send so many requests of all kinds.
 
     Args:
         target: the service.
         requests: how many.
         first: the seed; the same one gives the same requests.
+        say: is told how far it is, every few thousand requests.
 
     Raises:
         LoadTestError: an answer was not one that is due, or the models answer differently afterwards.
     """
-    before = target.known_answers()
+    before, sent = target.known_answers(), itertools.count(1)
+
+    def count() -> None:
+        if (number := next(sent)) % SAY_EVERY == 0:
+            say(f"{number:,} of {requests:,} requests: no fault")
+
     share = settings(
         max_examples=math.ceil(requests / (len(KINDS) + 1)),
         deadline=None,
@@ -306,6 +315,7 @@ def fuzz(target: Target, requests: int, first: int) -> None:
     @given(target.described.cases())
     def send_described(case: Case[Any]) -> None:
         target.answers[f"described {target.described.send(case)}"] += 1
+        count()
 
     send_described()
     for number, kind in enumerate(KINDS.values(), 1):
@@ -315,6 +325,7 @@ def fuzz(target: Target, requests: int, first: int) -> None:
         @given(kind(target.datasets))
         def send(request: Request) -> None:
             target.send(request)
+            count()
 
         send()
     after = target.known_answers()
@@ -332,7 +343,7 @@ def main() -> None:
     with running_service(environment={"GRPC_PORT": str(port)}) as url:
         target = Target(url, f"127.0.0.1:{port}")
         try:
-            fuzz(target, arguments.requests, arguments.seed)
+            fuzz(target, arguments.requests, arguments.seed, partial(print, flush=True))
         except LoadTestError as error:
             sys.exit(str(error))
         finally:
