@@ -29,6 +29,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # On a machine that does other work, an answer may take longer than the 5 seconds that httpx waits for it.
 inspect.signature(httpx.get).parameters["timeout"].default.read = 60
+# A client that threads share closes a connection that has been idle for 5 seconds, though another thread has just taken
+# it (httpcore 1.0): never, in the tests.
+inspect.signature(httpx.Client).parameters["limits"].default.keepalive_expiry = None
 for directory in ("bentoml", "metrics"):
     (Path(HOME.name) / directory).mkdir()
 
