@@ -187,7 +187,6 @@ from pathlib import Path
 from ledger import database
 from loop.errors import LoopError
 from loop.worker import Worker, main
-from serving.telemetry.scrape import is_alive
 from tests.loop.test_worker import command
 
 url, folder, how = sys.argv[1:]
