@@ -82,7 +82,11 @@ coverage: lint ## The same, and measure which code the tests run: 90 % at least
 
 .PHONY: integration
 integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeline from nothing, commands of the documentation, pages, clients, monitoring (takes minutes)
-	$(call step,Run the integration tests (pytest -m integration),pytest -m integration --numprocesses=3 --dist=loadscope --no-loadscope-reorder)
+	$(call step,Run the integration tests (pytest),pytest -m "integration and not weekly" $(PARALLEL) --dist=loadscope --no-loadscope-reorder)
+
+.PHONY: weekly
+weekly: $(VENV)/.dev ## Run the integration tests that CI runs once a week and for a tag: the demo, a table in the loop, another processor (takes minutes)
+	$(call step,Run the weekly tests (pytest -m weekly),pytest -m weekly $(PARALLEL) --dist=loadscope --no-loadscope-reorder)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Break things for real: disks, processes, connections, certificates, random requests (takes minutes)

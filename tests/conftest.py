@@ -54,6 +54,7 @@ LONGEST = (
     "test_retraining",
     "test_clones",
     "test_story",
+    "test_parameters",
     "test_deploy_local",
     "test_reload",
     "test_demo",

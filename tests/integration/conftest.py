@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,11 +143,16 @@ def served_once(trained: Newcomer, tmp_path_factory: pytest.TempPathFactory) -> 
     own = Newcomer(root / "clone", root / "home")
     shutil.copytree(trained.home, own.home, symlinks=True)
     shutil.copytree(trained.clone, own.clone, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
-    (own.clone / ".venv").symlink_to(trained.clone / ".venv")
-    with (own.clone / ".git/info/exclude").open("a") as exclude:
-        print(".venv", file=exclude)  # .gitignore names the folder, not a link to it
+    link_environment(own.clone, trained.clone / ".venv")
     own.run("git status")  # git knows files by their place, too
     return own
+
+
+def link_environment(clone: Path, environment: Path) -> None:
+    """Give a clone the virtual environment of another one."""
+    (clone / ".venv").symlink_to(environment)
+    with (clone / ".git/info/exclude").open("a") as exclude:
+        print(".venv", file=exclude)  # .gitignore names the folder, not a link to it
 
 
 @pytest.fixture(scope="session")
@@ -156,3 +162,15 @@ def small_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallPro
         made = SmallProject.trained(root) if empty else SmallProject(root)
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def trained_small(small_project: SmallProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    """Somebody who has committed small models: for what does not depend on the models that are shipped."""
+    root = tmp_path_factory.mktemp("small")
+    with small_project.copied(root) as copy:
+        link_environment(copy.folder, Path(sys.prefix))
+        (root / "home").mkdir()
+        person = Newcomer(copy.folder, root / "home", {"BENTOML_HOME": str(copy.store)})
+        person.run("git -c user.name=somebody -c user.email=somebody@example.org commit -qam 'small models'")
+        yield person

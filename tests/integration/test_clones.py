@@ -18,6 +18,7 @@ from tests.waiting import answers, wait_until
 PREDICT = "python -m batch_predict data/features/iris/test.parquet --model iris@champion"
 
 
+@pytest.mark.weekly
 def test_another_processor_gives_the_same_metrics(served_once: Newcomer, tmp_path: Path) -> None:
     """With other kernels for arithmetic on arrays and for matrix products, sums differ in their last bits."""
     other = clone_of(served_once, tmp_path)
@@ -30,9 +31,9 @@ def test_another_processor_gives_the_same_metrics(served_once: Newcomer, tmp_pat
             assert theirs["cross_validation"][metric] == pytest.approx(values, abs=1e-6)  # type: ignore[index]
 
 
-def test_a_clone_with_the_cache_but_no_registry_serves_and_registers(served_once: Newcomer, tmp_path: Path) -> None:
-    other = clone_of(served_once, tmp_path)
-    shutil.copytree(served_once.clone / ".dvc/cache", other.clone / ".dvc/cache")
+def test_a_clone_with_the_cache_but_no_registry_serves_and_registers(trained_small: Newcomer, tmp_path: Path) -> None:
+    other = clone_of(trained_small, tmp_path)
+    shutil.copytree(trained_small.clone / ".dvc/cache", other.clone / ".dvc/cache")
     other.run("dvc checkout")
     assert stages_run(other.run("dvc repro").stdout) == []
     with other.serving("bentoml serve") as url:
@@ -54,7 +55,7 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
     hidden = (served_once.clone / "mlruns").rename(served_once.clone / "mlruns.hidden")
     try:
         moved.run(f"{PREDICT} out.parquet")
-        moved.run("dvc repro -f -s train_iris model_evaluation", timeout=1200)
+        moved.run("dvc repro -f -s train_iris", timeout=1200)
         port = free_port()
         page = subprocess.Popen(
             ["bash", "-c", f"source .venv/bin/activate; MLFLOW_PORT={port} make -s ui"],
@@ -79,8 +80,8 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
         hidden.rename(served_once.clone / "mlruns")
 
 
-def test_a_table_of_ones_own_takes_the_place_of_the_shipped_one(served_once: Newcomer, tmp_path: Path) -> None:
-    other = clone_of(served_once, tmp_path)
+def test_a_table_of_ones_own_takes_the_place_of_the_shipped_one(trained_small: Newcomer, tmp_path: Path) -> None:
+    other = clone_of(trained_small, tmp_path)
     raw = other.clone / "data/raw"
     lines = (raw / "housing.csv").read_text().splitlines()
     # Other rows, in another order of columns.

@@ -19,6 +19,7 @@ def project(small_project: SmallProject, tmp_path: Path) -> SmallProject:
         return copy
 
 
+@pytest.mark.weekly
 def test_the_demo_tells_the_story_and_leaves_the_project_alone(project: SmallProject) -> None:
     before = [(project.folder / name).read_bytes() for name in UNTOUCHED]
     listed = subprocess.run(["git", "status", "--short"], cwd=project.folder, capture_output=True, check=True).stdout

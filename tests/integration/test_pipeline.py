@@ -132,30 +132,6 @@ def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None
     assert {f"{name}:{version}" for name, version in served.items()} == set(deployed.values())
 
 
-def test_one_parameter_reruns_only_what_depends_on_it(served_once: Newcomer) -> None:
-    former = set_param(served_once, 5000, "deployment_validation", "p95_budget_ms")
-    assert stages_run(served_once.run("dvc repro").stdout) == ["deployment_validation"]
-    set_param(served_once, former, "deployment_validation", "p95_budget_ms")
-    served_once.run("dvc repro")
-    set_param(served_once, 0.5, "train", "iris", "candidates", "logistic_regression", "parameters", "C")
-    planned = served_once.run("dvc repro --dry").stdout
-    assert "train_iris" in stages_run(planned)
-    assert not {"data_preparation", "feature_engineering", "train_housing"} & set(stages_run(planned))
-
-
-def test_a_challenger_that_is_not_better_does_not_take_over(served_once: Newcomer) -> None:
-    before = read(served_once, "reports/champions.json")
-    only_linear = {"linear": {"estimator": "linear", "parameters": {"alpha": 1.0}}}
-    set_param(served_once, only_linear, "train", "housing", "candidates")
-    try:
-        served_once.run("dvc repro")
-        assert read(served_once, "models/housing/card.json")["algorithm"] == "linear"
-        assert read(served_once, "reports/champions.json") == before
-    finally:
-        served_once.run("git checkout -q params.yaml")
-    served_once.run("dvc repro")
-
-
 def test_packages_that_are_installed_on_demand_train_and_deploy(served_once: Newcomer) -> None:
     served_once.run("make boosters")
     light = {"estimator": "lightgbm", "parameters": {"n_estimators": 20, "min_child_samples": 5}}

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from open_inference.grpc.service import GRPCInferenceServiceStub
@@ -215,6 +216,7 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
             second = project.deployed()
             assert ended["result"]["challenger"] == second
             assert ended["result"]["test_split_rows_left_out"] > 0
+            check_project(project, first, ended)
             # By itself, without a restart.
             wait_until(lambda: callers.versions() == {second}, "the challenger answers every caller")
             assert scrape(client).value("ml_worker_starts_total") == 2
@@ -266,6 +268,25 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
     )
     draw(picture, times, errors, versions == second, moments)
     assert picture.stat().st_size > 20_000
+
+
+def check_project(project: SmallProject, champion: str, job: Any) -> None:
+    """The project is that of the challenger, as if somebody had trained and committed it."""
+    result = job["result"]
+    assert (project.alias("champion"), project.alias("previous")) == (result["challenger"], champion)
+    added = project.json("models/housing/card.json")["parameters"]["feedback_rows"]
+    assert added == result["training_rows_added"]
+    assert "Data and pipelines are up to date" in project.run("dvc", "status")
+    report = (project.folder / "reports/retraining/housing.html").read_text()
+    assert job["reason"] in report
+    assert report.count("data:image/png;base64,") == 3
+    features = list(HOUSING.feature_names)
+    train, test = (
+        pd.read_parquet(project.folder / f"data/features/housing/{name}.parquet")[features].astype(np.float32)
+        for name in ("train", "test")
+    )
+    assert len(train) == 16_512 + added
+    assert train.merge(test).empty, "no row of the test split is in the training split"
 
 
 def check_answers(answered: list[Answered], artifacts: dict[str, Artifact]) -> None:

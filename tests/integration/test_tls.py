@@ -114,7 +114,7 @@ def test_a_rotation_under_load_fails_no_connection(service: Service) -> None:
         httpx.post(f"{service.url}/predict/iris", json=IRIS.example, verify=trusting, timeout=20).raise_for_status()
 
     def ask(kind: str, request: Callable[[], object]) -> None:
-        while not over.is_set():
+        while not over.wait(0.02):
             try:
                 request()
             except (httpx.HTTPError, grpc.RpcError) as error:
