@@ -115,6 +115,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(
     assert contents(target) == contents(whole)
 
 
+@pytest.mark.weekly
 def test_memory_does_not_grow_with_the_table(served_once: Newcomer, tmp_path: Path) -> None:
     peaks = []
     for rows in (1_000_000, 4_000_000):

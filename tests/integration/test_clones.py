@@ -48,6 +48,7 @@ def test_a_clone_with_the_cache_but_no_registry_serves_and_registers(trained_sma
     assert "M dvc.lock" not in other.run("git status --porcelain").stdout
 
 
+@pytest.mark.weekly
 def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tmp_path: Path) -> None:
     moved = Newcomer(tmp_path / "moved", served_once.home)
     shutil.copytree(served_once.clone, moved.clone, ignore=shutil.ignore_patterns(".venv"))
@@ -80,6 +81,7 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
         hidden.rename(served_once.clone / "mlruns")
 
 
+@pytest.mark.weekly
 def test_a_table_of_ones_own_takes_the_place_of_the_shipped_one(trained_small: Newcomer, tmp_path: Path) -> None:
     other = clone_of(trained_small, tmp_path)
     raw = other.clone / "data/raw"

@@ -1,5 +1,7 @@
 """What a changed parameter runs again, and what it leaves alone."""
 
+import pytest
+
 from tests.integration.conftest import Newcomer
 from tests.integration.pipeline_runs import read, set_param, stages_run
 
@@ -14,6 +16,7 @@ def test_one_parameter_reruns_only_what_depends_on_it(trained_small: Newcomer) -
     trained_small.run("git checkout -q params.yaml")
 
 
+@pytest.mark.weekly
 def test_a_challenger_that_is_not_better_does_not_take_over(trained_small: Newcomer) -> None:
     before = read(trained_small, "reports/champions.json")
     only_linear = {"linear": {"estimator": "linear", "parameters": {"alpha": 1.0}}}

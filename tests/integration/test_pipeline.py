@@ -84,6 +84,7 @@ def test_mlflow_serves_a_model_in_another_folder(served_once: Newcomer, tmp_path
         server.wait(timeout=60)
 
 
+@pytest.mark.weekly
 def test_an_experiment_in_a_copy_touches_nothing_of_the_project_but_the_registry(
     served_once: Newcomer, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_the_bento_builds_and_serves_what_it_pins(served_once: Newcomer) -> None
     assert {f"{name}:{version}" for name, version in served.items()} == set(deployed.values())
 
 
+@pytest.mark.weekly
 def test_packages_that_are_installed_on_demand_train_and_deploy(served_once: Newcomer) -> None:
     served_once.run("make boosters")
     light = {"estimator": "lightgbm", "parameters": {"n_estimators": 20, "min_child_samples": 5}}

@@ -236,6 +236,7 @@ def test_models_come_and_go_under_load(models: list[LoadedModel], tmp_path: Path
         recorded(client, load_up)
 
 
+@pytest.mark.weekly
 def test_the_store_does_not_grow_with_the_reloads(tmp_path: Path) -> None:
     """Where each model comes from an export, as in a container; two services share the store."""
     directory, home = tmp_path / "models", tmp_path / "home"

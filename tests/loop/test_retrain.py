@@ -1,4 +1,6 @@
-"""What a retraining refuses before it changes anything; the whole is in ``tests/integration/test_retraining.py``."""
+"""What a retraining refuses before it changes anything; the whole is in ``test_story`` and ``test_retraining`` of
+``tests/integration``.
+"""
 
 import re
 from collections.abc import Iterator

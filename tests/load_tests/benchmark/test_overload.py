@@ -25,6 +25,7 @@ def test_no_answer_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.weekly
 @pytest.mark.usefixtures("deployed")
 def test_a_short_run_has_a_figure_for_each_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overload, "FACTORS", (3,))

@@ -81,6 +81,7 @@ def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Pat
 
 
 @pytest.mark.integration
+@pytest.mark.weekly
 def test_two_checkouts_are_compared_by_turns(deployed: dict[str, Path]) -> None:
     assert deployed
     said: list[str] = []
