@@ -39,7 +39,7 @@ class Newcomer:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         # The package cache stays warm: what is tested is the project, not the network.
         cache = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
-        return {**inherited, "HOME": str(self.home), "UV_CACHE_DIR": cache, "UV_LINK_MODE": "copy", **self.environment}
+        return {**inherited, "HOME": str(self.home), "UV_CACHE_DIR": cache, **self.environment}
 
     def run(self, command: str, *, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command line, as typed in the clone with the virtual environment activated."""

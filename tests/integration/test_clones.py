@@ -31,6 +31,7 @@ def test_another_processor_gives_the_same_metrics(served_once: Newcomer, tmp_pat
             assert theirs["cross_validation"][metric] == pytest.approx(values, abs=1e-6)  # type: ignore[index]
 
 
+@pytest.mark.weekly
 def test_a_clone_with_the_cache_but_no_registry_serves_and_registers(trained_small: Newcomer, tmp_path: Path) -> None:
     other = clone_of(trained_small, tmp_path)
     shutil.copytree(trained_small.clone / ".dvc/cache", other.clone / ".dvc/cache")

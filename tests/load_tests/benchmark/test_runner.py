@@ -62,6 +62,7 @@ def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.weekly
 def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Path]) -> None:
     # Nobody is shed because the machine does other work.
     patient = replace(OURS, environment={**OURS.environment, "MAX_LATENCY_MS": "60000"})
