@@ -46,18 +46,27 @@ if sys.dont_write_bytecode:
 LONG = ("serving", "load_tests", "batch_predict", "training")
 """Folders whose files take longest: with several test processes they come first, so that all end at the same time."""
 LONGEST = (
-    "test_own_table",
-    "test_pipeline",
-    "test_monitoring",
-    "test_load",
-    "test_tutorial",
-    "test_retraining",
-    "test_clones",
-    "test_story",
-    "test_parameters",
-    "test_deploy_local",
-    "test_reload",
-    "test_demo",
+    "integration/test_own_table",
+    "integration/test_pipeline",
+    "integration/test_monitoring",
+    "integration/test_load",
+    "integration/test_tutorial",
+    "integration/test_retraining",
+    "integration/test_clones",
+    "integration/test_story",
+    "integration/test_parameters",
+    "integration/test_deploy_local",
+    "integration/test_image",
+    "integration/test_demo",
+    "integration/test_compose",
+    "resilience/test_processes",
+    "resilience/test_disks",
+    "integration/test_ledger",
+    "integration/test_batch_predict",
+    "integration/test_reload",
+    "integration/test_monitoring_files",
+    "resilience/test_kills",
+    "resilience/test_memory",
 )
 """Of the integration tests, in the order in which they begin, so that none is left alone at the end."""
 
@@ -83,9 +92,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> tuple[int, int]:
-        folder = item.path.relative_to(TESTS).parts[0]
-        if item.path.stem in LONGEST:
-            return 0, LONGEST.index(item.path.stem)
+        path = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        if path in LONGEST:
+            return 0, LONGEST.index(path)
+        folder = path.partition("/")[0]
         return 1, LONG.index(folder) if folder in LONG else len(LONG)
 
     items.sort(key=rank)

@@ -23,7 +23,7 @@ IMAGE = "ml-prediction-bundle"
 MAKE = f'#!/bin/sh\n[ "$1 $2" = "image IMAGE_OPTIONS=--engine podman " ] && exec podman tag "$NEXT" {IMAGE}:latest\n'
 BROKEN = {
     "ends": "echo 'no models here' >&2; exit 1",
-    "is-never-ready": "exec sleep infinity",
+    "is-never-ready": "trap 'exit 0' TERM; sleep infinity & wait",
     "has-no-grpc": "GRPC_PORT=8002 exec python3 -m bentoml serve",
 }
 GOOD = ("1", "2")
