@@ -25,7 +25,7 @@ from model.card import CARD_FILE, ONNX_FILE, TrainingRun
 from model.deployed import IMPORTED_MARK, PREVIOUS_FILE, Deployment
 from serving import reload
 from serving.bundle import load_bundle
-from serving.imported import store
+from serving.imported import changing, store
 from serving.keys import Ring
 from serving.models import ARTIFACT_FOLDER, LoadedModel, deployed_model, load
 from serving.settings import Settings
@@ -83,7 +83,8 @@ def other(**changes: object) -> bentoml.Model:
     """Another version of Iris in the store, which answers otherwise."""
     onnx, card = tiny_models.artifact(IRIS, LogisticRegression(C=0.01, max_iter=1000))
     given = {"onnx": onnx, "card": card.model_copy(update=changes)}
-    return tiny_models.store(IRIS, **given)  # type: ignore[arg-type]
+    with changing(store().parent):  # BentoML lists the store for both, and fails if a service removes a model meanwhile
+        return tiny_models.store(IRIS, **given)  # type: ignore[arg-type]
 
 
 def exported(models: Path, stored: bentoml.Model) -> str:
@@ -92,7 +93,8 @@ def exported(models: Path, stored: bentoml.Model) -> str:
     path = models / "store" / f"{stored.tag.name}.bentomodel"
     path.unlink(missing_ok=True)
     bentoml.models.export_model(stored.tag, str(path))
-    bentoml.models.delete(stored.tag)
+    with changing(store().parent):
+        bentoml.models.delete(stored.tag)
     return str(stored.tag.version)
 
 
