@@ -84,7 +84,7 @@ _ODD_HEADERS = (
 )
 
 
-def everything(draw: Generator, rows: int = 4_000, columns: int = 60) -> Columns:
+def everything(draw: Generator, rows: int = 10_000, columns: int = 60) -> Columns:
     """Every kind again and again, 5 % missing, and headers that are odd; the last column is the target."""
     found: dict[str, list[str]] = {}
     signal = np.zeros(rows)

@@ -57,7 +57,7 @@ def test_a_moved_project_keeps_its_runs_and_its_models(served_once: Newcomer, tm
     hidden = (served_once.clone / "mlruns").rename(served_once.clone / "mlruns.hidden")
     try:
         moved.run(f"{PREDICT} out.parquet")
-        moved.run("dvc repro -f -s train_iris", timeout=1200)
+        moved.run("dvc repro -f -s train_iris model_evaluation", timeout=1200)
         port = free_port()
         page = subprocess.Popen(
             ["bash", "-c", f"source .venv/bin/activate; MLFLOW_PORT={port} make -s ui"],

@@ -86,8 +86,10 @@ def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Pat
 def test_two_checkouts_are_compared_by_turns(deployed: dict[str, Path]) -> None:
     assert deployed
     said: list[str] = []
-    table = compare([PROJECT, PROJECT], rounds=2, seconds=1, only=("ours-grpc",), say=said.append)
-    assert [line.partition(":")[0] for line in said] == [f"gRPC, round {number} of 2" for number in (1, 2)]
+    table = compare([PROJECT, PROJECT], rounds=2, seconds=1, only=("ours", "ours-grpc"), say=said.append)
+    assert [line.partition(":")[0] for line in said] == [
+        f"{line}, round {number} of 2" for line in ("/predict/housing", "gRPC") for number in (1, 2)
+    ]
     assert "| gRPC |" in table
 
 
