@@ -81,6 +81,10 @@ class Waiting:
             ("grpc.server.max_pending_requests", self.calls),
             ("grpc.server.max_pending_requests_hard_limit", self.calls),
             ("grpc.server_max_unrequested_time_in_server", self._seconds),
+            # By default the core refuses a call (REFUSED_STREAM, UNAVAILABLE for the caller) while calls that it has
+            # answered are not freed yet: 5 % of the calls of 60 callers that share a channel, though their client holds
+            # back the calls above the limit.
+            ("grpc.http.overload_protection", 0),
             ("grpc.enable_channelz", 1),
         ]
 

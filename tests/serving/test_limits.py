@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from contract.datasets.housing import HOUSING
+from contract.datasets.iris import IRIS
 from tests.serving.protocol.wire import message, refusal, rows_of, tensor
 from tests.serving.running import SLOW, Running, running
 from tests.serving.series import scrape
@@ -71,6 +73,15 @@ def test_what_would_wait_too_long_is_refused_over_grpc(overloaded: Running) -> N
         assert "housing is overloaded" in one.details()
         assert int(dict(one.trailing_metadata())["retry-after"]) >= 1
     assert call(overloaded, 1).result().outputs
+
+
+def test_callers_that_share_a_channel_are_answered_or_told_why_not(overloaded: Running) -> None:
+    # More calls than one connection may have at a time: the client holds back the others, so none has to be dropped.
+    request = message("iris", tensor("x", rows_of(IRIS, 1)))
+    calls = [overloaded.stub.ModelInfer.future(request) for _ in range(1_000)]
+    codes = Counter(one.code() for one in calls)
+    assert codes[grpc.StatusCode.OK]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_refused_and_slow_requests_are_counted_and_logged(overloaded: Running) -> None:
