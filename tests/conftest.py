@@ -32,6 +32,11 @@ inspect.signature(httpx.get).parameters["timeout"].default.read = 60
 # A client that threads share closes a connection that has been idle for 5 seconds, though another thread has just taken
 # it (httpcore 1.0): never, in the tests.
 inspect.signature(httpx.Client).parameters["limits"].default.keepalive_expiry = None
+# Each client of httpx, and so each `httpx.get`, reads the certificates of the whole world, which takes 30 ms of a core.
+# Tests that wait for a server ask many times a second: they share what was read. Contexts of a test's own stay its own.
+TRUSTED = httpx.create_ssl_context()
+for ask in (httpx.get, httpx.post, httpx.request, httpx.Client.__init__, httpx.AsyncClient.__init__):
+    ask.__kwdefaults__ = {**(ask.__kwdefaults__ or {}), "verify": TRUSTED}
 for directory in ("bentoml", "metrics"):
     (Path(HOME.name) / directory).mkdir()
 

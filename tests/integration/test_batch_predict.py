@@ -204,6 +204,7 @@ def cluster(served_once: Newcomer) -> Iterator[Cluster]:
         yield Cluster(served_once, stack, folder)
 
 
+@pytest.mark.weekly
 def test_a_cluster_of_two_nodes_gives_the_same_bytes_though_a_worker_is_killed(
     served_once: Newcomer, cluster: Cluster, whole: Path, table: Path, tmp_path: Path
 ) -> None:
