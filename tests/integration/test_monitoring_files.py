@@ -12,7 +12,7 @@ from tests.integration.local_monitoring import with_retraining
 MONITORING = Path(__file__).parents[2] / "monitoring"
 RULES = ["alerts.yml", *sorted(f"rules/{path.name}" for path in (MONITORING / "rules").glob("*.yml"))]
 LONG = "slow_budgets.yml"
-"""The tickets of slow burns: it evaluates the rules of ``budgets.yml`` over days, which takes half a minute of a core."""
+"""The tickets of slow burns: it evaluates the rules of ``budgets.yml`` over days: half a minute of a core."""
 TESTS = [
     pytest.param(path.name, marks=pytest.mark.weekly if path.name == LONG else ())
     for path in sorted((MONITORING / "tests").glob("*.yml"))
