@@ -1,5 +1,6 @@
 """Set up before BentoML is imported: each test process gets a BentoML home, a metrics directory and an MLflow store."""
 
+import gc
 import inspect
 import os
 import signal
@@ -93,6 +94,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.grouping import ByGroup
 
     return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+def pytest_collection_finish() -> None:
+    # Modules and thousands of collected tests stay: the garbage collector can skip them.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
