@@ -85,7 +85,7 @@ integration: $(VENV)/.dev $(VENV)/.clients ## Run the tests of the whole: pipeli
 	$(call step,Run the integration tests (pytest),pytest -m "integration and not weekly" $(PARALLEL) --dist=loadscope --no-loadscope-reorder)
 
 .PHONY: weekly
-weekly: $(VENV)/.dev ## Run the integration tests that CI runs once a week and for a tag: the demo, more tables, clones, memory, Ray (takes minutes)
+weekly: $(VENV)/.dev ## Run the integration tests that CI runs once a week and for a tag: retraining, the demo, more tables, clones, memory, Ray (takes minutes)
 	$(call step,Run the weekly tests (pytest -m weekly),pytest -m weekly $(PARALLEL) --dist=loadscope --no-loadscope-reorder)
 
 .PHONY: chaos

@@ -15,7 +15,7 @@ from tests.serving import tiny_models
 from tests.serving.running import running
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.weekly]
 
 
 def test_drift_of_the_traffic_is_found_answered_and_published(tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def version_of(address: str) -> str:
     return str(httpx.get(f"http://{address}/v2", timeout=30).json()["version"])
 
 
+@pytest.mark.weekly
 def test_one_version_follows_another_and_no_request_fails(image: Image, next_image: Image, tmp_path: Path) -> None:
     """A rolling update behind HAProxy, which tries nothing twice: what it cannot pass on counts as failed."""
     http_port, grpc_port = free_port(), free_port()

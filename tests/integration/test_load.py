@@ -1,5 +1,6 @@
 """The load test, as the README has it, for half a minute on the models that a newcomer trained."""
 
+import pytest
 import yaml
 
 from contract import DATASETS
@@ -33,6 +34,7 @@ def test_the_thresholds_hold_and_the_report_is_written(served_once: Newcomer) ->
         assert all(f"{name} {dataset}" in page for dataset in DATASETS)
 
 
+@pytest.mark.weekly
 def test_a_lowered_threshold_fails_it_and_is_named(served_once: Newcomer) -> None:
     thresholds = yaml.safe_load((served_once.clone / THRESHOLDS_FILE).read_text())
     thresholds["steady"]["limits"]["SingleRowUser"]["p99_ms"] = 0.1

@@ -45,7 +45,8 @@ def artifacts(project: Path) -> int:
     return len(list((project / "mlruns").rglob("model.onnx")))
 
 
-@pytest.mark.parametrize("how", ["moved", pytest.param("copied", marks=pytest.mark.weekly)])
+@pytest.mark.weekly
+@pytest.mark.parametrize("how", ["moved", "copied"])
 def test_batch_prediction_and_training_go_on(tmp_path: Path, how: str) -> None:
     first, second = tmp_path / "mlruns" / "first", tmp_path / "second"
     first.mkdir(parents=True)

@@ -210,6 +210,7 @@ def test_one_contract_retrains_its_dataset_alone(
     )
 
 
+@pytest.mark.weekly
 def test_they_are_taken_out_without_a_trace(
     project: SmallProject, told: dict[str, str], tables: tuple[str, ...]
 ) -> None:

@@ -15,7 +15,7 @@ from tests.integration.small_project import DEPLOYED, SmallProject
 from tests.processes import alive
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.weekly]
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ def photograph(page: Page, url: str, shown: str, path: Path, pressed: str = "") 
     page.photograph(path)
 
 
+@pytest.mark.weekly
 def test_the_pages_are_as_the_tutorial_shows_them(served_once: Newcomer, page: Page, folder: Path) -> None:
     assert "make demo" in PAGE
     evaluation = served_once.clone / "reports/evaluation.html"

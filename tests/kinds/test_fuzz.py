@@ -11,6 +11,7 @@ from tests.serving.worker import LocalWorker
 
 
 @pytest.mark.integration
+@pytest.mark.weekly
 def test_random_requests_about_every_kind_do_no_harm(worker: LocalWorker) -> None:
     with closing(Target(worker.url, worker.target, tuple(KINDS.values()))) as target:
         target.described.leave_out(BENTOML_ROUTES)  # Nothing is behind our application here.

@@ -86,7 +86,7 @@ def call_again_and_again(
         connection.close()
 
 
-@pytest.mark.parametrize("form", [flat, protocol])
+@pytest.mark.parametrize("form", [flat, pytest.param(protocol, marks=pytest.mark.weekly)])
 def test_any_number_of_large_batches_fits_into_a_small_container(
     pinned: Path, tmp_path: Path, form: Callable[[], tuple[str, bytes, dict[str, str]]]
 ) -> None:

@@ -11,7 +11,7 @@ from load_tests.soak import Callers
 from tests.resilience.trees import LONG, parent_of
 from tests.serving.running import running
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.weekly]
 logger = logging.getLogger(__name__)
 
 SECONDS = 60 if LONG else 15

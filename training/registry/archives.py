@@ -22,7 +22,8 @@ _DIFFERS_BY_RUN = ("artifact_path", "model_id", "model_size_bytes", "model_uuid"
 
 def write_tar(directory: Path, target: Path) -> None:
     """Pack the files of a directory as ``tar.xz``, sorted by name."""
-    with tarfile.open(target, "w:xz", format=tarfile.PAX_FORMAT) as archive:
+    # Four times as quick as with xz's own preset, and the archive of trees is a fifth larger.
+    with tarfile.open(target, "w:xz", format=tarfile.PAX_FORMAT, preset=1) as archive:
         for path in sorted(directory.rglob("*")):
             if path.is_file():
                 entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
