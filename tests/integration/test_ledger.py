@@ -287,8 +287,9 @@ def test_each_answer_is_on_record_once_when_a_worker_and_the_drainer_are_killed(
         assert rows >= 20_000
         calls = sum(len(calls) for _, calls in clients)
         # The promise is in milliseconds, for workers that get a core. Other tests run beside this one, and take both.
-        for thread in (thread for worker in service.workers() for thread in worker.threads()):
-            os.setpriority(os.PRIO_PROCESS, thread.id, -15)
+        if os.geteuid() == 0:  # Nobody else may.
+            for thread in (thread for worker in service.workers() for thread in worker.threads()):
+                os.setpriority(os.PRIO_PROCESS, thread.id, -15)
         sending = threading.Thread(target=service.send, args=clients)
         sending.start()
         wait_until(lambda: len(service.answered) > calls * 0.3, "a third is answered")
