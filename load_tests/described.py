@@ -6,7 +6,6 @@ depends on more than a schema can say, such as what is on record, or whether the
 """
 
 from collections.abc import Collection
-from time import monotonic, sleep
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -32,7 +31,6 @@ from load_tests.errors import LoadTestError
 
 _DATES = {Kind.DATE, Kind.DATETIME}
 """JSON Schema has no earliest and no latest date."""
-NOT_READY, LEDGER_SECONDS = 503, 60.0
 TOO_LARGE, LONG_TARGET = 431, 30_000
 _ALWAYS = [
     not_a_server_error,
@@ -59,7 +57,6 @@ class Described:
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
         document = self._session.get(f"{url}/docs.json", timeout=timeout).json()
-        self._wait_for_ledger()
         schema: Any = schemathesis.openapi.from_dict(document)
         schema.config.update(base_url=url)
         self._operations = [found.ok() for found in schema.get_all_operations()]
@@ -104,14 +101,6 @@ class Described:
                 f"{case.as_curl_command()}\nwas answered with {answer.status_code}: {reasons}"
             ) from None
         return int(answer.status_code)
-
-    def _wait_for_ledger(self) -> None:
-        """Its tables are made while the first predictions are answered; until then its routes answer 503."""
-        deadline = monotonic() + LEDGER_SECONDS
-        while self._session.get(f"{self._url}/logs/recent", timeout=self._timeout).status_code == NOT_READY:
-            if monotonic() > deadline:
-                raise LoadTestError(f"The ledger's database does not answer after {LEDGER_SECONDS:g} seconds.")
-            sleep(0.1)
 
     def close(self) -> None:
         """Close the connections."""

@@ -103,7 +103,7 @@ class NotReady(BundleError):
 
 
 class DatabaseAway(BundleError):
-    """The ledger's database does not answer. ``retry_after`` is in whole seconds, as in the HTTP header."""
+    """The ledger's database cannot be used now. ``retry_after`` is in whole seconds, as in the HTTP header."""
 
     status = 503
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -26,6 +27,9 @@ THREADS = 4
 MAXIMUM_CALLS = 32
 """Maximum calls that run or wait for a thread; further callers are told to come back."""
 RETRY_SECONDS = 5
+TABLES_SECONDS = 10
+"""Longest time that calls wait for the tables: the drainer makes them while a new service answers its first calls."""
+TABLES_POLL_SECONDS = 0.1
 QUALITY_SECONDS = 10
 """Seconds that live quality is cached: the drainer computes it every 30 seconds."""
 QUALITY_WAIT_SECONDS = 1
@@ -40,6 +44,7 @@ class LedgerDatabase:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._calls = 0
+        self._no_tables_since: float | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger-reader")
 
     async def run(self, work: Callable[[Engine], T]) -> T:
@@ -47,7 +52,7 @@ class LedgerDatabase:
 
         Raises:
             NotFound: the ledger is off.
-            DatabaseAway: the database does not answer, or has too much to do.
+            DatabaseAway: the database does not answer, has no tables after a while, or has too much to do.
         """
         if self._settings.LEDGER == "off":
             raise NotFound("The ledger is off (LEDGER=off): predictions are not recorded.")
@@ -55,30 +60,55 @@ class LedgerDatabase:
             raise DatabaseAway(f"{MAXIMUM_CALLS} calls wait for the ledger's database already. Try again.", 1)
         self._calls += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._engine)
+            while True:
+                try:
+                    found = await asyncio.get_running_loop().run_in_executor(self._threads, work, self._engine)
+                except (OperationalError, InterfaceError, NoConnection, ProgrammingError) as error:
+                    if not _lacks_tables(error):
+                        raise
+                    if not self._may_wait():
+                        raise _away(error, _NO_TABLES) from None
+                else:
+                    self._no_tables_since = None
+                    return found
+                await asyncio.sleep(TABLES_POLL_SECONDS)
         except (OperationalError, InterfaceError, NoConnection) as error:
-            logger.warning("the ledger's database is away", extra={"reason": str(error.__cause__ or error)[:300]})
-            raise _away() from None
-        except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
-                raise
-            raise _away() from None
+            raise _away(error, _AWAY) from None
         finally:
             self._calls -= 1
+
+    def _may_wait(self) -> bool:
+        """Whether it is early enough to wait for the tables."""
+        if self._no_tables_since is None:
+            self._no_tables_since = monotonic()
+        return monotonic() - self._no_tables_since < TABLES_SECONDS
 
     @cached_property
     def _engine(self) -> Engine:
         return database.connect(self._settings.database_url)
 
 
-_UNDEFINED_TABLE = "42P01"
-"""PostgreSQL's error code while the drainer has not made the tables yet."""
+_AWAY = "The ledger's database does not answer. Predictions are recorded all the same; try again later."
+_NO_TABLES = (
+    "The ledger's tables are not there, or not up to date: the service makes them when it starts, and its log says why "
+    "it could not. Predictions are recorded all the same; try again later."
+)
+_UNDEFINED = ("42P01", "42703")
+"""PostgreSQL's error codes for a table and a column that are not there."""
 
 
-def _away() -> DatabaseAway:
-    return DatabaseAway(
-        "The ledger's database does not answer. Predictions are recorded all the same; try again later.", RETRY_SECONDS
-    )
+def _lacks_tables(error: Exception) -> bool:
+    """Whether the drainer has not made the tables yet, or not brought those of a former version up to date."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        # It has no code of its own for this; errors of Python's module have none at all.
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return getattr(cause, "sqlstate", None) in _UNDEFINED
+
+
+def _away(error: Exception, sentence: str) -> DatabaseAway:
+    logger.warning("the ledger's database is away", extra={"reason": str(error.__cause__ or error)[:300]})
+    return DatabaseAway(sentence, RETRY_SECONDS)
 
 
 class LiveQuality:

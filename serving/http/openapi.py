@@ -48,7 +48,7 @@ _LEDGER_ERRORS = {
     "400": ("A malformed body or parameter, or every entry is refused.", "[0].row: the prediction 019abf… has 1 row"),
     "404": ("The ledger is off.", "The ledger is off (LEDGER=off): predictions are not recorded."),
     "503": (
-        "The ledger's database does not answer. `Retry-After` has the seconds after which to try again.",
+        "The ledger's database does not answer, or has no tables yet. `Retry-After`: seconds until the next try.",
         "The ledger's database does not answer. Predictions are recorded all the same; try again later.",
     ),
     "504": ("The body did not arrive in time.", "The body did not arrive within 30 seconds."),

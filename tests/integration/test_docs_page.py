@@ -58,7 +58,8 @@ def proxy(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 def on_record(url: str, prediction_id: str) -> bool:
     """Whether the ledger has a prediction."""
-    return bool(httpx.get(f"{url}/logs/recent", params={"prediction_id": prediction_id}).json().get("predictions"))
+    parameters = {"prediction_id": prediction_id}
+    return bool(httpx.get(f"{url}/logs/recent", params=parameters).raise_for_status().json()["predictions"])
 
 
 @pytest.fixture

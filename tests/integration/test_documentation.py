@@ -70,8 +70,7 @@ def test_commands_do_what_they_are_for(served_once: Newcomer, url: str) -> None:
     own = httpx.post(f"{url}/predict/iris", json=IRIS.example).json()["prediction_id"]
     recorded = {"prediction_id": own}
     wait_until(
-        # At first the ledger may not have its database yet.
-        lambda: httpx.get(f"{url}/logs/recent", params=recorded).json().get("predictions"),
+        lambda: httpx.get(f"{url}/logs/recent", params=recorded).raise_for_status().json()["predictions"],
         "the prediction is on record",
     )
     for _, command in TYPED:

@@ -282,6 +282,9 @@ def test_each_answer_is_on_record_once_when_a_worker_and_the_drainer_are_killed(
     killed_at: list[float] = []
     url = postgresql.new_database() if kind == "postgresql" else None
     with serving(models, tmp_path / "state", url) as service:
+        # The tables are made while the service takes its first calls; these wait.
+        new = httpx.get(f"{service.url}/logs/stats", timeout=30).raise_for_status().json()
+        assert (new["models"], new["errors"]) == ([], [])
         clients = work(1000)
         rows = sum(len(calls) * len(calls[0]) for _, calls in clients)
         assert rows >= 20_000

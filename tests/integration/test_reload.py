@@ -3,7 +3,6 @@
 The models are tiny, so that 200 reloads take minutes.
 """
 
-import json
 import logging
 import shutil
 import threading
@@ -328,7 +327,7 @@ def recorded(client: httpx.Client, load_up: Load) -> None:
         counted[version] += count * (BATCH if form == "batch" else 1)
 
     def rows() -> dict[str, int]:
-        told = client.get("/logs/stats", params={"model": "iris"}).json()
+        told = client.get("/logs/stats", params={"model": "iris"}).raise_for_status().json()
         return {one["version"]: one["rows"] for one in told["models"]}
 
-    wait_until(lambda: rows() == dict(counted), f"the ledger has {dict(counted)}, not {json.dumps(rows())}")
+    wait_until(lambda: rows() == dict(counted), lambda: f"the ledger has {rows()}, not {dict(counted)}")

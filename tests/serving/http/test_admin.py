@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from serving.settings import Settings
 from serving.telemetry.call import Endpoint, http_counter
 from serving.telemetry.request_log import RequestLog
 from tests.serving.locked import KEYS, NOBODYS, settings_with_keys
+from tests.waiting import wait_until
 
 API, ADMIN = KEYS[Ring.API], KEYS[Ring.ADMIN]
 LABEL = digest(ADMIN.encode()).hex()[:16]
@@ -129,14 +131,28 @@ def read_only(directory: Path) -> str:
     return f"{default_url(directory).replace('sqlite:///', 'sqlite:///file:')}?mode=ro&uri=true"
 
 
+def test_an_action_of_the_first_second_waits_for_the_tables(tmp_path: Path) -> None:
+    served = app(settings_with_keys().keys(), database(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, served, ADMIN)
+        # The first look for the tables makes the file.
+        wait_until((tmp_path / "ledger.db").exists, "the tables are looked for")
+        engine = connect(default_url(tmp_path))
+        migrate(engine)
+        assert asked.result().status_code == 200
+    assert [row[0] for row in actions(engine)] == ["/models/reload"]
+    engine.dispose()
+
+
 @pytest.mark.parametrize(
     "url",
     [default_url, lambda _: "postgresql://nobody@127.0.0.1:9/ledger", read_only],
     ids=["new", "away", "read-only"],
 )
 def test_an_action_that_the_database_does_not_take_is_in_the_log(
-    tmp_path: Path, url: Callable[[Path], str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, url: Callable[[Path], str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving.ledger_database.TABLES_SECONDS", 0.2)
     assert ask(app(settings_with_keys().keys(), database(tmp_path, url(tmp_path))), ADMIN).status_code == 200
     (record,) = [record for record in caplog.records if record.name == "serving.actions"]
     fields = {"route": "/models/reload", "key": LABEL, "client": "192.0.2.7", "status": 200}

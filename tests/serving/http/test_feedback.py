@@ -3,13 +3,15 @@
 import gzip
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from ledger import feedback, quality
+from ledger import database, feedback, quality
 from ledger.record import Record
 from ledger.times import now_us
 from local_service import free_port
@@ -19,6 +21,7 @@ from tests.ledger.records import a_record, prediction_id
 from tests.serving.http.conftest import Recorded
 from tests.serving.series import scrape
 from tests.serving.worker import LocalWorker
+from tests.waiting import wait_until
 
 
 def stored(recorded: Recorded, record: Record) -> str:
@@ -202,9 +205,13 @@ def test_live_quality_is_in_models_info(
 
 @pytest.fixture(params=["off", "no tables", "away"])
 def without(
-    request: pytest.FixtureRequest, loaded: dict[str, LoadedModel], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    loaded: dict[str, LoadedModel],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[str, httpx.Client]]:
     """A client of a worker whose ledger cannot be used, and why."""
+    monkeypatch.setattr("serving.ledger_database.TABLES_SECONDS", 0.2)
     away: dict[str, Any] = {
         "off": {"LEDGER": "off"},
         "no tables": {},
@@ -221,18 +228,34 @@ def without(
 
 def test_without_its_database_everything_else_goes_on(without: tuple[str, httpx.Client]) -> None:
     reason, client = without
+    status, says = {
+        "off": (404, "LEDGER=off"),
+        "no tables": (503, "tables are not there"),
+        "away": (503, "does not answer"),
+    }[reason]
     answer = client.post("/feedback", json={"prediction_id": ID, "actual": 1.0})
     for asked in (answer, client.get("/logs/recent"), client.get("/logs/stats")):
-        if reason == "off":
-            assert asked.status_code == 404
-            assert "LEDGER=off" in asked.json()["error"]
-        else:
-            assert asked.status_code == 503
-            assert "does not answer" in asked.json()["error"]
-            assert int(asked.headers["retry-after"]) > 0
+        assert asked.status_code == status
+        assert says in asked.json()["error"]
+        assert ("retry-after" in asked.headers) == (status == 503)
     page = client.get("/logs")
-    assert page.status_code == answer.status_code
+    assert page.status_code == status
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert ("LEDGER=off" if reason == "off" else "does not answer") in page.text
+    assert says in page.text
     assert live(client, "iris") == {"absent": answer.json()["error"]}
     assert client.get("/health").status_code == 200
+
+
+def test_calls_of_a_new_service_wait_for_the_tables(loaded: dict[str, LoadedModel], tmp_path: Path) -> None:
+    settings = Settings(API_HOST="127.0.0.1", API_PORT=free_port(), GRPC_PORT=free_port(), STATE_DIR=tmp_path)
+    worker = LocalWorker(loaded, settings)
+    with worker.running(), httpx.Client(base_url=worker.url, timeout=30) as client, ThreadPoolExecutor() as threads:
+        read = [threads.submit(client.get, path) for path in ("/logs/recent", "/logs/stats", "/logs", "/retrain/jobs")]
+        sent = threads.submit(client.post, "/feedback", json={"prediction_id": prediction_id(now_us()), "actual": 1.0})
+        # The first call that looks for the tables makes the file.
+        wait_until((tmp_path / "ledger.db").exists, "a call has looked")
+        engine = database.connect(settings.database_url)
+        database.migrate(engine)
+        engine.dispose()
+        assert [call.result().status_code for call in read] == [200] * len(read)
+        assert sent.result().json()["waiting"] == 1
