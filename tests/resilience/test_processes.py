@@ -27,8 +27,15 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def service(pinned: Path, tmp_path: Path) -> Iterator[Running]:
-    """A service with two workers and the ledger."""
+    """A service with two workers and the ledger, for tests that kill some of it."""
     with running(pinned, tmp_path / "log", WORKERS="2", LEDGER="on") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The same, for tests that leave its processes as they are."""
+    with running(pinned, tmp_path_factory.mktemp("shared") / "log", WORKERS="2", LEDGER="on") as made:
         yield made
 
 
@@ -45,16 +52,16 @@ def test_a_service_of_the_tests_has_all_its_workers_when_it_is_given_out(pinned:
         assert counted(service.client, "ml_worker_starts_total") == 3
 
 
-def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:
+def test_nobody_listens_beside_http_and_grpc(shared: Running) -> None:
     """Neither the controller nor the event socket of the arbiter, over TCP or with a name in the file system."""
-    tree = tree_of(parent(service))
+    tree = tree_of(parent(shared))
     listening = {
         (one.laddr.port, one.type)
         for process in tree
         for one in process.net_connections("inet")
         if one.status == psutil.CONN_LISTEN or one.type == socket.SOCK_DGRAM
     }
-    ports = {int(service.client.base_url.port or 0), service.grpc_port}
+    ports = {int(shared.client.base_url.port or 0), shared.grpc_port}
     assert listening == {(port, socket.SOCK_STREAM) for port in ports}
     named = {str(one.laddr) for process in tree for one in process.net_connections("unix")} - {""}
     streams = [name for name in named if not Path(name).name.startswith("flush_")]
@@ -63,11 +70,11 @@ def test_nobody_listens_beside_http_and_grpc(service: Running) -> None:
         assert Path(name).parent.stat().st_mode & 0o077 == 0, "only its user reaches the workers' own sockets"
 
 
-def test_a_client_of_the_arbiter_gets_no_answer(service: Running, tmp_path: Path) -> None:
+def test_a_client_of_the_arbiter_gets_no_answer(shared: Running, tmp_path: Path) -> None:
     """The attack of issue 13: whoever reaches the controller runs a command as the service's user."""
     mark = tmp_path / "mark"
     command = {"name": "attack", "cmd": f"/usr/bin/touch {mark}", "start": True, "waiting": True}
-    listening = [one for one in parent(service).net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    listening = [one for one in parent(shared).net_connections("inet") if one.status == psutil.CONN_LISTEN]
     ports = {one.laddr.port for one in listening}
     for endpoint in ["inproc://control", *(f"tcp://127.0.0.1:{port}" for port in ports)]:
         client = CircusClient(endpoint=endpoint, timeout=1)
@@ -77,7 +84,7 @@ def test_a_client_of_the_arbiter_gets_no_answer(service: Running, tmp_path: Path
         finally:
             client.stop()
     assert not mark.exists()
-    assert predicts(service)
+    assert predicts(shared)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
@@ -101,27 +108,27 @@ def test_a_lost_worker_is_replaced(service: Running, stop: signal.Signals) -> No
         assert all(ready(b"", timeout=10).ready for _ in range(20))
 
 
-def test_all_that_stop_together_go_on_together(service: Running) -> None:
+def test_all_that_stop_together_go_on_together(shared: Running) -> None:
     """As with a laptop that sleeps, or a container that is paused."""
-    tree = tree_of(parent(service))
+    tree = tree_of(parent(shared))
     for process in tree:
         process.suspend()
     time.sleep(8)
     for process in reversed(tree):
         process.resume()
     time.sleep(3)
-    assert {one.pid for one in workers_of(parent(service))} <= {one.pid for one in tree}
-    assert predicts(service)
-    assert counted(service.client, 'ml_worker_exits_total{reason="hung"}') == 0
+    assert {one.pid for one in workers_of(parent(shared))} <= {one.pid for one in tree}
+    assert predicts(shared)
+    assert counted(shared.client, 'ml_worker_exits_total{reason="hung"}') == 0
 
 
-def test_a_debugger_may_hold_the_parent(service: Running) -> None:
+def test_a_debugger_may_hold_the_parent(shared: Running) -> None:
     """The workers go on without it, and are not replaced when it goes on."""
-    held = parent(service)
+    held = parent(shared)
     before = {one.pid for one in workers_of(held)}
     held.suspend()
     time.sleep(7)
-    assert predicts(service)
+    assert predicts(shared)
     held.resume()
     time.sleep(2)
     assert {one.pid for one in workers_of(held)} == before
