@@ -42,6 +42,7 @@ from tests.integration.containers import (
     podman,
     running,
 )
+from tests.serving.running import PATIENT
 from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,6 @@ for top, folders, files in os.walk("/"):
             print(path)
 """
 SHARED = {"/var/tmp"}  # noqa: S108 - as in any Debian
-PATIENT = {"MAX_LATENCY_MS": "60000"}
-"""Nobody is shed because the machine does other work: what is shown is that nobody is lost."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contract import DATASETS
 from load_tests.summary import SUMMARY_FILE, Summary
 from load_tests.thresholds import THRESHOLDS_FILE
 from tests.integration.conftest import Newcomer
+from tests.serving.running import PATIENT
 
 
 def summary(newcomer: Newcomer) -> Summary:
@@ -21,7 +22,7 @@ def test_the_thresholds_hold_and_the_report_is_written(served_once: Newcomer) ->
         limits.update({name: 10 * limit for name, limit in limits.items() if name.endswith("_ms")})
     (served_once.home / "busy.yaml").write_text(yaml.safe_dump(thresholds))
     load = f"--run-time 20s --thresholds {served_once.home}/busy.yaml"
-    ran = served_once.run(f'MAX_LATENCY_MS=5000 make load LOAD="{load}"', check=False)
+    ran = served_once.run(f'MAX_LATENCY_MS={PATIENT["MAX_LATENCY_MS"]} make load LOAD="{load}"', check=False)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     told = summary(served_once)
     assert told.table() in ran.stdout

@@ -35,6 +35,7 @@ from tests.resilience.trees import LONG
 from tests.serving import tiny_models
 from tests.serving.locked import HASHES, KEYS
 from tests.serving.protocol.wire import message, tensor
+from tests.serving.running import PATIENT
 from tests.serving.series import scrape
 from tests.waiting import wait_until
 
@@ -173,6 +174,7 @@ def test_models_come_and_go_under_load(models: list[LoadedModel], tmp_path: Path
     environment = {
         "MODELS_DIR": str(directory),
         "WORKERS": "2",
+        **PATIENT,
         "GRPC_PORT": str(port),
         "ADMIN_KEYS": HASHES[Ring.ADMIN],
         "LEDGER": "on",

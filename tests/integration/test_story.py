@@ -43,6 +43,7 @@ from model.session import Artifact
 from serving.keys import Ring
 from tests.integration.small_project import SmallProject
 from tests.serving.locked import HASHES, KEYS
+from tests.serving.running import PATIENT
 from tests.serving.series import scrape
 from tests.waiting import wait_until
 from training.evaluation.plots import BLUE, GREY, INK, ORANGE, canvas
@@ -174,6 +175,7 @@ def test_a_shift_is_found_learned_deployed_and_taken_back(project: SmallProject,
         "ADMIN_KEYS": HASHES[Ring.ADMIN],
         "GRPC_PORT": str(port),
         "LEDGER": "on",
+        **PATIENT,
         "WORKERS": "2",
     }
     first, features = project.deployed(), project.folder / FEATURES

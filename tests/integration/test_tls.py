@@ -29,6 +29,7 @@ from serving.tls import HANDSHAKE_SECONDS
 from tests.integration.test_protocol_clients import BIN
 from tests.serving import tiny_models
 from tests.serving.certificates import NAMES, chain, channel_credentials, client_context, write
+from tests.serving.running import PATIENT
 from tests.waiting import wait_until
 
 CA, OTHER_CA = trustme.CA(), trustme.CA()
@@ -60,6 +61,7 @@ def serving(directory: Path, **settings: str) -> Iterator[Service]:
         "GRPC_PORT": str(free_port()),
         "MODELS_DIR": str(directory / "models"),
         "WORKERS": "2",
+        **PATIENT,
         "TLS_CERT_FILE": str(pem),
         "TLS_KEY_FILE": str(key),
         **settings,

@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.callers import Ask, Callers
 from tests.resilience.trees import LONG, counted, parent_of, workers_of
-from tests.serving.running import Running, running
+from tests.serving.running import PATIENT, Running, running
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -85,7 +85,7 @@ def until_it_serves(worker: psutil.Process, port: int) -> None:
 
 
 def test_killed_workers_lose_their_own_requests_alone(pinned: Path, tmp_path: Path) -> None:
-    with running(pinned, tmp_path / "log", WORKERS="2") as service:
+    with running(pinned, tmp_path / "log", WORKERS="2", **PATIENT) as service:
         port = int(service.client.base_url.port or 0)
         parent = parent_of(port)
         with callers(service) as made:
@@ -139,7 +139,7 @@ def until_not_ready(service: Running, over: threading.Event) -> None:
 
 def stop(pinned: Path, log: Path, workers: int) -> None:
     """Start a server, stop it under traffic, and see that nobody's request fails."""
-    settings = {"WORKERS": str(workers), "DRAIN_SECONDS": "2", "LEDGER": "on"}
+    settings = {"WORKERS": str(workers), "DRAIN_SECONDS": "2", "LEDGER": "on", **PATIENT}
     with running(pinned, log, **settings) as service, ExitStack() as stack:
         made = [Callers(*addresses(service)), Reconnecting(*addresses(service))]
         over = threading.Event()

@@ -14,6 +14,9 @@ from local_service import free_port, running_service
 SLOW = {"WORKERS": "1", "MAX_BATCH_SIZE": "1"}
 """With the slow Housing model, every row of a request takes some milliseconds."""
 
+PATIENT = {"MAX_LATENCY_MS": "60000"}
+"""Nobody is shed because the machine does other work: for tests that show that nobody is lost."""
+
 
 class Running(NamedTuple):
     """A service, and clients that are connected to it."""

@@ -14,6 +14,7 @@ from load_tests.benchmark.runner import Benchmark, deployed_model
 from load_tests.errors import LoadTestError
 from local_service import PROJECT
 from tests.serving import tiny_models
+from tests.serving.running import PATIENT
 
 HERE = Path(sys.executable).parent
 SHORT = Plan(
@@ -64,8 +65,7 @@ def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.weekly
 def test_every_line_of_our_service_a_peer_and_the_floors(deployed: dict[str, Path]) -> None:
-    # Nobody is shed because the machine does other work.
-    patient = replace(OURS, environment={**OURS.environment, "MAX_LATENCY_MS": "60000"})
+    patient = replace(OURS, environment={**OURS.environment, **PATIENT})
     servers = (patient, FASTAPI_ONNX, ECHO, GRPC_ECHO)
     found = run(deployed, *servers)
     assert found.failures == []
