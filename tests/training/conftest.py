@@ -1,5 +1,7 @@
 """Small real tables, and parameters that train in a second."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
@@ -15,9 +17,15 @@ RAW = PROJECT / "data/raw"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> object:
-    """Threads that wait for each other by spinning make tests slow on a machine that is busy."""
-    return threadpool_limits(limits=1)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other by spinning make tests slow on a machine that is busy.
+
+    Those of a forest race for Python's warning filters (scikit-learn 1.9), and sometimes leave none: a warning is no
+    error any more.
+    """
+    with threadpool_limits(limits=1), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")  # joblib's threads too
+        yield
 
 
 def raw_table(name: str, rows: int | None = None) -> pd.DataFrame:

@@ -45,11 +45,6 @@ def test_iris_is_accurate_in_cross_validation() -> None:
     table = table.assign(species=table["species"].map(dataset.target.classes.index)).astype(float)
     train, _ = split(dataset, table, SHIPPED.feature_engineering)
     rows = Split(train[list(dataset.feature_names)].to_numpy(), train["species"].to_numpy())
-    candidates = dict(section.candidates)
-    # In scikit-learn 1.9 a forest's threads race for Python's warning filters, and sometimes leave none.
-    # One thread gives the same trees.
-    forest = candidates["random_forest"]
-    candidates["random_forest"] = forest.model_copy(update={"parameters": {**forest.parameters, "n_jobs": 1}})
     results = {
         name: selection.cross_validate(
             dataset,
@@ -59,7 +54,7 @@ def test_iris_is_accurate_in_cross_validation() -> None:
             folds=section.folds,
             random_state=section.random_state,
         )
-        for name, candidate in candidates.items()
+        for name, candidate in section.candidates.items()
     }
     mean, _ = results[selection.best(results, "log_loss")].summary["accuracy"]
     assert mean >= 0.96
